@@ -1,0 +1,58 @@
+"""Open set recognition by Prototype Mining And Learning (PMAL, AAAI 2022).
+
+Importing this package does not import TensorFlow; the names below do, on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from pmal_tf.version import __version__
+
+if TYPE_CHECKING:
+    from pmal_tf.api import (
+        as_arrays,
+        load_model,
+        mine_prototypes,
+        train_classifier,
+        train_pmal,
+    )
+    from pmal_tf.errors import PmalError
+    from pmal_tf.mining.prototypes import Prototypes
+    from pmal_tf.serving.export import export_saved_model
+    from pmal_tf.training.model import PMALModel
+    from pmal_tf.training.recipe import Recipe
+
+_HOME = {
+    "PMALModel": "pmal_tf.training.model",
+    "PmalError": "pmal_tf.errors",
+    "Prototypes": "pmal_tf.mining.prototypes",
+    "Recipe": "pmal_tf.training.recipe",
+    "as_arrays": "pmal_tf.api",
+    "export_saved_model": "pmal_tf.serving.export",
+    "load_model": "pmal_tf.api",
+    "mine_prototypes": "pmal_tf.api",
+    "train_classifier": "pmal_tf.api",
+    "train_pmal": "pmal_tf.api",
+}
+
+__all__ = [
+    "PMALModel",
+    "PmalError",
+    "Prototypes",
+    "Recipe",
+    "__version__",
+    "as_arrays",
+    "export_saved_model",
+    "load_model",
+    "mine_prototypes",
+    "train_classifier",
+    "train_pmal",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

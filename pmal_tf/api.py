@@ -1,0 +1,191 @@
+"""PMAL from plain arrays: train classifiers, mine prototypes, optimise, score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pmal_tf.backbones.classifier import (
+    build_classifier,
+    embedding_and_logits,
+    head_kernel,
+)
+from pmal_tf.data.images import check_arrays
+from pmal_tf.data.pipeline import TrainingPipeline
+from pmal_tf.errors import PmalError
+from pmal_tf.inference import forward_in_batches
+from pmal_tf.mining.mine import mine
+from pmal_tf.mining.prototypes import Prototypes
+from pmal_tf.seeds import derive_seed
+from pmal_tf.training.fit import fit_classifier, fit_pmal
+from pmal_tf.training.model import PMALModel
+from pmal_tf.training.recipe import Recipe
+
+
+def as_arrays(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Collects a `tf.data` set of single (image, label) pairs into arrays.
+
+    Mining compares every image with every other, so the set must be finite.
+    """
+    pairs = list(dataset.as_numpy_iterator())
+    images = np.stack([image for image, _ in pairs])
+    return images, np.array([label for _, label in pairs])
+
+
+def train_classifier(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    recipe: Recipe,
+    backbone: str = "oscri",
+    width: float = 1.0,
+    seed: int = 0,
+    augment: bool = False,
+) -> keras.Model:
+    """Trains a softmax classifier; mining needs two, from different seeds.
+
+    Args:
+        images: [N, H, W, 3] on the 0-255 scale.
+        labels: [N] integers, every class from 0 to K - 1.
+        recipe: Optimiser, schedule and budget.
+        backbone: A name in `pmal_tf.backbones.classifier.BACKBONES`.
+        width: The backbone's width multiplier.
+        seed: Seed of weights, order, augmentation and dropout.
+        augment: Whether to shift and mirror.
+
+    Returns:
+        A functional model from images to logits.
+
+    Raises:
+        PmalError: If images and labels do not fit together.
+    """
+    check_arrays(images, labels)
+    keras.utils.set_random_seed(derive_seed(seed, "weights"))
+    classifier = build_classifier(
+        backbone, images.shape[1:], int(labels.max()) + 1, width=width
+    )
+    pipeline = _pipeline(images, labels, recipe, seed, augment)
+    fit_classifier(classifier, pipeline, recipe, seed=derive_seed(seed, "dropout"))
+    return classifier
+
+
+def mine_prototypes(
+    classifiers: Sequence[keras.Model],
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    prototypes_per_class: int = 10,
+    epsilon: float = 0.7,
+) -> Prototypes:
+    """Mines prototypes among the training images (Section 4).
+
+    Args:
+        classifiers: At least two models trained on the images.
+        images: [N, H, W, 3].
+        labels: [N].
+        prototypes_per_class: T.
+        epsilon: Candidate threshold in (0, 1].
+
+    Raises:
+        PmalError: If an argument does not fit.
+    """
+    check_arrays(images, labels)
+    ids = _position_ids(len(labels))
+    result = mine(
+        [embed(classifier, images)["embedding"] for classifier in classifiers],
+        [head_kernel(classifier).numpy() for classifier in classifiers],
+        labels,
+        ids,
+        class_names=[str(k) for k in range(int(labels.max()) + 1)],
+        epsilon=epsilon,
+        prototypes_per_class=prototypes_per_class,
+    )
+    return Prototypes.from_selection(
+        result.selection, images, ids, result.robustness.robustness
+    )
+
+
+def train_pmal(
+    classifier: keras.Model,
+    prototypes: Prototypes,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    recipe: Recipe,
+    margin: float = 0.5,
+    prototype_weight: float = 1.0,
+    seed: int = 0,
+    augment: bool = False,
+) -> PMALModel:
+    """Optimises an embedding against fixed prototypes (Section 5).
+
+    Args:
+        classifier: Where to start from; it is copied, not changed.
+        prototypes: From `mine_prototypes` on the same images.
+        images: [N, H, W, 3].
+        labels: [N].
+        recipe: Optimiser, schedule and budget.
+        margin: delta of Eq. 9.
+        prototype_weight: lambda_p of Eq. 10.
+        seed: Seed of order, augmentation and dropout.
+        augment: Whether to shift and mirror.
+
+    Raises:
+        PmalError: If an argument does not fit.
+    """
+    check_arrays(images, labels)
+    start = keras.models.clone_model(classifier)
+    start.set_weights(classifier.get_weights())
+    model = PMALModel(
+        embedding_and_logits(start),
+        prototypes.mask.shape[1],
+        margin=margin,
+        prototype_weight=prototype_weight,
+    )
+    pipeline = _pipeline(images, labels, recipe, seed, augment)
+    fit_pmal(model, pipeline, prototypes, recipe, seed=derive_seed(seed, "dropout"))
+    return model
+
+
+def embed(classifier: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns `embedding` [N, D] and `logits` [N, K] in inference mode."""
+    network = embedding_and_logits(classifier)
+    return forward_in_batches(lambda batch: network(batch, training=False), images)
+
+
+def load_model(path: str | Path) -> keras.Model:
+    """Loads a `.keras` file of this package, or any other.
+
+    Raises:
+        PmalError: If the file is missing or not a Keras model.
+    """
+    try:
+        return keras.models.load_model(path)
+    except (OSError, ValueError) as error:
+        raise PmalError(
+            "A model file must be a complete `.keras` archive. Received: "
+            f"{str(path)!r}: {str(error).strip().splitlines()[0]}"
+        ) from error
+
+
+def _pipeline(
+    images: np.ndarray, labels: np.ndarray, recipe: Recipe, seed: int, augment: bool
+) -> TrainingPipeline:
+    """Returns the pipeline over arrays, whose ids are their positions."""
+    return TrainingPipeline(
+        image=images,
+        label=labels,
+        example_id=_position_ids(len(labels)),
+        batch_size=recipe.batch_size,
+        seed=derive_seed(seed, "order"),
+        augment=augment,
+    )
+
+
+def _position_ids(count: int) -> np.ndarray:
+    """Returns positions as strings, the ids of arrays that bring none."""
+    return np.arange(count).astype(str)

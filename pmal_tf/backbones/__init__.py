@@ -1,0 +1,1 @@
+"""Backbones: functional Keras models from images to embeddings."""

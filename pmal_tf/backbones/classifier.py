@@ -1,0 +1,87 @@
+"""Softmax classifiers over a backbone, and the way to look inside one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from pmal_tf.backbones.oscri import oscri
+from pmal_tf.errors import PmalError
+
+BACKBONES: dict[str, Callable[..., keras.Model]] = {"oscri": oscri}
+
+
+def build_classifier(
+    backbone: str,
+    input_shape: tuple[int | None, int | None, int],
+    num_classes: int,
+    *,
+    width: float = 1.0,
+    dropout: float = 0.2,
+) -> keras.Model:
+    """Builds a backbone with a linear head, Eq. 1.
+
+    Args:
+        backbone: A name in `BACKBONES`.
+        input_shape: (H, W, 3).
+        num_classes: Number K of known classes.
+        width: The backbone's width multiplier.
+        dropout: The backbone's dropout rate.
+
+    Returns:
+        A functional model from [batch, H, W, 3] images to [batch, K] float32 logits.
+
+    Raises:
+        PmalError: If the backbone is unknown.
+    """
+    if backbone not in BACKBONES:
+        raise PmalError(
+            f"`backbone` must be one of {', '.join(BACKBONES)}. "
+            f"Received: backbone={backbone!r}"
+        )
+    trunk = BACKBONES[backbone](input_shape, width=width, dropout=dropout)
+    # Under mixed precision the head stays in float32, or probabilities saturate.
+    head = keras.layers.Dense(num_classes, dtype="float32", name="logits")
+    return keras.Model(trunk.input, head(trunk.output), name=f"{backbone}_classifier")
+
+
+def linear_head(classifier: keras.Model) -> keras.layers.Dense:
+    """Returns the last layer of a classifier.
+
+    Raises:
+        PmalError: If that is not a linear layer, so that there is no embedding z.
+    """
+    head = classifier.layers[-1]
+    if not isinstance(head, keras.layers.Dense) or (
+        head.activation is not keras.activations.linear
+    ):
+        raise PmalError(
+            "A classifier must end in a linear `keras.layers.Dense`, whose input is "
+            "the embedding z and whose output the logits. Received: last layer "
+            f"{head.name} ({type(head).__name__})"
+        )
+    return head
+
+
+def embedding_and_logits(classifier: keras.Model) -> keras.Model:
+    """Returns a model of the same layers that also gives z, the head's input.
+
+    Args:
+        classifier: A functional model from images to logits.
+
+    Returns:
+        A functional model to `{"embedding": [batch, D], "logits": [batch, K]}`.
+
+    Raises:
+        PmalError: If the classifier does not end in a linear layer.
+    """
+    head = linear_head(classifier)
+    outputs = {"embedding": head.input, "logits": head.output}
+    return keras.Model(classifier.inputs[0], outputs, name="network")
+
+
+def head_kernel(classifier: keras.Model) -> tf.Tensor:
+    """Returns the [D, K] kernel W of the last linear layer."""
+    return tf.convert_to_tensor(linear_head(classifier).kernel)

@@ -1,0 +1,409 @@
+"""Every setting of a run: declared once, read from flags in one function, validated.
+
+Each field of `Config` is a flag of the same name. Its metadata give the help text, the
+allowed values, and the first stage that depends on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from pmal_tf.errors import PmalError
+from pmal_tf.flagfiles import expand_flagfiles, experiment_name
+
+STAGES = ("pretrain", "mine", "optimize", "control", "evaluate", "export")
+
+# Stages whose settings a stage depends on, itself included.
+_DEPENDS_ON = {
+    "pretrain": ("pretrain",),
+    "mine": ("pretrain", "mine"),
+    "optimize": ("pretrain", "mine", "optimize"),
+    "control": ("pretrain",),
+    "evaluate": ("pretrain", "mine", "optimize", "evaluate"),
+    "export": ("pretrain", "mine", "optimize", "evaluate"),
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers from `low` to `high`; None is no bound."""
+
+    low: float | None = None
+    high: float | None = None
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        above = self.low is None or (
+            value > self.low if self.open_low else value >= self.low
+        )
+        below = self.high is None or (
+            value < self.high if self.open_high else value <= self.high
+        )
+        return above and below
+
+    def __str__(self) -> str:
+        left = "(" if self.open_low or self.low is None else "["
+        right = ")" if self.open_high or self.high is None else "]"
+        low = "-inf" if self.low is None else f"{self.low:g}"
+        high = "inf" if self.high is None else f"{self.high:g}"
+        return f"{left}{low}, {high}{right}"
+
+
+_POSITIVE = Interval(low=0, open_low=True)
+_AT_LEAST_ONE = Interval(low=1)
+_NOT_NEGATIVE = Interval(low=0)
+
+
+def _setting(
+    default: Any,
+    text: str,
+    *,
+    stage: str | None = None,
+    allowed: Interval | tuple[str, ...] | None = None,
+) -> Any:
+    """Declares a field: default, help, the stage it first matters to, allowed values.
+
+    Fields without a stage never change a result.
+    """
+    metadata = {"help": text, "stage": stage, "allowed": allowed}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of an experiment; defaults are the paper's values.
+
+    Raises:
+        PmalError: If a value is not allowed.
+    """
+
+    experiment: str = _setting(
+        "", "Name of the run folder; by default the flagfile's stem, or the dataset."
+    )
+    dataset: str = _setting(
+        "digits",
+        "Dataset to learn.",
+        stage="pretrain",
+        allowed=("digits", "mnist", "cifar10"),
+    )
+    data_dir: str = _setting(
+        "",
+        "Folder of prepared TensorFlow Datasets; by default TFDS_DATA_DIR, then "
+        "~/tensorflow_datasets.",
+    )
+    protocol: str = _setting(
+        "paper",
+        "Known and unknown classes: paper (4 known, 6 unknown) or neal (6 and 4).",
+        stage="pretrain",
+        allowed=("paper", "neal"),
+    )
+    trials: tuple[int, ...] = _setting(
+        (0,), "Trials to run, e.g. 0,1,2.", allowed=_NOT_NEGATIVE
+    )
+    stages: tuple[str, ...] = _setting(
+        STAGES, "Stages to run; finished ones are skipped.", allowed=STAGES
+    )
+    seed: int = _setting(
+        0, "Seed of everything random.", stage="pretrain", allowed=_NOT_NEGATIVE
+    )
+    workdir: str = _setting("runs", "Folder of run folders.")
+    export_dir: str = _setting("saved_models", "Folder of exported models.")
+    overwrite: bool = _setting(
+        False, "Make the stages named by --stages anew, whatever the run folder holds."
+    )
+    tensorboard: bool = _setting(True, "Write TensorBoard events into the run folder.")
+    train_images_per_class: int = _setting(
+        0,
+        "Training images per known class, drawn by a hash of seed and id; 0 for all.",
+        stage="pretrain",
+        allowed=_NOT_NEGATIVE,
+    )
+    augment: str = _setting(
+        "auto",
+        "Shift by up to 4 pixels and mirror: auto (natural images only), on, off.",
+        stage="pretrain",
+        allowed=("auto", "on", "off"),
+    )
+    backbone: str = _setting(
+        "oscri", "Backbone network.", stage="pretrain", allowed=("oscri",)
+    )
+    width: float = _setting(
+        1.0,
+        "Multiplier of the backbone's channels.",
+        stage="pretrain",
+        allowed=_POSITIVE,
+    )
+    dropout: float = _setting(
+        0.2,
+        "Dropout rate of the backbone.",
+        stage="pretrain",
+        allowed=Interval(low=0, high=1, open_high=True),
+    )
+    epochs: int = _setting(
+        600, "Epochs of each training stage.", stage="pretrain", allowed=_AT_LEAST_ONE
+    )
+    batch_size: int = _setting(
+        128, "Images per training step.", stage="pretrain", allowed=_AT_LEAST_ONE
+    )
+    optimizer: str = _setting(
+        "adam", "Optimiser.", stage="pretrain", allowed=("adam", "sgd")
+    )
+    learning_rate: float = _setting(
+        0.01, "Learning rate at the start.", stage="pretrain", allowed=_POSITIVE
+    )
+    momentum: float = _setting(
+        0.9,
+        "Adam's beta_1, or SGD's momentum.",
+        stage="pretrain",
+        allowed=Interval(low=0, high=1, open_high=True),
+    )
+    weight_decay: float = _setting(
+        5e-4, "Weight decay.", stage="pretrain", allowed=_NOT_NEGATIVE
+    )
+    decoupled_weight_decay: bool = _setting(
+        False, "Decay beside the gradient (AdamW), not in it.", stage="pretrain"
+    )
+    schedule: str = _setting(
+        "step",
+        "Learning rate: step (divided by 10), cosine (to 0) or constant.",
+        stage="pretrain",
+        allowed=("step", "cosine", "constant"),
+    )
+    drop_every: int = _setting(
+        120,
+        "Epochs between drops of the step schedule.",
+        stage="pretrain",
+        allowed=_AT_LEAST_ONE,
+    )
+    precision: str = _setting(
+        "float32",
+        "Number type of the backbone's arithmetic.",
+        stage="pretrain",
+        allowed=("float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    jit: str = _setting(
+        "auto",
+        "Compile training steps with XLA: on, off, or auto (where there is a GPU).",
+        stage="pretrain",
+        allowed=("auto", "on", "off"),
+    )
+    num_models: int = _setting(
+        2,
+        "Number U of pre-trained classifiers.",
+        stage="pretrain",
+        allowed=Interval(low=2),
+    )
+    epsilon: float = _setting(
+        0.7,
+        "Candidates have at least this share of their class's best robustness.",
+        stage="mine",
+        allowed=Interval(low=0, high=1, open_low=True),
+    )
+    prototypes_per_class: int = _setting(
+        10,
+        "Number T of prototypes per class.",
+        stage="mine",
+        allowed=_AT_LEAST_ONE,
+    )
+    topology_norm: str = _setting(
+        "rms",
+        "Exponent of Eq. 7: rms (divided by sqrt(N)) or literal (as printed).",
+        stage="mine",
+        allowed=("rms", "literal"),
+    )
+    margin: float = _setting(
+        0.5,
+        "Margin delta of Eq. 9.",
+        stage="optimize",
+        allowed=Interval(low=0, high=2),
+    )
+    prototype_weight: float = _setting(
+        1.0, "Weight lambda_p of Eq. 10.", stage="optimize", allowed=_NOT_NEGATIVE
+    )
+    prototype_mode: str = _setting(
+        "joint",
+        "Prototypes pass through the network with the batch (joint) or by themselves "
+        "in inference mode.",
+        stage="optimize",
+        allowed=("joint", "inference"),
+    )
+    prototype_gradient: bool = _setting(
+        True, "Let the gradient flow through the prototypes.", stage="optimize"
+    )
+    init: str = _setting(
+        "pretrained",
+        "Start of the optimisation: pretrained (M^1) or scratch.",
+        stage="optimize",
+        allowed=("pretrained", "scratch"),
+    )
+    control: bool = _setting(
+        False,
+        "Also train M^1 on with the plain loss, for a fair comparison.",
+        stage="evaluate",
+    )
+    reject_rate: float = _setting(
+        0.05,
+        "Share of known images that the exported model's threshold may reject.",
+        stage="evaluate",
+        allowed=Interval(low=0, high=1, open_low=True, open_high=True),
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if not self.experiment:
+            object.__setattr__(self, "experiment", self.dataset)
+        if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", self.experiment):
+            raise PmalError(
+                "`experiment` must be a plain folder name of letters, digits and the "
+                f"signs ._+- . Received: experiment={self.experiment!r}"
+            )
+        for name in ("trials", "stages"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise PmalError(
+                    f"`{name}` must list at least one value, each once. "
+                    f"Received: {name}={list(values)}"
+                )
+
+    @property
+    def run_folder(self) -> Path:
+        """The experiment's folder."""
+        return Path(self.workdir) / self.experiment
+
+    @property
+    def wanted_stages(self) -> tuple[str, ...]:
+        """The stages to run, in order; the control only with `--control`."""
+        return tuple(
+            stage
+            for stage in STAGES
+            if stage in self.stages and (stage != "control" or self.control)
+        )
+
+    def inputs_of(self, stage: str) -> dict[str, Any]:
+        """Returns the settings that a stage's result depends on."""
+        depends_on = _DEPENDS_ON[stage]
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata["stage"] in depends_on
+        }
+
+    def to_flags(self) -> str:
+        """Returns the settings as a flagfile, one `--name=value` per line."""
+        lines = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                value = ",".join(map(str, value))
+            elif isinstance(value, bool):
+                value = str(value).lower()
+            if value != "":
+                lines.append(f"--{field.name}={value}\n")
+        return "".join(lines)
+
+
+def _check(field: dataclasses.Field, value: Any) -> None:
+    """Checks the type and range of one setting.
+
+    Raises:
+        PmalError: If the value is not allowed.
+    """
+    allowed = field.metadata["allowed"]
+    default: Any = field.default
+    listed = isinstance(default, tuple)
+    kind: type = type(default[0]) if listed else type(default)
+    # `type`, not `isinstance`: True is an int to Python, and no number to a user.
+    kinds = (float, int) if kind is float else (kind,)
+    items = value if listed and isinstance(value, tuple) else (value,)
+    for item in items:
+        good, expected = type(item) in kinds, f"be of type {kind.__name__}"
+        if good and isinstance(allowed, Interval):
+            good, expected = item in allowed, f"lie in {allowed}"
+        elif good and allowed is not None:
+            good, expected = item in allowed, f"be one of {', '.join(allowed)}"
+        if not good or (listed and not isinstance(value, tuple)):
+            raise PmalError(
+                f"`{field.name}` must {expected}. Received: {field.name}={item}"
+            )
+
+
+def define_flags() -> None:
+    """Defines one absl flag per field of `Config`."""
+    for field in dataclasses.fields(Config):
+        allowed = field.metadata["allowed"]
+        text = field.metadata["help"]
+        if isinstance(allowed, tuple):
+            text += f" One of {', '.join(allowed)}."
+        elif allowed is not None:
+            text += f" In {allowed}."
+        default: Any = field.default
+        if isinstance(default, bool):
+            flags.DEFINE_boolean(field.name, default, text)
+        elif isinstance(default, int):
+            flags.DEFINE_integer(field.name, default, text)
+        elif isinstance(default, float):
+            flags.DEFINE_float(field.name, default, text)
+        elif isinstance(default, tuple):
+            flags.DEFINE_list(field.name, [str(item) for item in default], text)
+        else:
+            flags.DEFINE_string(field.name, default, text)
+
+
+def parse_arguments(argv: list[str]) -> list[str]:
+    """Parses a command line with its flagfiles into absl's `FLAGS`.
+
+    Flags on the command line win over flagfiles, wherever they stand.
+
+    Args:
+        argv: The program's name and its arguments.
+
+    Returns:
+        What is left: the name, and arguments that are not flags.
+
+    Raises:
+        PmalError: If a flagfile cannot be read.
+        absl.flags.Error: If a flag is unknown or has a value of a wrong type.
+    """
+    from_files, from_command_line, top_level = expand_flagfiles(argv[1:])
+    if top_level:
+        flags.FLAGS.set_default("experiment", experiment_name(top_level[-1]))
+    return flags.FLAGS([argv[0], *from_files, *from_command_line])
+
+
+def config_from_flags() -> Config:
+    """Reads absl's `FLAGS`, here and nowhere else, into a validated `Config`.
+
+    Raises:
+        PmalError: If a value is not allowed.
+    """
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(Config):
+        value: Any = flags.FLAGS[field.name].value
+        if isinstance(field.default, tuple):
+            value = tuple(_convert(field, item) for item in value)
+        values[field.name] = value
+    return Config(**values)
+
+
+def _convert(field: dataclasses.Field, item: str) -> Any:
+    """Converts one item of a list flag to the type of the default's items."""
+    default: Any = field.default
+    kind = type(default[0])
+    try:
+        return kind(item.strip())
+    except ValueError as error:
+        raise PmalError(
+            f"`{field.name}` must list values of type {kind.__name__}, separated by "
+            f"commas. Received: {item!r}"
+        ) from error

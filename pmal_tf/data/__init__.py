@@ -1,0 +1,1 @@
+"""Data sources, open-set splits, and the `tf.data` pipelines over them."""

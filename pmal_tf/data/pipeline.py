@@ -1,0 +1,90 @@
+"""The training pipeline: a `tf.data` stream that is a pure function of its seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from pmal_tf.data.augment import crop_and_flip, crop_and_flip_parameters
+from pmal_tf.data.hashing import GOLDEN_GAMMA, hash_ids, stir_tensor
+
+
+@dataclass(frozen=True)
+class TrainingPipeline:
+    """Shuffled, augmented batches of in-memory images, epoch after epoch.
+
+    The order and the augmentation of an epoch depend on (seed, epoch, example id) and
+    on nothing else, so a run that goes on from epoch 7 sees what it would have seen.
+
+    Attributes:
+        image: [N, H, W, 3] uint8.
+        label: [N] class indices.
+        example_id: [N] strings.
+        batch_size: Images per batch; at most N are taken. The last, smaller batch of an
+            epoch is dropped, and other images fall in it in the next.
+        seed: Seed of order and augmentation.
+        augment: Whether to shift and mirror.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    example_id: np.ndarray
+    batch_size: int
+    seed: int
+    augment: bool
+
+    @property
+    def images_per_batch(self) -> int:
+        """Images in every batch."""
+        return min(self.batch_size, len(self.label))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return len(self.label) // self.images_per_batch
+
+    def batches(self, first_epoch: int, last_epoch: int) -> tf.data.Dataset:
+        """Streams the batches of epochs `first_epoch` to `last_epoch - 1`.
+
+        Returns:
+            A dataset of `({"image": [batch, H, W, 3] uint8, "example_index": [batch]
+            int64}, label [batch] int32)`; `example_index` is the position in the
+            arrays.
+        """
+        with tf.device("CPU"):
+            image = tf.constant(self.image)
+            label = tf.constant(self.label, tf.int32)
+            identity = tf.constant(hash_ids(self.example_id, "order", self.seed))
+
+        def examples_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+            step = tf.cast(epoch + 1, tf.uint64) * tf.constant(GOLDEN_GAMMA, tf.uint64)
+            key = stir_tensor(identity + step)
+            # Shifted into int64's positive half, which argsort can order.
+            sortable = tf.cast(
+                tf.bitwise.right_shift(key, tf.constant(1, tf.uint64)), tf.int64
+            )
+            order = tf.argsort(sortable, stable=True)
+            return tf.data.Dataset.from_tensor_slices(
+                {"index": order, "bits": tf.gather(key, order)}
+            ).batch(self.images_per_batch, drop_remainder=True)
+
+        def assemble(chosen: dict[str, tf.Tensor]) -> tuple[dict, tf.Tensor]:
+            index = chosen["index"]
+            pixels = tf.gather(image, index)
+            if self.augment:
+                pixels = crop_and_flip(
+                    pixels, *crop_and_flip_parameters(chosen["bits"])
+                )
+            features = {"image": pixels, "example_index": tf.cast(index, tf.int64)}
+            return features, tf.gather(label, index)
+
+        epochs = tf.data.Dataset.range(first_epoch, last_epoch)
+        stream = epochs.flat_map(examples_of_epoch)
+        return stream.map(assemble, num_parallel_calls=2).prefetch(4)
+
+
+def images_only(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Turns the pipeline's batches into the (image, label) pairs of a plain model."""
+    return dataset.map(lambda features, label: (features["image"], label))

@@ -1,0 +1,91 @@
+"""Distances of the paper, as pure functions of tensors."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+# Smallest squared norm that is divided by; below it a vector counts as zero and its
+# cosine as 0. The square keeps clear of float32's smallest normal number.
+_MIN_SQUARED_NORM = 1e-24
+_MASKED_SCORE = -1e30
+
+
+def centred_logits(embeddings: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Maps embeddings to where the paper's Mahalanobis distance is Euclidean.
+
+    Section 4.1 takes Sigma^-1 = A A^T with A = W - mean_k(w_k). Hence
+
+        d_M(z_i, z_j)^2 = (z_i - z_j) A A^T (z_i - z_j)^T = |z_i A - z_j A|^2,
+
+    so distances need the [N, K] matrix Z A and never a [D, D] one. The mean over the
+    samples is taken off too: distances do not feel it, and expanded squares of small
+    numbers lose fewer digits.
+
+    Args:
+        embeddings: [N, D] embeddings z.
+        kernel: [D, K] kernel W of the classifier's last linear layer.
+
+    Returns:
+        [N, K] centred logits, in float64.
+    """
+    embeddings = tf.cast(embeddings, tf.float64)
+    kernel = tf.cast(kernel, tf.float64)
+    centred_kernel = kernel - tf.reduce_mean(kernel, axis=1, keepdims=True)
+    logits = tf.matmul(embeddings, centred_kernel)
+    return logits - tf.reduce_mean(logits, axis=0, keepdims=True)
+
+
+def pairwise_euclidean(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    """Returns the [n, m] Euclidean distances of [n, K] rows to [m, K] columns.
+
+    Squares are expanded, so centre both sides first (see `centred_logits`).
+    """
+    squares = (
+        tf.reduce_sum(rows**2, axis=1)[:, None]
+        + tf.reduce_sum(columns**2, axis=1)[None, :]
+        - 2.0 * tf.matmul(rows, columns, transpose_b=True)
+    )
+    return tf.sqrt(tf.maximum(squares, 0.0))
+
+
+def point_to_set_distance(
+    embeddings: tf.Tensor, prototypes: tf.Tensor, mask: tf.Tensor
+) -> tf.Tensor:
+    """Attention point-to-set distance d(z, z(P_k)), Eq. 11.
+
+    For one sample z and the prototypes p_1..p_T of class k:
+
+        a = SoftMax(z p_l / sqrt(D)),   z_att = sum_l a_l p_l,
+        d = 1 - cos(z, z_att).
+
+    Computed in float32 whatever the precision of the inputs: cosine margins do not
+    survive half precision.
+
+    Args:
+        embeddings: [batch, D] sample embeddings.
+        prototypes: [K, T, D] prototype embeddings.
+        mask: Boolean, [K, T] or [batch, K, T]; False leaves a prototype out of its
+            set, e.g. padding, or a sample's own image.
+
+    Returns:
+        [batch, K] float32 distances in [0, 2]. A set with no prototype left, and a
+        sample or a mean prototype of length zero, has distance 1.
+    """
+    embeddings = tf.cast(embeddings, tf.float32)
+    prototypes = tf.cast(prototypes, tf.float32)
+    dimension = tf.cast(tf.shape(embeddings)[-1], tf.float32)
+    similarity = tf.einsum("bd,ktd->bkt", embeddings, prototypes)
+    mask = tf.broadcast_to(mask, tf.shape(similarity))
+    scores = tf.where(mask, similarity / tf.sqrt(dimension), _MASKED_SCORE)
+    # The second `where` empties sets that are masked whole, where softmax is uniform.
+    attention = tf.where(mask, tf.nn.softmax(scores, axis=-1), 0.0)
+    attended = tf.einsum("bkt,ktd->bkd", attention, prototypes)
+    cosine = tf.einsum("bd,bkd->bk", embeddings, attended)
+    cosine *= _inverse_norm(embeddings)[:, None] * _inverse_norm(attended)
+    return 1.0 - cosine
+
+
+def _inverse_norm(vectors: tf.Tensor) -> tf.Tensor:
+    """Returns 1 / |v| over the last axis, with a finite gradient at v = 0."""
+    squares = tf.reduce_sum(vectors**2, axis=-1)
+    return tf.math.rsqrt(tf.maximum(squares, _MIN_SQUARED_NORM))

@@ -1,0 +1,54 @@
+"""What a run ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pmal_tf.version import __version__
+
+_PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn")
+
+
+def describe_environment(seed: int) -> dict[str, Any]:
+    """Returns versions, devices, seed and git commit, for `environment.json`."""
+    import tensorflow as tf
+
+    return {
+        "pmal_tf": __version__,
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "devices": [device.name for device in tf.config.list_physical_devices()],
+        "seed": seed,
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of the package's checkout, or None outside of one."""
+    package = Path(__file__).resolve().parent
+    try:
+        answer = subprocess.run(
+            ["git", "ls-files", "--error-unmatch", Path(__file__).name],
+            cwd=package,
+            capture_output=True,
+            check=False,
+        )
+        if answer.returncode:
+            return None
+        return subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=package,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

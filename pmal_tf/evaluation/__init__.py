@@ -1,0 +1,1 @@
+"""Scores, metrics and thresholds. Larger scores mean more likely unknown, always."""

@@ -1,0 +1,44 @@
+"""Forward passes over arrays of any length, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+Forward = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
+
+
+def forward_in_batches(
+    forward: Forward, images: np.ndarray, batch_size: int = 256
+) -> dict[str, np.ndarray]:
+    """Applies a model to every image, in inference mode, dropping none.
+
+    The last batch is filled up with zeros and cut again, so that one compiled function
+    serves all batches.
+
+    Args:
+        forward: [batch, H, W, 3] images to a dict of [batch, ...] tensors; called
+            inside a `tf.function`.
+        images: [N, H, W, 3], N >= 1.
+        batch_size: Images per call.
+
+    Returns:
+        The dict with [N, ...] arrays.
+    """
+    batch_size = min(batch_size, len(images))
+    signature = tf.TensorSpec((batch_size, *images.shape[1:]), images.dtype)
+    compiled = tf.function(forward).get_concrete_function(signature)
+    collected: dict[str, list[np.ndarray]] = {}
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        missing = batch_size - len(batch)
+        if missing:
+            padding = np.zeros((missing, *batch.shape[1:]), batch.dtype)
+            outputs = compiled(tf.constant(np.concatenate([batch, padding])))
+        else:
+            outputs = compiled(tf.constant(batch))
+        for name, value in outputs.items():
+            collected.setdefault(name, []).append(value.numpy()[: len(batch)])
+    return {name: np.concatenate(parts) for name, parts in collected.items()}

@@ -1,0 +1,1 @@
+"""Mining prototypes: robustness, candidates, diversity (Section 4)."""

@@ -1,0 +1,145 @@
+"""The mined prototypes: real training images, a fixed number per class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from pmal_tf.errors import PmalError
+
+# Positions that no training image has, and that differ from each other.
+_PADDING = -1
+_NOBODY = -2
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """Prototype images of K classes, padded to T per class.
+
+    Attributes:
+        image: [K, T, H, W, 3] uint8, in order of selection; zeros where padded.
+        mask: [K, T] boolean, False where a class has fewer than T prototypes.
+        example_id: [K, T] strings, empty where padded.
+        robustness: [K, T] float64, 0 where padded.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    example_id: np.ndarray
+    robustness: np.ndarray
+
+    @classmethod
+    def from_selection(
+        cls,
+        selection: list[np.ndarray],
+        image: np.ndarray,
+        example_id: np.ndarray,
+        robustness: np.ndarray,
+    ) -> Prototypes:
+        """Collects the selected training images.
+
+        Args:
+            selection: For each class, positions among the N training images.
+            image: [N, H, W, 3].
+            example_id: [N] strings.
+            robustness: [N].
+        """
+        num_classes, width = len(selection), max(len(chosen) for chosen in selection)
+        padded = np.zeros((num_classes, width), np.int64)
+        mask = np.zeros((num_classes, width), bool)
+        for row, chosen in enumerate(selection):
+            padded[row, : len(chosen)] = chosen
+            mask[row, : len(chosen)] = True
+        pixels = np.where(mask[..., None, None, None], image[padded], 0)
+        return cls(
+            image=pixels.astype(np.uint8),
+            mask=mask,
+            example_id=np.where(mask, example_id[padded], ""),
+            robustness=np.where(mask, robustness[padded], 0.0),
+        )
+
+    def example_index(self, example_id: np.ndarray) -> np.ndarray:
+        """Finds the prototypes among training images.
+
+        Args:
+            example_id: [N] ids of the training images.
+
+        Returns:
+            [K, T] int64 positions, -1 where padded.
+
+        Raises:
+            PmalError: If a prototype is not among them.
+        """
+        position = {name: index for index, name in enumerate(example_id.tolist())}
+        missing = [name for name in self.example_id[self.mask] if name not in position]
+        if missing:
+            raise PmalError(
+                "Every prototype must be one of the training images; these were mined "
+                f"from other data. Received: prototypes {missing[:5]} "
+                f"({len(missing)} in all)"
+            )
+        flat = [
+            position.get(name, _PADDING) for name in self.example_id.ravel().tolist()
+        ]
+        return np.array(flat, np.int64).reshape(self.mask.shape)
+
+    def attach(
+        self, dataset: tf.data.Dataset, example_id: np.ndarray | None = None
+    ) -> tf.data.Dataset:
+        """Adds the prototypes to every batch, as the side input of `PMALModel`.
+
+        Args:
+            dataset: Batches of `({"image", "example_index"}, label)`, or of
+                `(image, label)`, which cannot tell that a sample is a prototype itself.
+            example_id: [N] ids of the training images that `example_index` counts;
+                by default their positions as strings.
+
+        Returns:
+            Batches whose features also hold `prototype_image` [K, T, H, W, 3],
+            `prototype_index` [K, T] and `prototype_mask` [K, T].
+        """
+        if example_id is None:
+            positions = np.where(self.mask, self.example_id, str(_PADDING))
+            index = positions.astype(np.int64)
+        else:
+            index = self.example_index(example_id)
+        side_input = {
+            "prototype_image": tf.constant(self.image),
+            "prototype_index": tf.constant(index),
+            "prototype_mask": tf.constant(self.mask),
+        }
+
+        def add(features: object, label: tf.Tensor) -> tuple[dict, tf.Tensor]:
+            if not isinstance(features, dict):
+                nobody = tf.fill(tf.shape(label)[:1], tf.constant(_NOBODY, tf.int64))
+                features = {"image": features, "example_index": nobody}
+            return {**features, **side_input}, label
+
+        return dataset.map(add)
+
+    def save(self, path: Path) -> None:
+        """Writes one row per prototype, class by class in order of selection."""
+        rows, _ = np.nonzero(self.mask)
+        with path.open("wb") as file:
+            np.savez_compressed(
+                file,
+                example_id=self.example_id[self.mask],
+                class_index=rows.astype(np.int32),
+                robustness=self.robustness[self.mask],
+                image=self.image[self.mask],
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> Prototypes:
+        """Reads what `save` wrote."""
+        with np.load(path) as stored:
+            class_index = stored["class_index"]
+            selection = [
+                np.flatnonzero(class_index == k) for k in range(class_index.max() + 1)
+            ]
+            return cls.from_selection(
+                selection, stored["image"], stored["example_id"], stored["robustness"]
+            )

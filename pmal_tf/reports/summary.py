@@ -1,0 +1,109 @@
+"""Mean and spread over the trials of an experiment, beside the paper's numbers."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from pmal_tf.evaluation.scores import RULES
+from pmal_tf.reports.paper import TABLE_1_PMAL
+from pmal_tf.reports.tables import markdown_table
+from pmal_tf.workdir import read_json, write_json, write_text
+
+MODEL_NAMES = {
+    "pmal": "PMAL",
+    "softmax": "softmax (M^1)",
+    "control": "control (M^1 trained on)",
+}
+_COLUMNS = (
+    ("ACC", "acc"),
+    *((f"AUROC {rule.upper()}", f"{rule}.auroc") for rule in RULES),
+    *((f"OSCR {rule.upper()}", f"{rule}.oscr") for rule in RULES),
+)
+
+
+def summarise_experiment(folder: Path) -> dict[str, Any]:
+    """Collects the trials' `result.json`, and writes `summary.json` and `summary.md`.
+
+    Args:
+        folder: `runs/<experiment>`.
+
+    Returns:
+        The content of `summary.json`: per model and metric the mean, the sample
+        standard deviation (None for one trial), and n.
+    """
+    results = [
+        read_json(path)
+        for path in sorted(
+            folder.glob("trial_*/result.json"),
+            key=lambda path: int(path.parent.name.removeprefix("trial_")),
+        )
+    ]
+    first = results[0]
+    models = [m for m in MODEL_NAMES if all(m in r["models"] for r in results)]
+    metrics = {
+        model: {
+            name: _spread([value[name] for value in flattened]) for name in flattened[0]
+        }
+        for model in models
+        for flattened in [[_flatten(result["models"][model]) for result in results]]
+    }
+    summary = {
+        "experiment": folder.name,
+        "dataset": first["dataset"],
+        "backbone": first["backbone"],
+        "protocol": first["protocol"],
+        "trials": [result["trial"] for result in results],
+        "seeds": [result["seed"] for result in results],
+        "models": metrics,
+        "paper": TABLE_1_PMAL.get((first["backbone"], first["dataset"])),
+    }
+    write_json(folder / "summary.json", summary)
+    write_text(folder / "summary.md", render_summary(summary))
+    return summary
+
+
+def render_summary(summary: dict[str, Any]) -> str:
+    """Renders a summary as a Markdown table, in percent."""
+    trials = ", ".join(map(str, summary["trials"]))
+    heading = (
+        f"{summary['experiment']}: {summary['dataset']}, protocol "
+        f"`{summary['protocol']}`, {summary['backbone']}, trials {trials} "
+        f"(n = {len(summary['trials'])}); percent, mean ± standard deviation over "
+        "trials.\n\n"
+    )
+    rows = [
+        [MODEL_NAMES[model], *(_cell(metrics[name]) for _, name in _COLUMNS)]
+        for model, metrics in summary["models"].items()
+    ]
+    if summary["paper"]:
+        paper = {"acc": summary["paper"]["acc"], "dr.auroc": summary["paper"]["auroc"]}
+        cells = (
+            f"{100 * paper[name]:.1f}" if name in paper else "" for _, name in _COLUMNS
+        )
+        rows.append(["PMAL in the paper", *cells])
+    return heading + markdown_table(["model", *(title for title, _ in _COLUMNS)], rows)
+
+
+def _flatten(metrics: dict[str, Any]) -> dict[str, float]:
+    """Turns `{"acc": a, "dr": {"auroc": b}}` into `{"acc": a, "dr.auroc": b}`."""
+    flat = {}
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            flat.update({f"{name}.{inner}": v for inner, v in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    """Returns mean, sample standard deviation and number of values."""
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": deviation, "n": len(values)}
+
+
+def _cell(entry: dict[str, Any]) -> str:
+    """Renders one entry in percent."""
+    mean = f"{100 * entry['mean']:.1f}"
+    return mean if entry["std"] is None else f"{mean} ± {100 * entry['std']:.1f}"

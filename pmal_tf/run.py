@@ -1,0 +1,50 @@
+"""Runs an experiment: `python -m pmal_tf.run --flagfile=experiments/digits.flags`."""
+
+from __future__ import annotations
+
+import logging as standard_logging
+import os
+import sys
+
+from absl import app, flags, logging
+
+from pmal_tf import config as settings
+from pmal_tf.errors import PmalError
+
+
+def main(argv: list[str]) -> None:
+    """Runs every stage of every trial that the flags ask for, and prints the result.
+
+    Args:
+        argv: What is left of the command line: the program's name.
+    """
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().setFormatter(
+        standard_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S")
+    )
+    try:
+        config = settings.config_from_flags()
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        # TensorFlow takes seconds to import; a mistake in the flags is told before.
+        from pmal_tf.experiment import run_experiment
+
+        table = run_experiment(config)
+    except PmalError as error:
+        sys.exit(f"Error: {error}")
+    sys.stdout.write(f"\n{table}")
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the command line; what cannot be parsed ends the program."""
+    try:
+        return settings.parse_arguments(argv)
+    except (PmalError, flags.Error) as error:
+        sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    settings.define_flags()
+    flags.adopt_module_key_flags(settings)
+    app.run(main, flags_parser=_parse)

@@ -1,0 +1,78 @@
+"""Scoring the test images with PMAL, with M^1, and with the control."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pmal_tf.api import load_model
+from pmal_tf.backbones.classifier import embedding_and_logits
+from pmal_tf.evaluation.calibration import calibrate
+from pmal_tf.evaluation.evaluate import score_images, summarise
+from pmal_tf.mining.prototypes import Prototypes
+from pmal_tf.stages.mine import load_prototypes
+from pmal_tf.training.model import PMALModel
+from pmal_tf.trial import Trial
+from pmal_tf.workdir import write_atomically, write_json
+
+_SCORES = {
+    "pmal": "scores.npz",
+    "softmax": "scores_softmax.npz",
+    "control": "scores_control.npz",
+}
+
+
+def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
+    """Writes scores and metrics of each model, and thresholds for PMAL.
+
+    The distance rule of a model that is not PMAL measures the distance to the same
+    prototypes in that model's own embedding.
+    """
+    config, prototypes = trial.config, load_prototypes(trial)
+    models = {
+        "pmal": load_model(trial.folder / "optimize" / "model.keras"),
+        "softmax": _with_prototypes(trial, "pretrain_0", prototypes),
+    }
+    if config.control:
+        models["control"] = _with_prototypes(trial, "control", prototypes)
+    metrics, made = {}, []
+    for name, model in models.items():
+        scores = score_images(model.outputs(trial.test.image), trial.test)
+        metrics[name] = summarise(scores, len(trial.split.known))
+        write_atomically(trial.folder / _SCORES[name], scores.save)
+        made.append(_SCORES[name])
+        if name == "pmal":
+            calibration = calibrate(
+                scores.rules,
+                scores.is_unknown,
+                scores.example_id,
+                reject_rate=config.reject_rate,
+                seed=trial.seed("calibration"),
+            )
+            write_json(trial.folder / "calibration.json", calibration)
+    write_json(
+        trial.folder / "result.json",
+        {
+            "experiment": config.experiment,
+            "dataset": config.dataset,
+            "backbone": config.backbone,
+            "protocol": config.protocol,
+            "trial": trial.number,
+            "seed": config.seed,
+            "epochs": config.epochs,
+            "known": trial.split.known,
+            "unknown": trial.split.unknown,
+            "openness": trial.split.openness,
+            "models": metrics,
+        },
+    )
+    return [*made, "calibration.json", "result.json"], {}
+
+
+def _with_prototypes(trial: Trial, stage: str, prototypes: Prototypes) -> PMALModel:
+    """Returns a classifier of this trial with the prototypes embedded in its space."""
+    classifier = load_model(trial.folder / stage / "model.keras")
+    model = PMALModel(embedding_and_logits(classifier), prototypes.mask.shape[1])
+    model.refresh_prototypes(prototypes.image, np.asarray(prototypes.mask))
+    return model

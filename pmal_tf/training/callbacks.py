@@ -1,0 +1,119 @@
+"""Callbacks that keep the records of a stage."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+from absl import logging
+
+from pmal_tf.workdir import write_text
+
+
+class EpochRecord(keras.callbacks.Callback):
+    """Appends a line per epoch to `metrics.jsonl`, and says it in the log.
+
+    Args:
+        path: The trial's `metrics.jsonl`, shared by all stages.
+        stage: Name of the stage.
+        first_epoch: Where this run begins; later lines of the stage, left by a run that
+            was cut short after its last checkpoint, are removed.
+        epochs: Epochs in all.
+        images_per_epoch: For the images per second.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        stage: str,
+        *,
+        first_epoch: int,
+        epochs: int,
+        images_per_epoch: int,
+    ) -> None:
+        super().__init__()
+        self.path = path
+        self.stage = stage
+        self.first_epoch = first_epoch
+        self.epochs = epochs
+        self.images_per_epoch = images_per_epoch
+        self._began = 0.0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Drops the lines that this run will write again."""
+        drop_records(self.path, self.stage, self.first_epoch)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Starts the clock."""
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes the epoch's line."""
+        seconds = time.perf_counter() - self._began
+        rate = self.images_per_epoch / seconds
+        record = {
+            "stage": self.stage,
+            "epoch": epoch + 1,
+            **(logs or {}),
+            "learning_rate": float(
+                keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+            ),
+            "seconds": seconds,
+            "images_per_second": rate,
+        }
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        if not sys.stderr.isatty():
+            values = "  ".join(f"{k} {v:.4f}" for k, v in (logs or {}).items())
+            logging.info(
+                "%s  epoch %d/%d  %s  %.0f images/s",
+                *(self.stage, epoch + 1, self.epochs, values, rate),
+            )
+
+
+def drop_records(path: Path, stage: str, first_epoch: int) -> None:
+    """Removes a stage's lines after `first_epoch` epochs from `metrics.jsonl`.
+
+    A last line that was cut off in the middle is removed too.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record["stage"] != stage or record["epoch"] <= first_epoch:
+            kept.append(line + "\n")
+    write_text(path, "".join(kept))
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """A progress bar over the steps of each epoch, for a terminal."""
+
+    def __init__(self, stage: str, epochs: int, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.stage = stage
+        self.epochs = epochs
+        self.steps_per_epoch = steps_per_epoch
+        self._bar: keras.utils.Progbar | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Opens the bar."""
+        sys.stdout.write(f"{self.stage}  epoch {epoch + 1}/{self.epochs}\n")
+        names = [metric.name for metric in self.model.metrics]
+        self._bar = keras.utils.Progbar(
+            self.steps_per_epoch, stateful_metrics=[*names, "loss"]
+        )
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Moves the bar."""
+        if self._bar is not None:
+            self._bar.update(batch + 1, list((logs or {}).items()))

@@ -1,0 +1,141 @@
+"""One trial of an experiment: its settings, folder, data and seeds."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from absl import logging
+
+from pmal_tf.config import Config
+from pmal_tf.data.hashing import hash_ids
+from pmal_tf.data.images import LabelledImages, Source, take_per_class
+from pmal_tf.data.pipeline import TrainingPipeline
+from pmal_tf.data.sources import get_source
+from pmal_tf.data.splits import OpenSetSplit, apply_split, open_set_split
+from pmal_tf.errors import PmalError
+from pmal_tf.seeds import derive_seed
+from pmal_tf.training.fit import StageRecords
+from pmal_tf.training.recipe import Recipe
+from pmal_tf.workdir import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the stages of one trial share.
+
+    Attributes:
+        config: The experiment's settings.
+        number: The trial.
+    """
+
+    config: Config
+    number: int
+
+    @property
+    def folder(self) -> Path:
+        """`runs/<experiment>/trial_<t>`."""
+        return self.config.run_folder / f"trial_{self.number}"
+
+    @cached_property
+    def source(self) -> Source:
+        """The dataset."""
+        return get_source(self.config.dataset)
+
+    @cached_property
+    def split(self) -> OpenSetSplit:
+        """The known and unknown classes."""
+        return open_set_split(self.source, self.config.protocol, self.number)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How networks are trained."""
+        names = Recipe.__dataclass_fields__
+        return Recipe(**{name: getattr(self.config, name) for name in names})
+
+    @cached_property
+    def _data(self) -> tuple[LabelledImages, LabelledImages]:
+        """Loads the images, on first use: a run that skips every stage needs none.
+
+        Raises:
+            PmalError: If they are not the images of the stages made before.
+        """
+        train, test = self.source.load(self.config.data_dir or None)
+        train, test = apply_split(self.source, self.split, train, test)
+        rank = hash_ids(train.example_id, "subset", self.config.seed)
+        train = take_per_class(train, self.config.train_images_per_class, rank)
+        unknown = int(test.is_unknown.sum())
+        record = {
+            "training": {"images": len(train), "sha256": _fingerprint(train)},
+            "test": {
+                "known": len(test) - unknown,
+                "unknown": unknown,
+                "sha256": _fingerprint(test),
+            },
+        }
+        path = self.folder / "data.json"
+        finished = (self.folder / "pretrain_0" / "done.json").exists()
+        if path.exists() and finished and read_json(path) != record:
+            raise PmalError(
+                f"The images of {self.config.dataset} must be those that "
+                f"{self.folder} was trained on. Received: other counts or pixels than "
+                f"{path} tells. Name the old copy with --data_dir, or choose a new "
+                "--experiment."
+            )
+        write_json(path, record)
+        logging.info(
+            "%s: %d training images, %d known and %d unknown test images",
+            *(self.config.dataset, len(train), len(test) - unknown, unknown),
+        )
+        return train, test
+
+    @property
+    def train(self) -> LabelledImages:
+        """Training images of the known classes, labels are class indices."""
+        return self._data[0]
+
+    @property
+    def test(self) -> LabelledImages:
+        """All test images, label -1 for unknown classes."""
+        return self._data[1]
+
+    def seed(self, *purpose: str | int) -> int:
+        """Returns a seed derived from (seed, trial, purpose)."""
+        return derive_seed(self.config.seed, self.number, *purpose)
+
+    def pipeline(self, *purpose: str | int) -> TrainingPipeline:
+        """Returns the training pipeline of a stage.
+
+        Args:
+            *purpose: Names the order and augmentation; stages that are compared with
+                each other share it.
+        """
+        augment = self.config.augment
+        return TrainingPipeline(
+            image=self.train.image,
+            label=self.train.label,
+            example_id=self.train.example_id,
+            batch_size=self.config.batch_size,
+            seed=self.seed("order", *purpose),
+            augment=self.source.natural if augment == "auto" else augment == "on",
+        )
+
+    def records(self, stage: str) -> StageRecords:
+        """Returns where a training stage keeps its records."""
+        tensorboard = self.folder / "tensorboard" / stage
+        return StageRecords(
+            stage=stage,
+            folder=self.folder / stage,
+            metrics=self.folder / "metrics.jsonl",
+            tensorboard=tensorboard if self.config.tensorboard else None,
+        )
+
+
+def _fingerprint(images: LabelledImages) -> str:
+    """Returns a hash of pixels, labels and ids."""
+    digest = hashlib.sha256(images.image.tobytes())
+    digest.update(images.label.tobytes())
+    digest.update("\n".join(images.example_id).encode())
+    return digest.hexdigest()

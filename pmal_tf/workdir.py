@@ -1,0 +1,142 @@
+"""Files of a run: atomic writing, checksums, and markers of finished stages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pmal_tf.errors import PmalError
+
+MARKER = "done.json"
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file under a temporary name beside it, and renames.
+
+    Args:
+        path: The file to make; its folder is made too.
+        write: Called with the temporary path, which keeps the suffix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"writing.{path.name}")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file atomically; NaN and infinity are errors."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        PmalError: If it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PmalError(
+            f"A record of the run is damaged; expected JSON. Received: {path}: "
+            f"{error}. Put a sound copy back, or start anew with --overwrite or "
+            "another --experiment."
+        ) from error
+
+
+def checksum(path: Path) -> str:
+    """Returns the SHA-256 of a file, or of a folder's files with their names."""
+    digest = hashlib.sha256()
+    inside = path.rglob("*") if path.is_dir() else [path]
+    files = sorted(file for file in inside if file.is_file())
+    for file in files:
+        digest.update(str(file.relative_to(path)).encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Names the entries in which two flat dicts differ, as `name: old -> new`."""
+    names = sorted(set(old) | set(new))
+    return [
+        f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
+        for name in names
+        if old.get(name) != new.get(name)
+    ]
+
+
+@dataclass(frozen=True)
+class Marker:
+    """The marker of a finished stage, `<stage>/done.json`.
+
+    Attributes:
+        inputs: The settings that the stage depends on.
+        upstream: Hash of each stage that this one read from.
+        outputs: SHA-256 of each file or folder made, by path relative to the trial.
+        seconds: How long it took.
+        facts: What else is worth keeping, e.g. where an export lies.
+    """
+
+    inputs: dict[str, Any]
+    upstream: dict[str, str]
+    outputs: dict[str, str]
+    seconds: float
+    facts: dict[str, Any]
+
+    @property
+    def hash(self) -> str:
+        """Hash of all that the stage depends on and of what it made."""
+        content = [self.inputs, self.upstream, self.outputs]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Writes the marker; until then the stage counts as unfinished."""
+        write_json(folder / MARKER, {**vars(self), "hash": self.hash})
+
+    @classmethod
+    def read(cls, folder: Path) -> Marker | None:
+        """Returns the marker of a stage, or None where there is none.
+
+        Raises:
+            PmalError: If it is damaged.
+        """
+        path = folder / MARKER
+        if not path.exists():
+            return None
+        content = read_json(path)
+        names = cls.__dataclass_fields__
+        if not isinstance(content, dict) or not set(names) <= set(content):
+            raise PmalError(
+                f"A stage marker is damaged; expected the entries {list(names)}. "
+                f"Received: {path}. Remake the stage with --overwrite."
+            )
+        return cls(**{name: content[name] for name in names})
+
+    def check_outputs(self, trial_folder: Path) -> None:
+        """Checks that everything the stage made is still as it was.
+
+        Raises:
+            PmalError: If a file is missing or was changed.
+        """
+        for relative, expected in self.outputs.items():
+            path = trial_folder / relative
+            state = "is missing"
+            if path.exists():
+                if checksum(path) == expected:
+                    continue
+                state = "has another checksum than when it was made"
+            raise PmalError(
+                "A finished stage must keep its files as they were made. Received: "
+                f"{path} {state}. Put a sound copy back, or make the stage anew with "
+                "--overwrite."
+            )

@@ -1,0 +1,32 @@
+"""Shared fixtures: one process, one TensorFlow, tiny models."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+# Two logical devices let one machine stand for two replicas; it can be set only before
+# TensorFlow starts up.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2,
+)
+
+
+@pytest.fixture(scope="session")
+def tfds_data_dir():
+    """Folder of prepared TensorFlow Datasets, for tests on real MNIST and CIFAR-10."""
+    folder = os.environ.get("TFDS_DATA_DIR")
+    if not folder:
+        pytest.skip("set TFDS_DATA_DIR to a folder of prepared datasets to run this")
+    return folder
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

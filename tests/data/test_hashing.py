@@ -1,0 +1,80 @@
+import hashlib
+
+import numpy as np
+
+from pmal_tf.data.hashing import GOLDEN_GAMMA, hash_ids, stir, stir_tensor
+
+MASK = 2**64 - 1
+
+
+def splitmix64_output(z):
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    return z ^ (z >> 31)
+
+
+def random_words():
+    generator = np.random.default_rng(0)
+    words = generator.integers(0, 2**64, 1000, dtype=np.uint64)
+    edges = np.array([0, 1, 2**63 - 1, 2**63, MASK], np.uint64)
+    return np.concatenate([edges, words])
+
+
+def test_stir_is_splitmix64_in_plain_integers():
+    words = random_words()
+    expected = [splitmix64_output(word) for word in words.tolist()]
+    assert stir(words).tolist() == expected
+
+
+def test_stir_gives_the_published_stream_of_seed_0():
+    # First outputs of SplitMix64 seeded with 0, from its authors' reference code.
+    states = np.arange(1, 4, dtype=np.uint64) * np.uint64(GOLDEN_GAMMA)
+    assert stir(states).tolist() == [
+        0xE220A8397B1DCDAF,
+        0x6E789E6AA1B965F4,
+        0x06C45D188009454F,
+    ]
+
+
+def test_stir_tensor_equals_stir():
+    words = random_words()
+    np.testing.assert_array_equal(stir_tensor(words).numpy(), stir(words))
+
+
+def test_stir_leaves_its_argument_alone():
+    words = random_words()
+    stir(words)
+    np.testing.assert_array_equal(words, random_words())
+
+
+def test_hashes_of_ids_never_change():
+    hashed = hash_ids(np.array(["a", "train_0"]), "order", 0)
+    assert hashed.dtype == np.uint64
+    assert hashed.tolist() == [9178430854624318737, 9939066893694025729]
+
+
+def test_a_hash_is_keyed_blake2b_of_the_name():
+    key = hashlib.blake2b(b"('order', 0)", digest_size=16).digest()
+    digest = hashlib.blake2b("bild_ä".encode(), digest_size=8, key=key).digest()
+    hashed = hash_ids(np.array(["bild_ä"]), "order", 0)
+    assert hashed.tolist() == [int.from_bytes(digest, "little")]
+
+
+def test_a_hash_belongs_to_its_id_and_not_to_its_position():
+    names = np.array([f"train_{n}" for n in range(50)])
+    hashed = hash_ids(names, "order", 3)
+    order = np.random.default_rng(0).permutation(50)
+    np.testing.assert_array_equal(hash_ids(names[order], "order", 3), hashed[order])
+
+
+def test_hashes_differ_by_id_purpose_and_seed():
+    names = np.array([f"train_{n}" for n in range(200)])
+    purposes = [("order", 0), ("order", 1), ("calibration", 0), ("order",)]
+    hashed = np.concatenate([hash_ids(names, *purpose) for purpose in purposes])
+    assert len(np.unique(hashed)) == 4 * 200
+
+
+def test_no_ids_have_no_hashes():
+    hashed = hash_ids(np.array([], str), "order", 0)
+    assert hashed.shape == (0,)
+    assert hashed.dtype == np.uint64

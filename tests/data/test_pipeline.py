@@ -1,0 +1,180 @@
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from pmal_tf.data.augment import PADDING
+from pmal_tf.data.pipeline import TrainingPipeline
+
+
+def make_pipeline(count=23, batch_size=5, seed=0, augment=False):
+    generator = np.random.default_rng(0)
+    return TrainingPipeline(
+        image=generator.integers(1, 256, (count, 6, 7, 3)).astype(np.uint8),
+        label=np.arange(count) % 4,
+        example_id=np.array([f"train_{n}" for n in range(count)]),
+        batch_size=batch_size,
+        seed=seed,
+        augment=augment,
+    )
+
+
+def stream(pipeline, first_epoch, last_epoch):
+    return list(pipeline.batches(first_epoch, last_epoch).as_numpy_iterator())
+
+
+def indices(batches):
+    return np.concatenate([features["example_index"] for features, _ in batches])
+
+
+def pixels(batches):
+    return np.concatenate([features["image"] for features, _ in batches])
+
+
+def assert_equal_streams(one, other):
+    assert len(one) == len(other)
+    for (features, label), (other_features, other_label) in zip(
+        one, other, strict=True
+    ):
+        np.testing.assert_array_equal(label, other_label)
+        assert set(features) == set(other_features)
+        for name, value in features.items():
+            np.testing.assert_array_equal(value, other_features[name])
+
+
+def test_every_epoch_is_a_permutation():
+    pipeline = make_pipeline(count=24, batch_size=6)
+    for epoch in range(3):
+        order = indices(stream(pipeline, epoch, epoch + 1))
+        assert sorted(order.tolist()) == list(range(24))
+
+
+def test_the_order_is_not_the_stored_one_and_differs_by_epoch_and_seed():
+    orders = [
+        tuple(indices(stream(make_pipeline(24, 6, seed), epoch, epoch + 1)).tolist())
+        for seed in range(3)
+        for epoch in range(3)
+    ]
+    assert len({tuple(range(24)), *orders}) == 1 + 9
+
+
+def test_every_image_comes_first_about_equally_often():
+    pipeline = make_pipeline(count=4, batch_size=4)
+    order = indices(stream(pipeline, 0, 400)).reshape(400, 4)
+    counts = np.bincount(order[:, 0], minlength=4)
+    # The 0.999 quantile of chi-square with 3 degrees of freedom.
+    assert ((counts - 100) ** 2 / 100).sum() < 16.3
+
+
+def test_equal_pipelines_give_equal_streams():
+    one, other = (stream(make_pipeline(augment=True), 0, 3) for _ in range(2))
+    assert_equal_streams(one, other)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_the_stream_does_not_depend_on_the_stored_order(augment):
+    stored = make_pipeline(augment=augment)
+    order = np.random.default_rng(1).permutation(len(stored.label))
+    shuffled = dataclasses.replace(
+        stored,
+        image=stored.image[order],
+        label=stored.label[order],
+        example_id=stored.example_id[order],
+    )
+    one, other = stream(stored, 0, 3), stream(shuffled, 0, 3)
+    np.testing.assert_array_equal(
+        stored.example_id[indices(one)], shuffled.example_id[indices(other)]
+    )
+    np.testing.assert_array_equal(pixels(one), pixels(other))
+    for (_, label), (_, other_label) in zip(one, other, strict=True):
+        np.testing.assert_array_equal(label, other_label)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_starting_at_epoch_2_equals_going_on_to_it(augment):
+    pipeline = make_pipeline(augment=augment)
+    whole = stream(pipeline, 0, 4)
+    late = stream(pipeline, 2, 4)
+    assert_equal_streams(late, whole[2 * pipeline.steps_per_epoch :])
+
+
+def test_the_last_part_batch_of_every_epoch_is_dropped():
+    pipeline = make_pipeline(count=23, batch_size=5)
+    assert (pipeline.images_per_batch, pipeline.steps_per_epoch) == (5, 4)
+    batches = stream(pipeline, 0, 3)
+    assert [len(label) for _, label in batches] == [5] * 12
+    per_epoch = indices(batches).reshape(3, 20)
+    assert all(len(set(order)) == 20 for order in per_epoch.tolist())
+
+
+def test_other_images_are_dropped_in_the_next_epoch():
+    pipeline = make_pipeline(count=23, batch_size=5)
+    per_epoch = indices(stream(pipeline, 0, 30)).reshape(30, 20)
+    dropped = [set(range(23)) - set(order) for order in per_epoch.tolist()]
+    assert all(len(images) == 3 for images in dropped)
+    assert dropped[0] != dropped[1]
+    assert set.union(*dropped) == set(range(23))
+
+
+def test_fewer_images_than_a_batch_make_one_batch():
+    pipeline = make_pipeline(count=3, batch_size=128)
+    assert (pipeline.images_per_batch, pipeline.steps_per_epoch) == (3, 1)
+    batches = stream(pipeline, 0, 2)
+    assert [sorted(f["example_index"].tolist()) for f, _ in batches] == [[0, 1, 2]] * 2
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_labels_stay_with_their_images(augment):
+    pipeline = make_pipeline(augment=augment)
+    for features, label in stream(pipeline, 0, 2):
+        np.testing.assert_array_equal(label, pipeline.label[features["example_index"]])
+
+
+def test_types_and_shapes_are_as_promised():
+    features, label = stream(make_pipeline(augment=True), 0, 1)[0]
+    assert features["image"].shape == (5, 6, 7, 3)
+    assert features["image"].dtype == np.uint8
+    assert features["example_index"].dtype == np.int64
+    assert label.dtype == np.int32
+
+
+def test_without_augmentation_pixels_are_exact():
+    pipeline = make_pipeline(augment=False)
+    batches = stream(pipeline, 0, 2)
+    np.testing.assert_array_equal(pixels(batches), pipeline.image[indices(batches)])
+
+
+def test_augmentation_shifts_and_mirrors_the_image_itself():
+    pipeline = make_pipeline(augment=True)
+    batches = stream(pipeline, 0, 2)
+    margin = (PADDING, PADDING)
+    seen = set()
+    for index, image in zip(indices(batches), pixels(batches), strict=True):
+        padded = np.pad(pipeline.image[index], [margin, margin, (0, 0)])
+        offsets = range(2 * PADDING + 1)
+        found = {
+            (top, left, mirror)
+            for top, left, mirror in itertools.product(offsets, offsets, (1, -1))
+            if (padded[top : top + 6, left : left + 7][:, ::mirror] == image).all()
+        }
+        assert found
+        seen |= found
+    assert len(seen) > 20
+    assert {mirror for _, _, mirror in seen} == {1, -1}
+
+
+def test_augmentation_differs_by_epoch_and_leaves_the_order_alone():
+    augmented = stream(make_pipeline(24, 6, augment=True), 0, 2)
+    plain = stream(make_pipeline(24, 6), 0, 2)
+    np.testing.assert_array_equal(indices(augmented), indices(plain))
+    first, second = indices(augmented).reshape(2, 24)
+    images = pixels(augmented).reshape(2, 24, 6, 7, 3)
+    one, other = images[0][np.argsort(first)], images[1][np.argsort(second)]
+    changed = (one != other).any(axis=(1, 2, 3))
+    # A draw repeats with chance 1 / 162.
+    assert changed.sum() >= 20
+
+
+def test_an_empty_range_of_epochs_is_an_empty_stream():
+    assert stream(make_pipeline(), 2, 2) == []

@@ -1,0 +1,166 @@
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from pmal_tf.data.images import take_per_class
+from pmal_tf.data.sources import SOURCES, get_source
+from pmal_tf.data.tfds_source import find_prepared, load_split, resolve_data_dir
+from pmal_tf.errors import PmalError
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return get_source("digits").load(None)
+
+
+def test_digits_are_small_colour_images(digits):
+    for images in digits:
+        assert images.image.shape == (len(images), 8, 8, 3)
+        assert images.image.dtype == np.uint8
+        assert images.label.dtype == np.int32
+        assert not images.is_unknown.any()
+        np.testing.assert_array_equal(images.image[..., 0], images.image[..., 1])
+        np.testing.assert_array_equal(images.image[..., 0], images.image[..., 2])
+
+
+def test_digits_are_scaled_from_0_16_to_0_255(digits):
+    train, _ = digits
+    assert train.example_id[0] == "0"
+    # The first row of scikit-learn's first digit is 0 0 5 13 9 1 0 0; 255 / 16 = 15.94.
+    assert train.image[0, 0, :, 0].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]
+    assert (train.image.min(), train.image.max()) == (0, 255)
+
+
+def test_digits_are_split_70_to_30_in_every_class(digits):
+    train, test = digits
+    assert (len(train), len(test)) == (1257, 540)
+    in_train, in_test = (np.bincount(images.label) for images in digits)
+    assert (in_train + in_test).tolist() == [
+        *(178, 182, 177, 183, 181),
+        *(182, 181, 179, 174, 180),
+    ]
+    assert np.abs(in_test - 0.3 * (in_train + in_test)).max() <= 1
+
+
+def test_digit_ids_are_unique_and_cover_every_digit(digits):
+    ids = np.concatenate([images.example_id for images in digits])
+    assert sorted(map(int, ids)) == list(range(1797))
+
+
+def test_the_digits_split_never_changes(digits):
+    _, test = digits
+    assert test.example_id[:6].tolist() == ["10", "21", "24", "25", "28", "32"]
+    assert test.label[:6].tolist() == [0, 1, 4, 5, 8, 5]
+    assert test.example_id[-3:].tolist() == ["1789", "1791", "1794"]
+
+
+def test_digits_load_equally_every_time(digits):
+    for images, again in zip(digits, get_source("digits").load(None), strict=True):
+        np.testing.assert_array_equal(images.image, again.image)
+        np.testing.assert_array_equal(images.label, again.label)
+        np.testing.assert_array_equal(images.example_id, again.example_id)
+
+
+def test_digits_need_no_preparation():
+    assert "nothing to download" in get_source("digits").prepare(None)
+
+
+def test_sources_are_listed_by_their_names_and_have_ten_classes():
+    assert list(SOURCES) == ["digits", "mnist", "cifar10"]
+    for name, source in SOURCES.items():
+        assert source.name == name
+        assert len(set(source.class_names)) == 10
+    assert [source.natural for source in SOURCES.values()] == [False, False, True]
+
+
+def test_an_unknown_source_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(PmalError, match=r"digits, mnist, cifar10.*'imagenet'"):
+        get_source("imagenet")
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_dataset_that_is_not_prepared_is_an_error_with_the_command(name, tmp_path):
+    command = f"python -m pmal_tf.data.prepare --dataset={name} --data_dir={tmp_path}"
+    with pytest.raises(PmalError, match=re.escape(command)):
+        get_source(name).load(str(tmp_path))
+
+
+def test_a_data_folder_that_does_not_exist_is_an_error_and_is_not_made(tmp_path):
+    folder = tmp_path / "missing"
+    with pytest.raises(PmalError, match=re.escape(str(folder))):
+        get_source("mnist").load(str(folder))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "rubbish", ["", "rubbish", '{"name": "mnist", "versi', '{"nosuch": 1}', "{}", "[]"]
+)
+def test_a_damaged_dataset_info_is_an_error_that_names_the_folder(rubbish, tmp_path):
+    folder = tmp_path / "mnist" / "3.0.1"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text(rubbish)
+    with pytest.raises(PmalError, match=f"cannot be read.*{re.escape(str(folder))}"):
+        get_source("mnist").load(str(tmp_path))
+
+
+def copy_mnist_descriptions(tfds_data_dir, tmp_path):
+    stored = find_prepared("mnist", str(tfds_data_dir))
+    folder = tmp_path / "mnist" / stored.name
+    folder.mkdir(parents=True)
+    for name in ("dataset_info.json", "features.json"):
+        shutil.copy(stored / name, folder / name)
+    (shard,) = stored.glob("mnist-test.tfrecord-*")
+    return folder, shard
+
+
+def test_a_missing_shard_is_an_error_that_names_the_folder(tfds_data_dir, tmp_path):
+    folder, _ = copy_mnist_descriptions(tfds_data_dir, tmp_path)
+    with pytest.raises(PmalError, match=f"cannot be read.*{re.escape(str(folder))}"):
+        load_split("mnist", "test", str(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["cut off", "overwritten"])
+def test_a_damaged_shard_is_an_error_that_names_the_folder(
+    damage, tfds_data_dir, tmp_path
+):
+    folder, shard = copy_mnist_descriptions(tfds_data_dir, tmp_path)
+    content = bytearray(shard.read_bytes()[:100_000])
+    if damage == "overwritten":
+        content = bytearray(shard.read_bytes())
+        content[50_000:50_100] = bytes(100)
+    (folder / shard.name).write_bytes(content)
+    with pytest.raises(PmalError, match=f"cannot be read.*{re.escape(str(folder))}"):
+        load_split("mnist", "test", str(tmp_path))
+
+
+def test_the_newest_prepared_version_is_read(tmp_path):
+    for version in ("3.0.9", "3.0.10", "2.11.0"):
+        (tmp_path / "mnist" / version).mkdir(parents=True)
+        (tmp_path / "mnist" / version / "dataset_info.json").touch()
+    (tmp_path / "mnist" / "4.0.0.incomplete").mkdir()
+    assert find_prepared("mnist", str(tmp_path)).name == "3.0.10"
+
+
+def test_the_data_folder_is_the_argument_then_the_variable_then_the_home(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", "from/variable")
+    assert resolve_data_dir("~/argument") == tmp_path / "argument"
+    assert resolve_data_dir(None).as_posix() == "from/variable"
+    assert resolve_data_dir("").as_posix() == "from/variable"
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    assert resolve_data_dir(None) == tmp_path / "tensorflow_datasets"
+
+
+def test_the_images_of_lowest_rank_are_kept_per_class_in_their_order(digits):
+    train, _ = digits
+    five = train.take(np.arange(5)).take(np.array([0, 1, 0, 1, 0, 1, 2]))
+    rank = np.array([5, 1, 3, 9, 4, 2, 7], np.uint64)
+    kept = take_per_class(five, 2, rank)
+    # Class 0 stands at 0, 2, 4 with ranks 5, 3, 4; class 1 at 1, 3, 5 with 1, 9, 2.
+    assert kept.label.tolist() == [1, 0, 0, 1, 2]
+    np.testing.assert_array_equal(kept.image, five.image[[1, 2, 4, 5, 6]])
+    assert take_per_class(five, 0, rank) is five

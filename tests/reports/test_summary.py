@@ -1,0 +1,197 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from pmal_tf.reports.paper import TABLE_1_PMAL
+from pmal_tf.reports.sheets import contact_sheet
+from pmal_tf.reports.summary import render_summary, summarise_experiment
+from pmal_tf.reports.tables import markdown_table
+from pmal_tf.workdir import read_json
+
+
+def make_result(trial, acc, auroc, models=("pmal", "softmax"), dataset="digits"):
+    rule = {"auroc": auroc, "oscr": auroc / 2, "fpr95": 0.25}
+    metrics = {"acc": acc, "macro_f1": 0.5, "dr": rule, "pr": rule, "mls": rule}
+    return {
+        "dataset": dataset,
+        "backbone": "oscri",
+        "protocol": "neal",
+        "trial": trial,
+        "seed": 10 + trial,
+        "models": {model: metrics for model in models},
+    }
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    def write(*results):
+        folder = tmp_path / "my_run"
+        for result in results:
+            path = folder / f"trial_{result['trial']}" / "result.json"
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps(result))
+        return folder
+
+    return write
+
+
+def test_mean_and_deviation_over_two_trials_by_hand(experiment):
+    folder = experiment(make_result(0, 0.5, 0.75), make_result(1, 1.0, 0.25))
+    summary = summarise_experiment(folder)
+    pmal = summary["models"]["pmal"]
+    # The sample deviation of two numbers is their distance over sqrt(2).
+    assert pmal["acc"] == {
+        "mean": 0.75,
+        "std": pytest.approx(0.5 / math.sqrt(2)),
+        "n": 2,
+    }
+    assert pmal["dr.auroc"]["mean"] == 0.5
+    assert pmal["mls.oscr"]["mean"] == 0.25
+    assert pmal["pr.fpr95"] == {"mean": 0.25, "std": 0.0, "n": 2}
+    assert set(summary["models"]) == {"pmal", "softmax"}
+    assert summary["experiment"] == "my_run"
+    assert (summary["trials"], summary["seeds"]) == ([0, 1], [10, 11])
+
+
+def test_deviation_over_three_trials_is_the_samples(experiment):
+    values = [0.5, 0.7, 0.6]
+    folder = experiment(*(make_result(n, v, v) for n, v in enumerate(values)))
+    entry = summarise_experiment(folder)["models"]["pmal"]["acc"]
+    assert entry["mean"] == pytest.approx(0.6)
+    # ((0.1)^2 + (0.1)^2) / (3 - 1) = 0.01.
+    assert entry["std"] == pytest.approx(0.1)
+
+
+def test_one_trial_has_no_deviation(experiment):
+    folder = experiment(make_result(3, 0.5, 0.75))
+    summary = summarise_experiment(folder)
+    assert summary["models"]["pmal"]["acc"] == {"mean": 0.5, "std": None, "n": 1}
+    table = (folder / "summary.md").read_text().split("\n\n")[1]
+    assert "±" not in table
+    assert "| 50.0 |" in table
+
+
+def test_trials_stand_in_the_order_of_their_numbers(experiment):
+    folder = experiment(*(make_result(trial, 0.5, 0.5) for trial in (10, 2, 0)))
+    assert summarise_experiment(folder)["trials"] == [0, 2, 10]
+
+
+def test_a_model_that_only_some_trials_have_is_left_out(experiment):
+    folder = experiment(
+        make_result(0, 0.5, 0.5, models=("pmal", "softmax", "control")),
+        make_result(1, 0.5, 0.5, models=("pmal", "softmax")),
+    )
+    assert set(summarise_experiment(folder)["models"]) == {"pmal", "softmax"}
+
+
+def test_the_files_hold_what_is_returned(experiment):
+    folder = experiment(make_result(0, 0.5, 0.75), make_result(1, 1.0, 0.25))
+    summary = summarise_experiment(folder)
+    assert read_json(folder / "summary.json") == summary
+    assert (folder / "summary.md").read_text() == render_summary(summary)
+
+
+def test_a_second_summary_takes_new_trials_in(experiment, tmp_path):
+    folder = experiment(make_result(0, 0.5, 0.5))
+    summarise_experiment(folder)
+    path = folder / "trial_1" / "result.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(make_result(1, 0.7, 0.5)))
+    assert summarise_experiment(folder)["models"]["pmal"]["acc"]["n"] == 2
+
+
+def cells(table):
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert set("".join(rows[1])) == {"-"}
+    return rows[0], rows[2:]
+
+
+def test_the_table_is_in_percent_with_one_row_per_model(experiment):
+    models = ("control", "softmax", "pmal")
+    folder = experiment(
+        make_result(0, 0.5, 0.75, models), make_result(1, 1.0, 0.25, models)
+    )
+    text = render_summary(summarise_experiment(folder))
+    assert text.startswith(
+        "my_run: digits, protocol `neal`, oscri, trials 0, 1 (n = 2)"
+    )
+    header, rows = cells(text)
+    assert header == ["model", "ACC", "AUROC DR", "AUROC PR", "AUROC MLS"] + [
+        f"OSCR {rule}" for rule in ("DR", "PR", "MLS")
+    ]
+    # 0.5 / sqrt(2) = 0.3536 and 0.25 / sqrt(2) = 0.1768.
+    numbers = ["75.0 ± 35.4", *["50.0 ± 35.4"] * 3, *["25.0 ± 17.7"] * 3]
+    assert rows == [
+        ["PMAL", *numbers],
+        ["softmax (M^1)", *numbers],
+        ["control (M^1 trained on)", *numbers],
+    ]
+
+
+def test_a_dataset_of_the_paper_gets_the_papers_row(experiment):
+    folder = experiment(make_result(0, 0.5, 0.75, dataset="cifar10"))
+    summary = summarise_experiment(folder)
+    assert summary["paper"] == {"acc": 0.963, "auroc": 0.946}
+    _, rows = cells(render_summary(summary))
+    assert rows[-1] == ["PMAL in the paper", "96.3", "94.6", "", "", "", "", ""]
+
+
+def test_a_dataset_that_is_not_in_the_paper_gets_no_such_row(experiment):
+    summary = summarise_experiment(experiment(make_result(0, 0.5, 0.75)))
+    assert summary["paper"] is None
+    _, rows = cells(render_summary(summary))
+    assert [row[0] for row in rows] == ["PMAL", "softmax (M^1)"]
+
+
+def test_the_papers_numbers_are_fractions():
+    for row in TABLE_1_PMAL.values():
+        assert set(row) == {"acc", "auroc"}
+        assert all(0.5 < value < 1.0 for value in row.values())
+
+
+def test_a_markdown_table_is_padded_to_one_width():
+    table = markdown_table(["name", "x"], [["a", "12.5"], ["longer", "±"]])
+    assert table == (
+        "| name   | x    |\n| ------ | ---- |\n| a      | 12.5 |\n| longer | ±    |\n"
+    )
+
+
+def test_a_markdown_table_without_rows_is_its_header():
+    assert markdown_table(["ab"], []) == "| ab |\n| -- |\n"
+
+
+def test_a_row_of_another_length_is_an_error():
+    with pytest.raises(ValueError, match="zip"):
+        markdown_table(["a", "b"], [["1"]])
+
+
+def test_a_contact_sheet_lays_images_out_in_rows_with_white_gaps():
+    # Seven images of 3 x 4 pixels, five per row: 2 + 2 (3 + 2) by 2 + 5 (4 + 2).
+    images = np.random.default_rng(0).integers(0, 255, (7, 3, 4, 3)).astype(np.uint8)
+    sheet = contact_sheet(images)
+    assert sheet.shape == (12, 32, 3)
+    assert sheet.dtype == np.uint8
+    covered = np.zeros(sheet.shape[:2], bool)
+    for index, image in enumerate(images):
+        top, left = (2, 7)[index // 5], (2, 8, 14, 20, 26)[index % 5]
+        area = slice(top, top + 3), slice(left, left + 4)
+        np.testing.assert_array_equal(sheet[area], image)
+        covered[area] = True
+    assert covered.sum() == 7 * 12
+    assert (sheet[~covered] == 255).all()
+
+
+def test_a_contact_sheet_of_few_images_is_no_wider_than_they_are():
+    images = np.zeros((2, 3, 4, 3), np.uint8)
+    assert contact_sheet(images, columns=5).shape == (7, 14, 3)
+    assert contact_sheet(images, columns=1).shape == (12, 8, 3)
+
+
+def test_a_contact_sheet_magnifies_pixels_to_blocks():
+    image = np.array([[10, 20]], np.uint8)[None, :, :, None].repeat(3, axis=3)
+    sheet = contact_sheet(image, scale=2)
+    assert sheet.shape == (6, 8, 3)
+    assert sheet[2:4, 2:6, 0].tolist() == [[10, 10, 20, 20]] * 2

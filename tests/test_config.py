@@ -1,0 +1,339 @@
+import dataclasses
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from pmal_tf.config import (
+    STAGES,
+    Config,
+    config_from_flags,
+    define_flags,
+    parse_arguments,
+)
+from pmal_tf.errors import PmalError
+from pmal_tf.training.recipe import Recipe
+
+
+@pytest.fixture(scope="session")
+def defined_flags():
+    # absl's FLAGS is one per process, and other tests may have defined them.
+    if "epsilon" not in flags.FLAGS:
+        define_flags()
+
+
+@pytest.fixture
+def parse(defined_flags):
+    def parse(*arguments):
+        was_parsed = flags.FLAGS.is_parsed()
+        with flagsaver.flagsaver():
+            remaining = parse_arguments(["program", *arguments])
+            config = config_from_flags()
+        if not was_parsed:
+            flags.FLAGS.unparse_flags()
+        assert remaining == ["program"]
+        return config
+
+    return parse
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epsilon", 0.0),
+        ("epsilon", -0.1),
+        ("epsilon", 1.0001),
+        ("epsilon", float("nan")),
+        ("prototypes_per_class", 0),
+        ("num_models", 1),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("drop_every", 0),
+        ("seed", -1),
+        ("train_images_per_class", -1),
+        ("width", 0.0),
+        ("dropout", -0.1),
+        ("dropout", 1.0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("momentum", -0.1),
+        ("momentum", 1.0),
+        ("weight_decay", -1e-9),
+        ("margin", -0.1),
+        ("margin", 2.1),
+        ("prototype_weight", -1.0),
+        ("reject_rate", 0.0),
+        ("reject_rate", 1.0),
+        ("trials", (-1,)),
+        ("trials", (0, -1)),
+        ("dataset", "imagenet"),
+        ("protocol", "arpl"),
+        ("augment", "maybe"),
+        ("backbone", "resnet50"),
+        ("optimizer", "lion"),
+        ("schedule", "linear"),
+        ("precision", "float64"),
+        ("jit", "yes"),
+        ("topology_norm", "max"),
+        ("prototype_mode", "both"),
+        ("init", "zeros"),
+        ("stages", ("mine", "train")),
+    ],
+)
+def test_a_value_out_of_bounds_is_an_error_that_names_it(name, value):
+    with pytest.raises(PmalError, match=rf"`{name}` must .* Received: {name}="):
+        Config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epsilon", 1.0),
+        ("epsilon", 1e-6),
+        ("prototypes_per_class", 1),
+        ("num_models", 2),
+        ("epochs", 1),
+        ("batch_size", 1),
+        ("drop_every", 1),
+        ("seed", 0),
+        ("train_images_per_class", 0),
+        ("width", 1e-3),
+        ("dropout", 0.0),
+        ("dropout", 0.99),
+        ("momentum", 0.0),
+        ("momentum", 0.99),
+        ("weight_decay", 0.0),
+        ("margin", 0.0),
+        ("margin", 2.0),
+        ("prototype_weight", 0.0),
+        ("reject_rate", 0.001),
+        ("reject_rate", 0.999),
+        ("trials", (4, 0)),
+        ("stages", ("mine",)),
+        ("protocol", "neal"),
+    ],
+)
+def test_a_value_on_the_edge_of_its_bounds_is_kept(name, value):
+    assert getattr(Config(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 1.5),
+        ("prototypes_per_class", 2.5),
+        ("trials", (0.5,)),
+        ("epochs", True),
+        ("overwrite", 1),
+        ("workdir", None),
+        ("learning_rate", "0.1"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_an_error(name, value):
+    with pytest.raises(PmalError, match=f"`{name}` must"):
+        Config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("trials", ()),
+        ("trials", (0, 1, 0)),
+        ("stages", ()),
+        ("stages", ("mine", "mine")),
+    ],
+)
+def test_an_empty_list_or_a_duplicate_is_an_error(name, values):
+    with pytest.raises(PmalError, match=f"`{name}` must list at least one value, each"):
+        Config(**{name: values})
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "a/b", "../a", "a\\b", "a b", "a\n", "-", "x:y", "*"]
+)
+def test_an_experiment_that_is_not_a_plain_folder_name_is_an_error(name):
+    with pytest.raises(PmalError, match="`experiment` must be a plain folder name"):
+        Config(experiment=name)
+
+
+@pytest.mark.parametrize("name", ["a", "cifar10_cpu", "v1.2+x-y", ".hidden"])
+def test_a_plain_experiment_name_is_kept(name):
+    assert Config(experiment=name).experiment == name
+
+
+def test_without_a_name_the_experiment_is_called_like_the_dataset():
+    assert Config(dataset="cifar10").experiment == "cifar10"
+
+
+def test_the_run_folder_is_the_experiment_in_the_workdir():
+    config = Config(workdir="some/where", experiment="mine")
+    assert config.run_folder.as_posix() == "some/where/mine"
+
+
+def test_wanted_stages_stand_in_order_whatever_the_order_asked_for():
+    config = Config(stages=("export", "pretrain", "mine"))
+    assert config.wanted_stages == ("pretrain", "mine", "export")
+
+
+def test_the_control_stage_is_wanted_only_with_the_control_setting():
+    without = ("pretrain", "mine", "optimize", "evaluate", "export")
+    assert Config().wanted_stages == without
+    assert Config(control=True).wanted_stages == STAGES
+    assert Config(control=True, stages=("mine",)).wanted_stages == ("mine",)
+
+
+def test_each_stage_adds_its_settings_to_those_of_the_stages_before():
+    config = Config()
+    names = {stage: set(config.inputs_of(stage)) for stage in STAGES}
+    assert {"dataset", "seed", "epochs", "num_models"} <= names["pretrain"]
+    assert names["control"] == names["pretrain"]
+    mining = {"epsilon", "prototypes_per_class", "topology_norm"}
+    assert names["mine"] - names["pretrain"] == mining
+    assert names["pretrain"] < names["mine"] < names["optimize"] < names["evaluate"]
+    optimisation = {
+        "margin",
+        "prototype_weight",
+        "prototype_mode",
+        "prototype_gradient",
+        "init",
+    }
+    assert names["optimize"] - names["mine"] == optimisation
+    assert names["evaluate"] - names["optimize"] == {"control", "reject_rate"}
+    assert names["export"] == names["evaluate"]
+
+
+def test_settings_that_never_change_a_result_are_inputs_of_no_stage():
+    every_field = {field.name for field in dataclasses.fields(Config)}
+    assert every_field - set(Config().inputs_of("export")) == {
+        "experiment",
+        "data_dir",
+        "trials",
+        "stages",
+        "workdir",
+        "export_dir",
+        "overwrite",
+        "tensorboard",
+    }
+
+
+def test_inputs_of_a_stage_carry_the_values():
+    inputs = Config(epsilon=0.9, width=0.25).inputs_of("mine")
+    assert inputs["epsilon"] == 0.9
+    assert inputs["width"] == 0.25
+
+
+def test_settings_cannot_be_changed_afterwards():
+    config = Config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.epochs = 1
+
+
+CONFIGS = [
+    Config(),
+    Config(
+        experiment="other",
+        dataset="cifar10",
+        data_dir="a folder/with spaces",
+        protocol="neal",
+        trials=(3, 0),
+        stages=("export", "mine"),
+        seed=7,
+        workdir="w",
+        export_dir="e",
+        overwrite=True,
+        tensorboard=False,
+        train_images_per_class=5,
+        augment="off",
+        width=1 / 3,
+        dropout=0.1 + 0.2,
+        epochs=1,
+        batch_size=2,
+        optimizer="sgd",
+        learning_rate=1e-30,
+        momentum=0.0,
+        weight_decay=0.0,
+        decoupled_weight_decay=True,
+        schedule="cosine",
+        drop_every=9,
+        precision="mixed_bfloat16",
+        jit="off",
+        num_models=3,
+        epsilon=1.0,
+        prototypes_per_class=1,
+        topology_norm="literal",
+        margin=2.0,
+        prototype_weight=0.25,
+        prototype_mode="inference",
+        prototype_gradient=False,
+        init="scratch",
+        control=True,
+        reject_rate=0.01,
+    ),
+]
+
+
+def test_the_round_trip_below_moves_every_setting_that_has_an_alternative():
+    default, other = CONFIGS
+    unmoved = {
+        field.name
+        for field in dataclasses.fields(Config)
+        if getattr(default, field.name) == getattr(other, field.name)
+    }
+    assert unmoved == {"backbone"}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_flags_of_a_config_parse_back_to_it(config, parse):
+    assert parse(*config.to_flags().splitlines()) == config
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_flags_of_a_config_are_a_flagfile_of_it(config, parse, tmp_path):
+    file = tmp_path / "flags.txt"
+    file.write_text(config.to_flags())
+    assert parse(f"--flagfile={file}") == config
+
+
+def test_no_arguments_give_the_defaults(parse):
+    assert parse() == Config()
+
+
+def test_one_parse_leaves_nothing_for_the_next(parse):
+    assert parse("--epochs=3", "--trials=1,2").trials == (1, 2)
+    assert parse() == Config()
+
+
+def test_list_flags_may_have_spaces_after_the_commas(parse):
+    config = parse("--trials=0, 2", "--stages=mine, export")
+    assert config.trials == (0, 2)
+    assert config.stages == ("mine", "export")
+
+
+def test_a_list_item_of_a_wrong_type_is_an_error_that_names_the_flag(parse):
+    with pytest.raises(PmalError, match=r"`trials` must list .* int.*'x'"):
+        parse("--trials=0,x")
+
+
+def test_an_unknown_flag_or_a_wrong_type_is_an_absl_error(parse):
+    with pytest.raises(flags.Error, match="epochz"):
+        parse("--epochz=3")
+    with pytest.raises(flags.Error, match="epochs"):
+        parse("--epochs=three")
+
+
+def test_flag_values_are_validated(parse):
+    with pytest.raises(PmalError, match="`epsilon` must lie in"):
+        parse("--epsilon=0")
+
+
+def test_arguments_that_are_not_flags_are_returned(defined_flags):
+    with flagsaver.flagsaver():
+        remaining = parse_arguments(["program", "image.png", "--epochs=2"])
+    assert remaining == ["program", "image.png"]
+
+
+def test_a_recipe_has_the_defaults_of_the_settings_of_the_same_names():
+    recipe = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    settings = {field.name: field.default for field in dataclasses.fields(Config)}
+    assert recipe == {name: settings.get(name) for name in recipe}

@@ -1,0 +1,126 @@
+"""Eq. 11 and the Mahalanobis distance, by hand and against loops."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.spatial.distance import cdist
+
+from pmal_tf.distances import (
+    centred_logits,
+    pairwise_euclidean,
+    point_to_set_distance,
+)
+
+
+def everything(num_classes, width):
+    return np.ones((num_classes, width), bool)
+
+
+def slow_point_to_set(embeddings, prototypes, mask):
+    """Eq. 11 in float64, one sample and one class at a time."""
+    distance = np.empty((len(embeddings), len(prototypes)))
+    for i, z in enumerate(embeddings.astype(np.float64)):
+        for k, prototype_set in enumerate(prototypes.astype(np.float64)):
+            chosen = prototype_set[mask[i, k]]
+            if len(chosen) == 0:
+                distance[i, k] = 1.0
+                continue
+            scores = chosen @ z / np.sqrt(len(z))
+            attention = np.exp(scores - scores.max())
+            attention /= attention.sum()
+            attended = attention @ chosen
+            norm = np.linalg.norm(z) * np.linalg.norm(attended)
+            distance[i, k] = 1.0 - z @ attended / norm
+    return distance
+
+
+def test_point_to_set_distance_by_hand():
+    # z = (2, 0), prototypes (1, 0) and (0, 1), D = 2. Scores 2 / sqrt(2) and 0, so
+    # a = e^1.41421 / (e^1.41421 + 1) = 0.8044297, z_att = (0.8044297, 0.1955703),
+    # |z_att| = 0.8278616, and d = 1 - 0.8044297 / 0.8278616 = 0.0283042.
+    distance = point_to_set_distance(
+        tf.constant([[2.0, 0.0]]),
+        tf.constant([[[1.0, 0.0], [0.0, 1.0]]]),
+        everything(1, 2),
+    )
+    assert distance.numpy() == pytest.approx(np.array([[0.0283042]]), abs=1e-6)
+
+
+def test_one_prototype_gives_the_cosine_distance():
+    distance = point_to_set_distance(
+        tf.constant([[3.0, 4.0], [1.0, 0.0]]),
+        tf.constant([[[1.0, 0.0]], [[-1.0, 0.0]]]),
+        everything(2, 1),
+    )
+    expected = np.array([[0.4, 1.6], [0.0, 2.0]])  # cos = 3/5, -3/5, 1, -1
+    assert distance.numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_point_to_set_distance_equals_the_slow_one(rng):
+    embeddings = rng.normal(size=(7, 16)).astype(np.float32)
+    prototypes = rng.normal(size=(3, 5, 16)).astype(np.float32)
+    mask = rng.random((7, 3, 5)) < 0.5
+    distance = point_to_set_distance(embeddings, prototypes, mask).numpy()
+    expected = slow_point_to_set(embeddings, prototypes, mask)
+    assert not mask.any(axis=-1).all()  # The case has an empty set.
+    assert distance == pytest.approx(expected, abs=2e-6)
+
+
+def test_masked_prototypes_do_not_count(rng):
+    embeddings = rng.normal(size=(4, 8)).astype(np.float32)
+    prototypes = rng.normal(size=(2, 3, 8)).astype(np.float32)
+    padded = np.concatenate([prototypes, 100 * np.ones((2, 2, 8))], axis=1)
+    mask = np.array([[True, True, True, False, False]] * 2)
+    with_padding = point_to_set_distance(embeddings, padded, mask)
+    without = point_to_set_distance(embeddings, prototypes, everything(2, 3))
+    np.testing.assert_allclose(with_padding, without, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1e3])
+def test_distance_and_gradient_stay_finite(rng, scale):
+    embeddings = tf.Variable(scale * rng.normal(size=(3, 8)), dtype=tf.float32)
+    prototypes = tf.Variable(scale * rng.normal(size=(2, 4, 8)), dtype=tf.float32)
+    with tf.GradientTape() as tape:
+        distance = point_to_set_distance(embeddings, prototypes, everything(2, 4))
+        total = tf.reduce_sum(distance)
+    gradients = tape.gradient(total, [embeddings, prototypes])
+    assert all(np.isfinite(value).all() for value in [distance, *gradients])
+    assert (distance.numpy() >= -1e-6).all()
+    assert (distance.numpy() <= 2 + 1e-6).all()
+
+
+def test_half_precision_inputs_are_computed_in_float32(rng):
+    embeddings = rng.normal(size=(4, 64)).astype(np.float16)
+    prototypes = rng.normal(size=(2, 3, 64)).astype(np.float16)
+    low = point_to_set_distance(
+        tf.constant(embeddings), tf.constant(prototypes), everything(2, 3)
+    )
+    high = point_to_set_distance(
+        embeddings.astype(np.float32),
+        prototypes.astype(np.float32),
+        everything(2, 3),
+    )
+    assert low.dtype == tf.float32
+    np.testing.assert_array_equal(low, high)
+
+
+def test_centred_logits_give_the_mahalanobis_distance(rng):
+    embeddings, kernel = rng.normal(size=(20, 6)), rng.normal(size=(6, 4))
+    centred = kernel - kernel.mean(axis=1, keepdims=True)
+    expected = cdist(embeddings, embeddings, "mahalanobis", VI=centred @ centred.T)
+    logits = centred_logits(embeddings, kernel)
+    np.testing.assert_allclose(pairwise_euclidean(logits, logits), expected, atol=1e-7)
+
+
+def test_distances_far_from_the_origin_keep_their_digits(rng):
+    embeddings = rng.normal(size=(30, 6), scale=1e-2) + 1e3
+    kernel = rng.normal(size=(6, 4))
+    logits = centred_logits(embeddings, kernel)
+    centred = kernel - kernel.mean(axis=1, keepdims=True)
+    expected = cdist(embeddings @ centred, embeddings @ centred)
+    off_diagonal = ~np.eye(30, dtype=bool)
+    np.testing.assert_allclose(
+        pairwise_euclidean(logits, logits).numpy()[off_diagonal],
+        expected[off_diagonal],
+        rtol=1e-8,
+    )
