@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         train_pmal,
     )
     from pmal_tf.errors import PmalError
+    from pmal_tf.evaluation.calibration import conformal_threshold
     from pmal_tf.mining.prototypes import Prototypes
     from pmal_tf.serving.export import export_saved_model
     from pmal_tf.training.model import PMALModel
@@ -30,6 +31,7 @@ _HOME = {
     "Prototypes": "pmal_tf.mining.prototypes",
     "Recipe": "pmal_tf.training.recipe",
     "as_arrays": "pmal_tf.api",
+    "conformal_threshold": "pmal_tf.evaluation.calibration",
     "export_saved_model": "pmal_tf.serving.export",
     "load_model": "pmal_tf.api",
     "mine_prototypes": "pmal_tf.api",
@@ -44,6 +46,7 @@ __all__ = [
     "Recipe",
     "__version__",
     "as_arrays",
+    "conformal_threshold",
     "export_saved_model",
     "load_model",
     "mine_prototypes",

@@ -16,7 +16,7 @@ from pmal_tf.backbones.classifier import (
 )
 from pmal_tf.data.images import check_arrays
 from pmal_tf.data.pipeline import TrainingPipeline
-from pmal_tf.errors import PmalError
+from pmal_tf.errors import PmalError, first_line
 from pmal_tf.inference import forward_in_batches
 from pmal_tf.mining.mine import mine
 from pmal_tf.mining.prototypes import Prototypes
@@ -165,10 +165,10 @@ def load_model(path: str | Path) -> keras.Model:
     """
     try:
         return keras.models.load_model(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # zipfile, h5py, json and Keras each have their own.
         raise PmalError(
             "A model file must be a complete `.keras` archive. Received: "
-            f"{str(path)!r}: {str(error).strip().splitlines()[0]}"
+            f"{str(path)!r}: {first_line(error)}"
         ) from error
 
 

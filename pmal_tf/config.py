@@ -268,6 +268,11 @@ class Config:
                 "`experiment` must be a plain folder name of letters, digits and the "
                 f"signs ._+- . Received: experiment={self.experiment!r}"
             )
+        if "control" in self.stages and self.stages != STAGES and not self.control:
+            raise PmalError(
+                "`stages` may name the control only where there is one. Received: "
+                f"stages={','.join(self.stages)} without --control"
+            )
         for name in ("trials", "stages"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
@@ -298,6 +303,11 @@ class Config:
             for field in dataclasses.fields(self)
             if field.metadata["stage"] in depends_on
         }
+
+    @property
+    def trained_settings(self) -> dict[str, Any]:
+        """The settings that a trained model depends on."""
+        return self.inputs_of("optimize")
 
     def to_flags(self) -> str:
         """Returns the settings as a flagfile, one `--name=value` per line."""

@@ -11,3 +11,9 @@ class PmalError(ValueError):
 
 class TrainingDivergedError(PmalError):
     """The loss, or a weight, stopped being a finite number."""
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

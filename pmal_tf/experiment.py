@@ -1,20 +1,15 @@
 """The recipe of an experiment: the stages of each trial, then a summary.
 
-    pretrain_<u> -> mine -> optimize -> evaluate -> export
-               `---------> control --^
-
-Every stage writes its own folder of the trial and a marker; a finished stage is skipped
-as long as nothing it depends on has changed.
+pretrain_<u> -> mine -> optimize -> evaluate -> export
+`---------> control --^
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import shutil
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import re
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -23,40 +18,12 @@ from absl import logging
 from pmal_tf.config import Config
 from pmal_tf.data.sources import get_source
 from pmal_tf.data.splits import open_set_split
-from pmal_tf.environment import describe_environment
 from pmal_tf.errors import PmalError
 from pmal_tf.reports.summary import render_summary, summarise_experiment
+from pmal_tf.runner import Runner, Stage
 from pmal_tf.stages import control, evaluate, export, mine, optimize, pretrain
 from pmal_tf.trial import Trial
-from pmal_tf.workdir import (
-    MARKER,
-    Marker,
-    checksum,
-    differences,
-    read_json,
-    write_json,
-    write_text,
-)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of a trial.
-
-    Attributes:
-        folder: Its name, and that of its folder in the trial's.
-        kind: Its name in `--stages`.
-        run: Does the work; returns the files it made, relative to the trial's folder,
-            and facts for the marker.
-        needs: Folders of the stages it reads from.
-        is_stale: Whether a finished stage has to run again for a reason of its own.
-    """
-
-    folder: str
-    kind: str
-    run: Callable[[Trial], tuple[list[str], dict[str, Any]]]
-    needs: tuple[str, ...] = ()
-    is_stale: Callable[[Trial, Marker], bool] = field(default=lambda *_: False)
+from pmal_tf.workdir import differences, read_json, write_text
 
 
 def plan(config: Config) -> list[Stage]:
@@ -73,15 +40,8 @@ def plan(config: Config) -> list[Stage]:
         stages.append(Stage("control", "control", control.run, ("pretrain_0",)))
         judged = (*judged, "control")
     stages.append(Stage("evaluate", "evaluate", evaluate.run, judged))
-    stages.append(
-        Stage(
-            "export",
-            "export",
-            export.run,
-            ("mining", "optimize", "evaluate"),
-            export.is_stale,
-        )
-    )
+    exported = ("mining", "optimize", "evaluate")
+    stages.append(Stage("export", "export", export.run, exported, export.is_stale))
     return stages
 
 
@@ -92,7 +52,8 @@ def run_experiment(config: Config) -> str:
         config: The settings.
 
     Returns:
-        The table of results over all finished trials, or a line where there are none.
+        The table of results over the trials that are evaluated with these settings, or
+        a line where there are none.
 
     Raises:
         PmalError: If something the user can mend is wrong.
@@ -100,23 +61,22 @@ def run_experiment(config: Config) -> str:
     source = get_source(config.dataset)
     for trial in config.trials:
         open_set_split(source, config.protocol, trial)  # Fail before any work is done.
+    _check_folders(config)
     for trial in config.trials:
         run_trial(config, trial)
-    if not list(config.run_folder.glob("trial_*/result.json")):
-        return "No trial is evaluated yet."
-    return render_summary(summarise_experiment(config.run_folder))
+    evaluated = _evaluated_trials(config)
+    if not evaluated:
+        return "No trial is evaluated yet.\n"
+    return render_summary(summarise_experiment(config.run_folder, evaluated))
 
 
 def run_trial(config: Config, number: int) -> None:
     """Runs the wanted stages of one trial.
 
     Raises:
-        PmalError: If the run folder holds another configuration, a stage that is needed
-            is missing, or a finished one is damaged.
+        PmalError: If a stage that is needed is missing, or a finished one is damaged.
     """
-    trial = Trial(config, number)
-    _claim_folder(trial)
-    runner = _Runner(trial, {stage.folder: stage for stage in plan(config)})
+    runner = Runner(Trial(config, number), plan(config))
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(config.precision)
     try:
@@ -127,127 +87,59 @@ def run_trial(config: Config, number: int) -> None:
         keras.config.set_dtype_policy(policy)
 
 
-def _claim_folder(trial: Trial) -> None:
-    """Checks that the folder is of this configuration, and records it.
+def _check_folders(config: Config) -> None:
+    """Checks that the folders can be written and are of this configuration.
 
     Raises:
-        PmalError: If the folder cannot be written, or is of another configuration.
+        PmalError: If one cannot be written, or a trial that is not to be made anew was
+            made with other settings.
     """
-    config, path = trial.config, trial.folder / "config.json"
-    try:
-        trial.folder.mkdir(parents=True, exist_ok=True)
-        write_text(trial.folder / "writable.tmp", "")
-        (trial.folder / "writable.tmp").unlink()
-    except OSError as error:
-        raise PmalError(
-            "`workdir` must be a folder that can be written. Received: "
-            f"{trial.folder}: {error.strerror}. Choose another with --workdir."
-        ) from error
-    if path.exists() and not config.overwrite:
+    for flag, folder in (
+        ("workdir", config.run_folder),
+        ("export_dir", Path(config.export_dir)),
+    ):
+        try:
+            write_text(folder / "writable.tmp", "")
+            (folder / "writable.tmp").unlink()
+        except OSError as error:
+            raise PmalError(
+                f"`{flag}` must be a folder that can be written. Received: {folder}: "
+                f"{error.strerror}. Choose another with --{flag}."
+            ) from error
+    wanted = config.trained_settings
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    for number in _trials_in(config.run_folder):
+        path = config.run_folder / f"trial_{number}" / "config.json"
+        if not path.exists() or (config.overwrite and number in config.trials):
+            continue
         stored = read_json(path)
-        defaults = {f.name: f.default for f in dataclasses.fields(Config)}
-        relevant = _result_settings(config)
-        old = {name: stored.get(name, defaults[name]) for name in relevant}
-        changed = differences(old, relevant)
+        changed = differences({n: stored.get(n, defaults[n]) for n in wanted}, wanted)
         if changed:
             raise PmalError(
-                "A run folder holds one configuration. Received: another one for "
-                f"{trial.folder}, which differs in {'; '.join(changed)}. Choose a new "
-                "--experiment, or make stages anew with --overwrite."
+                "The trials of a run folder share one configuration. Received: another "
+                f"one than that of {path.parent}, which differs in "
+                f"{'; '.join(changed)}. Choose a new --experiment, or make stages anew "
+                "with --overwrite and --stages."
             )
-    write_json(path, dataclasses.asdict(config) | {"trial": trial.number})
-    only_this = dataclasses.replace(config, trials=(trial.number,), overwrite=False)
-    write_text(trial.folder / "flags.txt", only_this.to_flags())
-    write_json(trial.folder / "environment.json", describe_environment(config.seed))
 
 
-def _result_settings(config: Config) -> dict[str, Any]:
-    """Returns the settings that any result depends on."""
-    return config.inputs_of("evaluate")
+def _trials_in(folder: Path) -> list[int]:
+    """Returns the numbers of the trials that have a folder."""
+    names = (path.name for path in folder.glob("trial_*"))
+    found = (re.fullmatch(r"trial_(\d+)", name) for name in names)
+    return sorted(int(match[1]) for match in found if match)
 
 
-@dataclass(frozen=True)
-class _Runner:
-    """Runs the stages of a trial, skipping those that are finished.
-
-    Attributes:
-        trial: The trial.
-        stages: All stages of the plan, by folder.
-        hashes: Hash of each stage that is known to be finished and sound.
-    """
-
-    trial: Trial
-    stages: dict[str, Stage]
-    hashes: dict[str, str] = field(default_factory=dict)
-
-    def run(self, stage: Stage) -> None:
-        """Runs a stage, unless it is finished."""
-        trial, folder = self.trial, self.trial.folder / stage.folder
-        label = f"trial {trial.number}  {stage.folder}"
-        upstream = {name: self._finished(name) for name in stage.needs}
-        if trial.config.overwrite:
-            shutil.rmtree(folder, ignore_errors=True)
-        marker = Marker.read(folder)
-        if marker is not None and marker.upstream != upstream:
-            logging.info("%s: what it was made from has changed", label)
-        elif marker is not None and self._is_sound(stage, marker):
-            logging.info("%s: finished before (%.1f s), skipped", label, marker.seconds)
-            self.hashes[stage.folder] = marker.hash
-            return
-        logging.info("%s: starts", label)
-        # A marker of old must not vouch for files that are being made anew.
-        (folder / MARKER).unlink(missing_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        began = time.perf_counter()
-        made, facts = stage.run(trial)
-        outputs = {name: checksum(trial.folder / name) for name in made}
-        seconds = time.perf_counter() - began
-        marker = Marker(self._inputs(stage), upstream, outputs, seconds, facts)
-        marker.write(folder)
-        self.hashes[stage.folder] = marker.hash
-        logging.info("%s: done in %.1f s", label, seconds)
-
-    def _inputs(self, stage: Stage) -> dict[str, Any]:
-        """Returns what a stage's marker keeps of the settings."""
-        config = self.trial.config
-        return config.inputs_of(stage.kind) | {"trial": self.trial.number}
-
-    def _finished(self, name: str) -> str:
-        """Returns the hash of a stage that others read from.
-
-        Raises:
-            PmalError: If it is not finished, not sound, or older than what it was made
-                from.
-        """
-        if name in self.hashes:
-            return self.hashes[name]
-        stage = self.stages[name]
-        marker = Marker.read(self.trial.folder / name)
-        state = "is not finished"
-        if marker is not None and self._is_sound(stage, marker):
-            upstream = {need: self._finished(need) for need in stage.needs}
-            if marker.upstream == upstream:
-                self.hashes[name] = marker.hash
-                return marker.hash
-            state = "was made from stages that have changed since"
-        raise PmalError(
-            f"Every stage before the wanted ones must be finished. Received: {name} of "
-            f"{self.trial.folder}, which {state}. Name {stage.kind} in --stages too; "
-            "finished stages are skipped."
-        )
-
-    def _is_sound(self, stage: Stage, marker: Marker) -> bool:
-        """Tells whether a stage stands as it was made, with these settings.
-
-        Raises:
-            PmalError: If it was made with other settings, or its files were changed.
-        """
-        changed = differences(marker.inputs, self._inputs(stage))
-        if changed:
-            raise PmalError(
-                f"Stage {stage.folder} of {self.trial.folder} was made with other "
-                f"settings. Received: {'; '.join(changed)}. Choose a new --experiment, "
-                f"or make it anew with --overwrite --stages={stage.kind}."
-            )
-        marker.check_outputs(self.trial.folder)
-        return not stage.is_stale(self.trial, marker)
+def _evaluated_trials(config: Config) -> list[dict[str, Any]]:
+    """Returns the results that were made with these settings and still stand."""
+    results = []
+    for number in _trials_in(config.run_folder):
+        trial = Trial(config, number)
+        if not (trial.folder / "result.json").exists():
+            continue
+        try:
+            Runner(trial, plan(config)).finished("evaluate")
+            results.append(read_json(trial.folder / "result.json"))
+        except PmalError as error:
+            logging.warning("Trial %d is left out of the table. %s", number, error)
+    return results

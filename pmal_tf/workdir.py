@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pmal_tf.errors import PmalError
+from pmal_tf.errors import PmalError, first_line
 
 MARKER = "done.json"
 
@@ -38,27 +38,34 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file.
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
 
     Raises:
-        PmalError: If it is not JSON.
+        PmalError: If it does not.
     """
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise json.JSONDecodeError("not an object", "", 0)
+        return content
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise PmalError(
-            f"A record of the run is damaged; expected JSON. Received: {path}: "
-            f"{error}. Put a sound copy back, or start anew with --overwrite or "
-            "another --experiment."
+            "A record of the run is damaged; expected a JSON object. Received: "
+            f"{path}: {error}. Put a sound copy back, or choose a new --experiment."
         ) from error
 
 
-def checksum(path: Path) -> str:
-    """Returns the SHA-256 of a file, or of a folder's files with their names."""
+def checksum(path: Path, leave_out: tuple[str, ...] = ()) -> str:
+    """Returns the SHA-256 of a file, or of a folder's files with their names.
+
+    Args:
+        path: The file or folder.
+        leave_out: Names of files that do not count.
+    """
     digest = hashlib.sha256()
     inside = path.rglob("*") if path.is_dir() else [path]
-    files = sorted(file for file in inside if file.is_file())
+    files = sorted(f for f in inside if f.is_file() and f.name not in leave_out)
     for file in files:
         digest.update(str(file.relative_to(path)).encode())
         digest.update(file.read_bytes())
@@ -104,8 +111,12 @@ class Marker:
         write_json(folder / MARKER, {**vars(self), "hash": self.hash})
 
     @classmethod
-    def read(cls, folder: Path) -> Marker | None:
+    def read(cls, folder: Path, kind: str) -> Marker | None:
         """Returns the marker of a stage, or None where there is none.
+
+        Args:
+            folder: The stage's folder.
+            kind: The stage's name in `--stages`.
 
         Raises:
             PmalError: If it is damaged.
@@ -113,17 +124,25 @@ class Marker:
         path = folder / MARKER
         if not path.exists():
             return None
-        content = read_json(path)
-        names = cls.__dataclass_fields__
-        if not isinstance(content, dict) or not set(names) <= set(content):
+        try:
+            content = read_json(path)
+            marker = cls(**{name: content[name] for name in cls.__dataclass_fields__})
+            if marker.hash != content["hash"]:
+                raise ValueError("its hash is not that of its content")
+        except (KeyError, TypeError, ValueError) as error:
             raise PmalError(
-                f"A stage marker is damaged; expected the entries {list(names)}. "
-                f"Received: {path}. Remake the stage with --overwrite."
-            )
-        return cls(**{name: content[name] for name in names})
+                "The marker of a finished stage must stand as it was written. "
+                f"Received: {path}: {first_line(error)}. Put a sound copy back, or "
+                f"make the stage anew with --overwrite --stages={kind}."
+            ) from error
+        return marker
 
-    def check_outputs(self, trial_folder: Path) -> None:
+    def check_outputs(self, trial_folder: Path, kind: str) -> None:
         """Checks that everything the stage made is still as it was.
+
+        Args:
+            trial_folder: The trial's folder.
+            kind: The stage's name in `--stages`.
 
         Raises:
             PmalError: If a file is missing or was changed.
@@ -137,6 +156,6 @@ class Marker:
                 state = "has another checksum than when it was made"
             raise PmalError(
                 "A finished stage must keep its files as they were made. Received: "
-                f"{path} {state}. Put a sound copy back, or make the stage anew with "
-                "--overwrite."
+                f"{path} {state}. Put a sound copy back, or make the stage anew "
+                f"with --overwrite --stages={kind}."
             )

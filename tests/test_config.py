@@ -337,3 +337,29 @@ def test_a_recipe_has_the_defaults_of_the_settings_of_the_same_names():
     recipe = {field.name: field.default for field in dataclasses.fields(Recipe)}
     settings = {field.name: field.default for field in dataclasses.fields(Config)}
     assert recipe == {name: settings.get(name) for name in recipe}
+
+
+def test_allowed_names_are_those_that_exist():
+    """The config may not import their owners, so nothing else ties the lists."""
+    from pmal_tf.backbones.classifier import BACKBONES
+    from pmal_tf.data.sources import SOURCES
+    from pmal_tf.data.splits import PROTOCOLS
+    from pmal_tf.mining.robustness import TOPOLOGY_NORMS
+    from pmal_tf.training.model import PROTOTYPE_MODES
+
+    owners = {
+        "dataset": SOURCES,
+        "backbone": BACKBONES,
+        "protocol": PROTOCOLS,
+        "topology_norm": TOPOLOGY_NORMS,
+        "prototype_mode": PROTOTYPE_MODES,
+    }
+    allowed = {f.name: f.metadata["allowed"] for f in dataclasses.fields(Config)}
+    for name, owner in owners.items():
+        assert set(allowed[name]) == set(owner), name
+
+
+def test_control_stage_without_a_control_is_an_error():
+    with pytest.raises(PmalError, match="without --control"):
+        Config(stages=("control",))
+    assert Config(stages=("control",), control=True).wanted_stages == ("control",)

@@ -15,12 +15,18 @@ from pmal_tf.api import load_model
 from pmal_tf.config import Config
 from pmal_tf.errors import PmalError, TrainingDivergedError
 from pmal_tf.experiment import run_experiment
+from pmal_tf.stages import control, optimize
+from pmal_tf.training.checkpoints import EpochCheckpoint, list_checkpoints
+from pmal_tf.trial import Trial
 from pmal_tf.workdir import Marker
 
 STAGES = {
     *("pretrain_0", "pretrain_1", "mining", "optimize", "control", "evaluate"),
     "export",
 }
+
+
+STAGES_WITHOUT_CONTROL = ("pretrain", "mine", "optimize", "evaluate", "export")
 
 
 def tiny(folder, **changes):
@@ -213,6 +219,7 @@ def test_overwriting_too_little_names_what_is_old(run_copy, started):
     changed = tiny(run_copy, epochs=4, overwrite=True, stages=("optimize",))
     with pytest.raises(PmalError, match=r"pretrain_0.*epochs: 3 -> 4.*--stages=pretr"):
         run_experiment(changed)
+    run_experiment(tiny(run_copy))  # The refusal changed nothing.
     assert started == []
 
 
@@ -231,6 +238,7 @@ def test_a_stage_without_the_ones_before_it_is_refused(tmp_path):
         lambda trial: (trial / "optimize" / "done.json").write_text('{"inputs": {}'),
         lambda trial: (trial / "config.json").write_text("{"),
         lambda trial: (trial / "mining" / "done.json").write_text("[]"),
+        lambda trial: (trial / "config.json").write_text("[]"),
     ],
 )
 def test_damaged_run_folders_are_refused_with_a_sentence(run_copy, started, damage):
@@ -268,16 +276,170 @@ def test_other_images_than_before_are_refused(run_copy, monkeypatch):
         run_experiment(tiny(run_copy))
 
 
-def test_workdir_that_cannot_be_written_is_refused(tmp_path):
-    (tmp_path / "runs").write_text("a file is in the way")
-    with pytest.raises(PmalError, match=r"`workdir` must be a folder.*--workdir"):
+@pytest.mark.parametrize(
+    ("flag", "name"), [("workdir", "runs"), ("export_dir", "saved_models")]
+)
+def test_folders_that_cannot_be_written_are_refused_first(tmp_path, flag, name):
+    (tmp_path / name).write_text("a file is in the way")
+    with pytest.raises(PmalError, match=rf"`{flag}` must be a folder.*--{flag}"):
         run_experiment(tiny(tmp_path))
+    assert not (tmp_path / "runs" / "tiny" / "trial_0").exists()
 
 
 def test_trial_that_does_not_exist_is_refused_before_any_work(tmp_path):
     with pytest.raises(PmalError, match=r"0\.\.4\. Received: trial=7"):
         run_experiment(tiny(tmp_path, trials=(0, 7)))
     assert not (tmp_path / "runs").exists()
+
+
+def test_failure_while_overwriting_keeps_what_was_there(run_copy, started, monkeypatch):
+    def fail(_trial):
+        raise PmalError("no data today")
+
+    before = (trial_folder(run_copy) / "mining" / "prototypes.npz").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("pmal_tf.stages.mine.run", fail)
+        with pytest.raises(PmalError, match="no data today"):
+            run_experiment(
+                tiny(run_copy, epsilon=0.9, overwrite=True, stages=("mine",))
+            )
+    after = (trial_folder(run_copy) / "mining" / "prototypes.npz").read_bytes()
+    assert after == before
+    run_experiment(tiny(run_copy))
+    assert started == []
+
+
+def test_trials_of_one_experiment_share_one_configuration(run_copy, started):
+    with pytest.raises(PmalError, match=r"trial_0, which differs in .*epochs: 3 -> 1"):
+        run_experiment(tiny(run_copy, trials=(1,), epochs=1, protocol="paper"))
+    assert started == []
+
+
+def test_results_that_are_older_than_their_models_are_not_shown(run_copy, started):
+    changed = tiny(run_copy, margin=0.3)
+    table = run_experiment(
+        dataclasses.replace(changed, overwrite=True, stages=("optimize",))
+    )
+    assert started == ["optimize"]
+    assert table == "No trial is evaluated yet.\n"
+
+
+def test_control_and_reject_rate_can_be_changed_later(tmp_path, started):
+    without = tiny(tmp_path, control=False, stages=STAGES_WITHOUT_CONTROL)
+    assert "control" not in run_experiment(without)
+    started.clear()
+    table = run_experiment(tiny(tmp_path, reject_rate=0.1))
+    assert started == ["control", "evaluate", "export"]
+    assert "control (M^1 trained on)" in table
+    calibration = json.loads((trial_folder(tmp_path) / "calibration.json").read_text())
+    assert calibration["reject_rate"] == 0.1
+
+
+def test_checkpoints_made_from_other_prototypes_are_not_resumed(
+    run_copy, finished, monkeypatch
+):
+    """Killed in `optimize`, then mined anew: the same as never having been killed."""
+    optimize = trial_folder(run_copy) / "optimize"
+    shutil.rmtree(optimize)
+    monkeypatch.setattr(EpochCheckpoint.__init__, "__defaults__", (0.0,))
+
+    def killed(_model, _records):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pmal_tf.stages.optimize.finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(tiny(run_copy))
+    assert list_checkpoints(optimize)
+    again = tiny(run_copy, epsilon=0.99)
+    run_experiment(dataclasses.replace(again, overwrite=True, stages=("mine",)))
+    run_experiment(dataclasses.replace(again, stages=("optimize",)))
+    lines = (trial_folder(run_copy) / "metrics.jsonl").read_text().splitlines()
+    epochs = [json.loads(x)["epoch"] for x in lines if '"stage": "optimize"' in x]
+    assert epochs == [1, 2, 3]
+    first = json.loads(next(x for x in lines if '"stage": "optimize"' in x))
+    old = (trial_folder(finished[0]) / "metrics.jsonl").read_text().splitlines()
+    old_first = json.loads(next(x for x in old if '"stage": "optimize"' in x))
+    assert first["prototype_loss"] != old_first["prototype_loss"]
+    assert not list_checkpoints(optimize)
+
+
+def test_export_that_was_killed_before_its_marker_keeps_its_version(run_copy, started):
+    (trial_folder(run_copy) / "export" / "done.json").unlink()
+    run_experiment(tiny(run_copy))
+    assert started == ["export"]
+    versions = run_copy / "saved_models" / "tiny" / "trial_0"
+    assert [path.name for path in versions.iterdir()] == ["1"]
+
+
+def test_skipping_does_not_rewrite_the_record_of_the_environment(run_copy):
+    path = trial_folder(run_copy) / "environment.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 77'))
+    run_experiment(tiny(run_copy))
+    assert '"seed": 77' in path.read_text()
+
+
+def test_folders_that_are_not_trials_are_left_alone(run_copy):
+    other = run_copy / "runs" / "tiny" / "trial_0_old"
+    other.mkdir()
+    (other / "result.json").write_text("{}")
+    assert "(n = 1)" in run_experiment(tiny(run_copy))
+
+
+def test_every_model_is_what_its_name_says(finished):
+    """Seeds differ by model; each score file is of its own model."""
+    trial = trial_folder(finished[0])
+    spaces = [np.load(trial / "mining" / f"embedding_{u}.npy") for u in (0, 1)]
+    assert np.abs(spaces[0] - spaces[1]).max() > 0.01
+    loaded = Trial(tiny(finished[0]), 0)
+    for stage, name in (
+        ("pretrain_0", "scores_softmax"),
+        ("control", "scores_control"),
+    ):
+        classifier = load_model(trial / stage / "model.keras")
+        expected = classifier.predict(loaded.test.image, verbose=0).max(axis=1)
+        with np.load(trial / f"{name}.npz") as scores:
+            np.testing.assert_allclose(-scores["mls"], expected, atol=1e-5)
+
+
+def test_optimisation_and_control_start_from_m1_and_see_equal_batches(
+    finished, monkeypatch
+):
+    seen = {}
+
+    class StopError(Exception):
+        pass
+
+    def recorded(name):
+        def fit(model, pipeline, *_arguments, seed, **_options):
+            network = getattr(model, "network", model)
+            seen[name] = (pipeline.seed, seed, network.get_weights())
+            raise StopError
+
+        return fit
+
+    trial = Trial(tiny(finished[0]), 0)
+    for stage, fit in ((optimize, "fit_pmal"), (control, "fit_classifier")):
+        monkeypatch.setattr(stage, fit, recorded(stage))
+        with pytest.raises(StopError):
+            stage.run(trial)
+    (order, dropout, weights), other = seen[optimize], seen[control]
+    assert (order, dropout) == other[:2]
+    start = load_model(trial.folder / "pretrain_0" / "model.keras").get_weights()
+    for one, two, three in zip(weights, other[2], start, strict=True):
+        np.testing.assert_array_equal(one, three)
+        np.testing.assert_array_equal(two, three)
+    # The pre-training that made M^1 had an order of its own.
+    assert order != trial.pipeline("pretrain", 0).seed
+
+
+def test_other_seed_gives_other_weights_and_prototypes(finished, tmp_path):
+    run_experiment(tiny(tmp_path, seed=1, stages=("pretrain", "mine")))
+    one, other = (
+        np.load(trial_folder(folder) / "mining" / "embedding_0.npy")
+        for folder in (finished[0], tmp_path)
+    )
+    assert not np.array_equal(one, other)
 
 
 def test_divergence_names_stage_and_step_and_keeps_what_was_made(run_copy, started):
@@ -292,8 +454,6 @@ def test_models_load_without_custom_objects(finished):
     trial = trial_folder(finished[0])
     with np.load(trial / "scores.npz") as scores:
         known_scores = scores["dr"]
-    from pmal_tf.trial import Trial
-
     test = Trial(tiny(finished[0]), 0).test
     model = load_model(trial / "optimize" / "model.keras")
     np.testing.assert_allclose(model.score(test.image), known_scores, atol=1e-7)
@@ -338,8 +498,6 @@ np.savez(outputs, **{name: value.numpy() for name, value in answers.items()})
 
 
 def test_export_answers_alike_without_pmal_tf_and_keras(finished, tmp_path):
-    from pmal_tf.trial import Trial
-
     folder = finished[0]
     np.save(tmp_path / "images.npy", Trial(tiny(folder), 0).test.image)
     export = folder / "saved_models" / "tiny" / "trial_0" / "1"

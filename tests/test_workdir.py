@@ -117,14 +117,14 @@ def test_the_checksum_of_a_folder_depends_on_names_and_content(tmp_path):
 def test_a_marker_reads_back_as_it_was_written(tmp_path):
     marker = make_marker(outputs={"mining/prototypes.npz": "123"})
     marker.write(tmp_path / "mining")
-    assert Marker.read(tmp_path / "mining") == marker
-    assert Marker.read(tmp_path / "mining").hash == marker.hash
+    assert Marker.read(tmp_path / "mining", "mine") == marker
+    assert Marker.read(tmp_path / "mining", "mine").hash == marker.hash
     assert read_json(tmp_path / "mining" / MARKER)["hash"] == marker.hash
 
 
 def test_a_folder_without_a_marker_reads_as_none(tmp_path):
-    assert Marker.read(tmp_path) is None
-    assert Marker.read(tmp_path / "missing") is None
+    assert Marker.read(tmp_path, "mine") is None
+    assert Marker.read(tmp_path / "missing", "mine") is None
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_damaged_marker_is_an_error_that_names_the_file(content, tmp_path):
     path = tmp_path / MARKER
     path.write_text(content)
     with pytest.raises(PmalError, match=re.escape(str(path))):
-        Marker.read(tmp_path)
+        Marker.read(tmp_path, "mine")
 
 
 def test_a_marker_that_lacks_an_entry_is_damaged(tmp_path):
@@ -161,8 +161,17 @@ def test_a_marker_that_lacks_an_entry_is_damaged(tmp_path):
     content = read_json(path)
     del content["outputs"]
     path.write_text(json.dumps(content))
-    with pytest.raises(PmalError, match=r"marker is damaged.*outputs"):
-        Marker.read(tmp_path)
+    with pytest.raises(PmalError, match=r"must stand as it was written.*'outputs'"):
+        Marker.read(tmp_path, "mine")
+
+
+def test_a_marker_that_was_changed_by_hand_is_damaged(tmp_path):
+    make_marker().write(tmp_path)
+    content = read_json(tmp_path / MARKER)
+    content["inputs"] = ["not", "a", "dict"]
+    (tmp_path / MARKER).write_text(json.dumps(content))
+    with pytest.raises(PmalError, match=r"its hash is not.*--stages=mine"):
+        Marker.read(tmp_path, "mine")
 
 
 @pytest.fixture
@@ -179,21 +188,21 @@ def trial(tmp_path):
 def test_untouched_outputs_pass(trial):
     folder, marker = trial
     (folder / "unrelated.txt").write_text("is nobody's output")
-    marker.check_outputs(folder)
+    marker.check_outputs(folder, "mine")
 
 
 def test_a_missing_output_is_an_error_that_names_it(trial):
     folder, marker = trial
     (folder / "a.npz").unlink()
     with pytest.raises(PmalError, match=r"a\.npz is missing"):
-        marker.check_outputs(folder)
+        marker.check_outputs(folder, "mine")
 
 
 def test_a_changed_output_is_an_error_that_names_it(trial):
     folder, marker = trial
     (folder / "a.npz").write_bytes(b"arraz")
     with pytest.raises(PmalError, match=r"a\.npz has another checksum"):
-        marker.check_outputs(folder)
+        marker.check_outputs(folder, "mine")
 
 
 @pytest.mark.parametrize("change", ["edit", "add", "rename", "remove"])
@@ -209,7 +218,7 @@ def test_a_change_inside_an_output_folder_is_an_error(change, trial):
     else:
         inner.unlink()
     with pytest.raises(PmalError, match="export has another checksum"):
-        marker.check_outputs(folder)
+        marker.check_outputs(folder, "mine")
 
 
 def test_differences_name_what_was_changed_added_and_removed():

@@ -94,6 +94,13 @@ def check_arrays(image: np.ndarray, label: np.ndarray) -> None:
             "`images` must have shape [N, H, W, 3]; repeat a grey channel three times "
             f"first. Received: images.shape={image.shape}"
         )
+    if np.issubdtype(image.dtype, np.floating):
+        low, high = float(image.min()), float(image.max())
+        if not (np.isfinite([low, high]).all() and 0.0 <= low and 1.0 < high <= 255.0):
+            raise PmalError(
+                "`images` of floating-point numbers must lie on the 0-255 scale; the "
+                f"model scales them itself. Received: values from {low:g} to {high:g}"
+            )
     if label.shape != image.shape[:1] or not np.issubdtype(label.dtype, np.integer):
         raise PmalError(
             "`labels` must hold one integer per image. Received: "

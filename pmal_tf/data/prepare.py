@@ -1,6 +1,6 @@
 """Downloads a dataset: `python -m pmal_tf.data.prepare --dataset=cifar10`.
 
-The only code of the package that uses the network.
+No other command downloads anything.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pmal_tf.data.images import LabelledImages
-from pmal_tf.errors import PmalError
+from pmal_tf.errors import PmalError, first_line
 from pmal_tf.quiet import quiet_libraries
 
 _READ_BATCH = 1000
@@ -89,7 +89,7 @@ def load_split(
             )
         batches = list(dataset.prefetch(2).as_numpy_iterator())
     except (tf.errors.OpError, ParseError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise PmalError(
             f"Dataset {name!r} cannot be read; expected a complete copy as TensorFlow "
             f"Datasets prepares it. Received: {str(folder)!r}, split {split!r}: "
@@ -120,7 +120,7 @@ def download(name: str, data_dir: str | None) -> str:
     except Exception as error:  # Many libraries lie between here and the network.
         raise PmalError(
             f"Dataset {name!r} could not be downloaded to {str(root)!r}. Received: "
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0]}. Check the "
+            f"{type(error).__name__}: {first_line(error)}. Check the "
             "connection and run the command again, or copy a prepared "
             f"{name!r} folder there by hand."
         ) from error

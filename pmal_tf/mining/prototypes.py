@@ -20,7 +20,8 @@ class Prototypes:
     """Prototype images of K classes, padded to T per class.
 
     Attributes:
-        image: [K, T, H, W, 3] uint8, in order of selection; zeros where padded.
+        image: [K, T, H, W, 3] of the training images' type, in order of selection;
+            zeros where padded.
         mask: [K, T] boolean, False where a class has fewer than T prototypes.
         example_id: [K, T] strings, empty where padded.
         robustness: [K, T] float64, 0 where padded.
@@ -55,7 +56,7 @@ class Prototypes:
             mask[row, : len(chosen)] = True
         pixels = np.where(mask[..., None, None, None], image[padded], 0)
         return cls(
-            image=pixels.astype(np.uint8),
+            image=pixels.astype(image.dtype),
             mask=mask,
             example_id=np.where(mask, example_id[padded], ""),
             robustness=np.where(mask, robustness[padded], 0.0),
@@ -95,15 +96,14 @@ class Prototypes:
             dataset: Batches of `({"image", "example_index"}, label)`, or of
                 `(image, label)`, which cannot tell that a sample is a prototype itself.
             example_id: [N] ids of the training images that `example_index` counts;
-                by default their positions as strings.
+                by default the ids are their positions.
 
         Returns:
             Batches whose features also hold `prototype_image` [K, T, H, W, 3],
             `prototype_index` [K, T] and `prototype_mask` [K, T].
         """
         if example_id is None:
-            positions = np.where(self.mask, self.example_id, str(_PADDING))
-            index = positions.astype(np.int64)
+            index = self._positions()
         else:
             index = self.example_index(example_id)
         side_input = {
@@ -119,6 +119,22 @@ class Prototypes:
             return {**features, **side_input}, label
 
         return dataset.map(add)
+
+    def _positions(self) -> np.ndarray:
+        """Reads ids that are positions as numbers, [K, T] int64.
+
+        Raises:
+            PmalError: If an id is not a number.
+        """
+        try:
+            padded = np.where(self.mask, self.example_id, str(_PADDING))
+            return padded.astype(np.int64)
+        except ValueError as error:
+            raise PmalError(
+                "Prototypes of named images are found among the training images by "
+                "name; pass the names that `example_index` counts as `example_id`. "
+                f"Received: prototype {self.example_id[self.mask][0]!r} and no names"
+            ) from error
 
     def save(self, path: Path) -> None:
         """Writes one row per prototype, class by class in order of selection."""

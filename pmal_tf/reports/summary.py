@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pmal_tf.errors import PmalError
 from pmal_tf.evaluation.scores import RULES
 from pmal_tf.reports.paper import TABLE_1_PMAL
 from pmal_tf.reports.tables import markdown_table
-from pmal_tf.workdir import read_json, write_json, write_text
+from pmal_tf.workdir import write_json, write_text
 
 MODEL_NAMES = {
     "pmal": "PMAL",
@@ -23,23 +25,29 @@ _COLUMNS = (
 )
 
 
-def summarise_experiment(folder: Path) -> dict[str, Any]:
-    """Collects the trials' `result.json`, and writes `summary.json` and `summary.md`.
+def summarise_experiment(
+    folder: Path, results: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Averages the results of trials, and writes `summary.json` and `summary.md`.
 
     Args:
         folder: `runs/<experiment>`.
+        results: At least one content of a `result.json`, in order of trial.
 
     Returns:
         The content of `summary.json`: per model and metric the mean, the sample
         standard deviation (None for one trial), and n.
+
+    Raises:
+        PmalError: If the trials differ in more than their number.
     """
-    results = [
-        read_json(path)
-        for path in sorted(
-            folder.glob("trial_*/result.json"),
-            key=lambda path: int(path.parent.name.removeprefix("trial_")),
-        )
-    ]
+    for name in ("dataset", "backbone", "protocol", "seed", "epochs"):
+        values = sorted({str(result[name]) for result in results})
+        if len(values) > 1:
+            raise PmalError(
+                "Only trials of one configuration are averaged. Received: "
+                f"{name} {', '.join(values)} in {folder}"
+            )
     first = results[0]
     models = [m for m in MODEL_NAMES if all(m in r["models"] for r in results)]
     metrics = {
@@ -55,7 +63,8 @@ def summarise_experiment(folder: Path) -> dict[str, Any]:
         "backbone": first["backbone"],
         "protocol": first["protocol"],
         "trials": [result["trial"] for result in results],
-        "seeds": [result["seed"] for result in results],
+        "seed": first["seed"],
+        "epochs": first["epochs"],
         "models": metrics,
         "paper": TABLE_1_PMAL.get((first["backbone"], first["dataset"])),
     }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,18 +14,21 @@ import tensorflow as tf
 from pmal_tf.data.resize import resize_images
 from pmal_tf.distances import point_to_set_distance
 from pmal_tf.errors import PmalError
+from pmal_tf.mining.prototypes import Prototypes
 from pmal_tf.quiet import quiet_libraries
 from pmal_tf.training.model import PMALModel
+from pmal_tf.workdir import checksum, read_json, write_json
 
 UNKNOWN = "unknown"
+METADATA = "metadata.json"
 
 
 def export_saved_model(
     model: PMALModel,
-    folder: Path,
+    folder: str | Path,
+    prototypes: Prototypes,
     *,
     class_names: Sequence[str],
-    prototype_id: np.ndarray,
     threshold: float,
     metadata: dict | None = None,
 ) -> None:
@@ -41,8 +44,8 @@ def export_saved_model(
     Args:
         model: A trained model whose prototypes were refreshed.
         folder: The version folder to make, e.g. `saved_models/mine/1`.
+        prototypes: The prototypes that the model's bank was refreshed with.
         class_names: K names.
-        prototype_id: [K, T] example ids of the prototypes.
         threshold: Scores above it are unknown, on the `dr` scale.
         metadata: Further facts for `metadata.json`.
 
@@ -50,6 +53,7 @@ def export_saved_model(
         PmalError: If the folder exists, the names do not fit the model, or the bank is
             empty.
     """
+    folder = Path(folder)
     num_classes = model.bank.shape[0]
     if len(class_names) != num_classes:
         raise PmalError(
@@ -66,7 +70,7 @@ def export_saved_model(
             "A served version is never overwritten; choose the next number. "
             f"Received: folder={str(folder)!r}, which exists"
         )
-    facts = {
+    facts: dict[str, Any] = {
         "class_names": list(class_names),
         "rule": "dr",
         "threshold": threshold,
@@ -77,10 +81,19 @@ def export_saved_model(
     temporary = folder.with_name(f"writing_{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.parent.mkdir(parents=True, exist_ok=True)
-    _write(model, temporary, class_names, prototype_id, threshold)
-    text = json.dumps(facts, indent=2, allow_nan=False)
-    (temporary / "metadata.json").write_text(text + "\n")
+    _write(model, temporary, class_names, prototypes.example_id, threshold)
+    facts["sha256"] = checksum(temporary)
+    write_json(temporary / METADATA, facts)
     temporary.rename(folder)
+
+
+def is_intact(folder: Path) -> bool:
+    """Tells whether an exported version still is what was written."""
+    try:
+        facts = read_json(folder / METADATA)
+    except (OSError, PmalError):
+        return False
+    return facts.get("sha256") == checksum(folder, leave_out=(METADATA,))
 
 
 def _write(

@@ -1,7 +1,7 @@
 """The control: M^1 trained on with the plain loss, for as long as PMAL was.
 
 Most of what two-stage training gains may be the second stage's warm start; only against
-this model can one see what the prototypes added. Order, augmentation and dropout are
+this model can one see what the prototypes added. Order and augmentation are
 those of the optimisation.
 """
 

@@ -6,39 +6,49 @@ from pathlib import Path
 from typing import Any
 
 from pmal_tf.api import load_model
-from pmal_tf.serving.export import export_saved_model
+from pmal_tf.serving.export import METADATA, export_saved_model, is_intact
 from pmal_tf.stages.mine import load_prototypes
 from pmal_tf.trial import Trial
-from pmal_tf.workdir import Marker, checksum, read_json
+from pmal_tf.workdir import Marker, read_json
 
 
 def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
-    """Writes the next version of the SavedModel."""
+    """Writes the next version of the SavedModel, unless it is there already."""
     config, prototypes = trial.config, load_prototypes(trial)
+    evaluated = Marker.read(trial.folder / "evaluate", "evaluate")
+    made_from = evaluated.hash if evaluated else None
+    versions = sorted(
+        (path for path in _parent(trial).glob("*") if path.name.isdigit()),
+        key=lambda path: int(path.name),
+    )
+    # A run that was killed between the export and its marker left a good version.
+    if versions and is_intact(versions[-1]):
+        facts = read_json(versions[-1] / METADATA)
+        if facts.get("made_from") == made_from:
+            return [], {"version": versions[-1].name}
+    number = int(versions[-1].name) + 1 if versions else 1
+    folder = _parent(trial) / str(number)
     calibration = read_json(trial.folder / "calibration.json")
-    parent = _parent(trial)
-    versions = [int(path.name) for path in parent.glob("*") if path.name.isdigit()]
-    folder = parent / str(max(versions, default=0) + 1)
     export_saved_model(
         load_model(trial.folder / "optimize" / "model.keras"),
         folder,
+        prototypes,
         class_names=trial.split.known,
-        prototype_id=prototypes.example_id,
         threshold=calibration["rules"]["dr"]["threshold"],
         metadata={
             "dataset": config.dataset,
             "protocol": config.protocol,
             "trial": trial.number,
             "calibration": calibration,
+            "made_from": made_from,
         },
     )
-    return [], {"version": folder.name, "sha256": checksum(folder)}
+    return [], {"version": folder.name}
 
 
 def is_stale(trial: Trial, marker: Marker) -> bool:
     """Tells whether the exported version is gone, or not what was written."""
-    folder = _parent(trial) / marker.facts["version"]
-    return not folder.is_dir() or checksum(folder) != marker.facts["sha256"]
+    return not is_intact(_parent(trial) / marker.facts["version"])
 
 
 def _parent(trial: Trial) -> Path:

@@ -24,6 +24,7 @@ class EpochRecord(keras.callbacks.Callback):
             was cut short after its last checkpoint, are removed.
         epochs: Epochs in all.
         images_per_epoch: For the images per second.
+        log: Whether to say the line in the log too; a progress bar says it otherwise.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class EpochRecord(keras.callbacks.Callback):
         first_epoch: int,
         epochs: int,
         images_per_epoch: int,
+        log: bool,
     ) -> None:
         super().__init__()
         self.path = path
@@ -41,6 +43,7 @@ class EpochRecord(keras.callbacks.Callback):
         self.first_epoch = first_epoch
         self.epochs = epochs
         self.images_per_epoch = images_per_epoch
+        self.log = log
         self._began = 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -67,7 +70,7 @@ class EpochRecord(keras.callbacks.Callback):
         }
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
-        if not sys.stderr.isatty():
+        if self.log:
             values = "  ".join(f"{k} {v:.4f}" for k, v in (logs or {}).items())
             logging.info(
                 "%s  epoch %d/%d  %s  %.0f images/s",
@@ -78,7 +81,7 @@ class EpochRecord(keras.callbacks.Callback):
 def drop_records(path: Path, stage: str, first_epoch: int) -> None:
     """Removes a stage's lines after `first_epoch` epochs from `metrics.jsonl`.
 
-    A last line that was cut off in the middle is removed too.
+    Lines that are not records, e.g. one cut off in the middle, are removed too.
     """
     if not path.exists():
         return
@@ -88,13 +91,21 @@ def drop_records(path: Path, stage: str, first_epoch: int) -> None:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if not isinstance(record, dict) or not {"stage", "epoch"} <= set(record):
+            continue
         if record["stage"] != stage or record["epoch"] <= first_epoch:
             kept.append(line + "\n")
     write_text(path, "".join(kept))
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """A progress bar over the steps of each epoch, for a terminal."""
+    """A progress bar over the steps of each epoch, for a terminal.
+
+    Args:
+        stage: Name of the stage.
+        epochs: Epochs in all.
+        steps_per_epoch: Steps of each.
+    """
 
     def __init__(self, stage: str, epochs: int, steps_per_epoch: int) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from pmal_tf.errors import TrainingDivergedError
+from pmal_tf.errors import TrainingDivergedError, first_line
 
 _PATTERN = "epoch_*.weights.h5"
 _KEEP = 2
@@ -28,7 +28,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
         every_seconds: Least time between two.
     """
 
-    def __init__(self, folder: Path, every_seconds: float = 20.0) -> None:
+    def __init__(self, folder: Path, every_seconds: float = 5.0) -> None:
         super().__init__()
         self.folder = folder
         self.every_seconds = every_seconds
@@ -42,11 +42,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
         """
         if time.monotonic() - self._saved_at < self.every_seconds:
             return
-        for variable in self.model.trainable_variables:
-            if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
-                raise TrainingDivergedError(
-                    f"weight {variable.path} is not finite after epoch {epoch + 1}"
-                )
+        check_weights(self.model, f"after epoch {epoch + 1}")
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / "writing.weights.h5"
         self.model.save_weights(temporary)
@@ -54,6 +50,19 @@ class EpochCheckpoint(keras.callbacks.Callback):
         for old in list_checkpoints(self.folder)[_KEEP:]:
             old.unlink()
         self._saved_at = time.monotonic()
+
+
+def check_weights(model: keras.Model, when: str) -> None:
+    """Checks every weight, BatchNorm statistics included.
+
+    A loss can be finite and the step on it not.
+
+    Raises:
+        TrainingDivergedError: If one is not a finite number.
+    """
+    for variable in model.weights:
+        if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
+            raise TrainingDivergedError(f"weight {variable.path} is not finite {when}")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -77,9 +86,8 @@ def restore_newest(model: keras.Model, folder: Path) -> int:
     for path in list_checkpoints(folder):
         try:
             model.load_weights(path)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            logging.warning("Checkpoint %s cannot be read: %s", path, reason)
+        except Exception as error:  # h5py has many ways to say a file is damaged.
+            logging.warning("Checkpoint %s is damaged: %s", path, first_line(error))
             # Reading may have stopped half-way through the variables.
             for variable, value in zip(variables, fresh, strict=True):
                 variable.assign(value)

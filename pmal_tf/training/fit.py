@@ -17,6 +17,7 @@ from pmal_tf.mining.prototypes import Prototypes
 from pmal_tf.training.callbacks import EpochRecord, ProgressBar
 from pmal_tf.training.checkpoints import (
     EpochCheckpoint,
+    check_weights,
     list_checkpoints,
     remove_checkpoints,
     restore_newest,
@@ -24,6 +25,7 @@ from pmal_tf.training.checkpoints import (
 from pmal_tf.training.loop import train
 from pmal_tf.training.model import PMALModel
 from pmal_tf.training.recipe import Recipe
+from pmal_tf.workdir import write_atomically
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def _fit(
             callbacks=callbacks,
             jit=recipe.use_jit,
         )
+        check_weights(model, "after the last epoch")
     except TrainingDivergedError as error:
         if records is None:
             raise
@@ -143,6 +146,7 @@ def _callbacks(
 ) -> list[keras.callbacks.Callback]:
     """Returns the callbacks that keep a stage's records, in order."""
     steps = pipeline.steps_per_epoch
+    interactive = sys.stdout.isatty() and sys.stderr.isatty()
     callbacks: list[keras.callbacks.Callback] = [
         EpochRecord(
             records.metrics,
@@ -150,6 +154,7 @@ def _callbacks(
             first_epoch=first_epoch,
             epochs=recipe.epochs,
             images_per_epoch=steps * pipeline.images_per_batch,
+            log=not interactive,
         ),
         EpochCheckpoint(records.folder),
     ]
@@ -157,7 +162,7 @@ def _callbacks(
         callbacks.append(
             keras.callbacks.TensorBoard(records.tensorboard, write_graph=False)
         )
-    if sys.stderr.isatty():
+    if interactive:
         callbacks.append(ProgressBar(records.stage, recipe.epochs, steps))
     return callbacks
 
@@ -179,8 +184,6 @@ def finish(model: keras.Model, records: StageRecords) -> Path:
     Returns:
         The path of `model.keras`.
     """
-    from pmal_tf.workdir import write_atomically
-
     path = records.folder / "model.keras"
     write_atomically(path, model.save)
     remove_checkpoints(records.folder)

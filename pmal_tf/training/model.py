@@ -53,7 +53,9 @@ class PMALModel(keras.Model):
         prototype_gradient: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # Distances are computed in float32 whatever the policy: neither the inputs nor
+        # the bank may be rounded to half precision on the way.
+        super().__init__(autocast=False, **kwargs)
         if prototype_mode not in PROTOTYPE_MODES:
             raise PmalError(
                 f"`prototype_mode` must be one of {', '.join(PROTOTYPE_MODES)}. "
@@ -77,6 +79,7 @@ class PMALModel(keras.Model):
             shape=(num_classes, prototypes_per_class, dimension),
             initializer="zeros",
             dtype="float32",
+            autocast=False,
             trainable=False,
             name="prototype_embedding",
         )

@@ -1,9 +1,9 @@
-import json
 import math
 
 import numpy as np
 import pytest
 
+from pmal_tf.errors import PmalError
 from pmal_tf.reports.paper import TABLE_1_PMAL
 from pmal_tf.reports.sheets import contact_sheet
 from pmal_tf.reports.summary import render_summary, summarise_experiment
@@ -19,27 +19,22 @@ def make_result(trial, acc, auroc, models=("pmal", "softmax"), dataset="digits")
         "backbone": "oscri",
         "protocol": "neal",
         "trial": trial,
-        "seed": 10 + trial,
+        "seed": 10,
+        "epochs": 3,
         "models": {model: metrics for model in models},
     }
 
 
 @pytest.fixture
-def experiment(tmp_path):
-    def write(*results):
-        folder = tmp_path / "my_run"
-        for result in results:
-            path = folder / f"trial_{result['trial']}" / "result.json"
-            path.parent.mkdir(parents=True)
-            path.write_text(json.dumps(result))
-        return folder
+def summarise(tmp_path):
+    def run(*results):
+        return summarise_experiment(tmp_path / "my_run", results)
 
-    return write
+    return run
 
 
-def test_mean_and_deviation_over_two_trials_by_hand(experiment):
-    folder = experiment(make_result(0, 0.5, 0.75), make_result(1, 1.0, 0.25))
-    summary = summarise_experiment(folder)
+def test_mean_and_deviation_over_two_trials_by_hand(summarise):
+    summary = summarise(make_result(0, 0.5, 0.75), make_result(1, 1.0, 0.25))
     pmal = summary["models"]["pmal"]
     # The sample deviation of two numbers is their distance over sqrt(2).
     assert pmal["acc"] == {
@@ -52,54 +47,48 @@ def test_mean_and_deviation_over_two_trials_by_hand(experiment):
     assert pmal["pr.fpr95"] == {"mean": 0.25, "std": 0.0, "n": 2}
     assert set(summary["models"]) == {"pmal", "softmax"}
     assert summary["experiment"] == "my_run"
-    assert (summary["trials"], summary["seeds"]) == ([0, 1], [10, 11])
+    assert (summary["trials"], summary["seed"]) == ([0, 1], 10)
 
 
-def test_deviation_over_three_trials_is_the_samples(experiment):
+def test_deviation_over_three_trials_is_the_samples(summarise):
     values = [0.5, 0.7, 0.6]
-    folder = experiment(*(make_result(n, v, v) for n, v in enumerate(values)))
-    entry = summarise_experiment(folder)["models"]["pmal"]["acc"]
+    summary = summarise(*(make_result(n, v, v) for n, v in enumerate(values)))
+    entry = summary["models"]["pmal"]["acc"]
     assert entry["mean"] == pytest.approx(0.6)
     # ((0.1)^2 + (0.1)^2) / (3 - 1) = 0.01.
     assert entry["std"] == pytest.approx(0.1)
 
 
-def test_one_trial_has_no_deviation(experiment):
-    folder = experiment(make_result(3, 0.5, 0.75))
-    summary = summarise_experiment(folder)
+def test_one_trial_has_no_deviation(summarise, tmp_path):
+    summary = summarise(make_result(3, 0.5, 0.75))
     assert summary["models"]["pmal"]["acc"] == {"mean": 0.5, "std": None, "n": 1}
-    table = (folder / "summary.md").read_text().split("\n\n")[1]
+    table = (tmp_path / "my_run" / "summary.md").read_text().split("\n\n")[1]
     assert "±" not in table
     assert "| 50.0 |" in table
 
 
-def test_trials_stand_in_the_order_of_their_numbers(experiment):
-    folder = experiment(*(make_result(trial, 0.5, 0.5) for trial in (10, 2, 0)))
-    assert summarise_experiment(folder)["trials"] == [0, 2, 10]
-
-
-def test_a_model_that_only_some_trials_have_is_left_out(experiment):
-    folder = experiment(
+def test_a_model_that_only_some_trials_have_is_left_out(summarise):
+    summary = summarise(
         make_result(0, 0.5, 0.5, models=("pmal", "softmax", "control")),
         make_result(1, 0.5, 0.5, models=("pmal", "softmax")),
     )
-    assert set(summarise_experiment(folder)["models"]) == {"pmal", "softmax"}
+    assert set(summary["models"]) == {"pmal", "softmax"}
 
 
-def test_the_files_hold_what_is_returned(experiment):
-    folder = experiment(make_result(0, 0.5, 0.75), make_result(1, 1.0, 0.25))
-    summary = summarise_experiment(folder)
+def test_the_files_hold_what_is_returned(summarise, tmp_path):
+    folder = tmp_path / "my_run"
+    summary = summarise(make_result(0, 0.5, 0.75), make_result(1, 1.0, 0.25))
     assert read_json(folder / "summary.json") == summary
     assert (folder / "summary.md").read_text() == render_summary(summary)
 
 
-def test_a_second_summary_takes_new_trials_in(experiment, tmp_path):
-    folder = experiment(make_result(0, 0.5, 0.5))
-    summarise_experiment(folder)
-    path = folder / "trial_1" / "result.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps(make_result(1, 0.7, 0.5)))
-    assert summarise_experiment(folder)["models"]["pmal"]["acc"]["n"] == 2
+@pytest.mark.parametrize(
+    "change", [{"protocol": "paper"}, {"epochs": 9}, {"dataset": "mnist"}]
+)
+def test_trials_of_different_configurations_are_not_averaged(summarise, change):
+    other = {**make_result(1, 0.5, 0.5), **change}
+    with pytest.raises(PmalError, match=f"Received: {next(iter(change))} "):
+        summarise(make_result(0, 0.5, 0.5), other)
 
 
 def cells(table):
@@ -109,12 +98,11 @@ def cells(table):
     return rows[0], rows[2:]
 
 
-def test_the_table_is_in_percent_with_one_row_per_model(experiment):
+def test_the_table_is_in_percent_with_one_row_per_model(summarise):
     models = ("control", "softmax", "pmal")
-    folder = experiment(
-        make_result(0, 0.5, 0.75, models), make_result(1, 1.0, 0.25, models)
+    text = render_summary(
+        summarise(make_result(0, 0.5, 0.75, models), make_result(1, 1.0, 0.25, models))
     )
-    text = render_summary(summarise_experiment(folder))
     assert text.startswith(
         "my_run: digits, protocol `neal`, oscri, trials 0, 1 (n = 2)"
     )
@@ -131,16 +119,15 @@ def test_the_table_is_in_percent_with_one_row_per_model(experiment):
     ]
 
 
-def test_a_dataset_of_the_paper_gets_the_papers_row(experiment):
-    folder = experiment(make_result(0, 0.5, 0.75, dataset="cifar10"))
-    summary = summarise_experiment(folder)
+def test_a_dataset_of_the_paper_gets_the_papers_row(summarise):
+    summary = summarise(make_result(0, 0.5, 0.75, dataset="cifar10"))
     assert summary["paper"] == {"acc": 0.963, "auroc": 0.946}
     _, rows = cells(render_summary(summary))
     assert rows[-1] == ["PMAL in the paper", "96.3", "94.6", "", "", "", "", ""]
 
 
-def test_a_dataset_that_is_not_in_the_paper_gets_no_such_row(experiment):
-    summary = summarise_experiment(experiment(make_result(0, 0.5, 0.75)))
+def test_a_dataset_that_is_not_in_the_paper_gets_no_such_row(summarise):
+    summary = summarise(make_result(0, 0.5, 0.75))
     assert summary["paper"] is None
     _, rows = cells(render_summary(summary))
     assert [row[0] for row in rows] == ["PMAL", "softmax (M^1)"]

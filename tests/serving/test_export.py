@@ -10,7 +10,8 @@ import tensorflow as tf
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
 from pmal_tf.data.resize import resize_images
 from pmal_tf.errors import PmalError
-from pmal_tf.serving.export import export_saved_model
+from pmal_tf.mining.prototypes import Prototypes
+from pmal_tf.serving.export import export_saved_model, is_intact
 from pmal_tf.training.model import PMALModel
 
 CLASSES = ("cat", "dog", "ship")
@@ -18,15 +19,19 @@ IDS = np.array([["train_1", "train_2"], ["train_3", "train_4"], ["train_5", ""]]
 
 
 @pytest.fixture(scope="module")
-def model():
+def prototypes():
     rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, size=(3, 2, 8, 8, 3)).astype(np.uint8)
+    return Prototypes(images, IDS != "", IDS, np.ones(IDS.shape))
+
+
+@pytest.fixture(scope="module")
+def model(prototypes):
     keras.utils.set_random_seed(0)
     model = PMALModel(
         embedding_and_logits(build_classifier("oscri", (8, 8, 3), 3, width=0.1)), 2
     )
-    prototypes = rng.integers(0, 256, size=(3, 2, 8, 8, 3)).astype(np.uint8)
-    model.refresh_prototypes(prototypes, IDS != "")
-    model.prototypes = prototypes
+    model.refresh_prototypes(prototypes.image, prototypes.mask)
     return model
 
 
@@ -36,12 +41,12 @@ def images():
     return rng.integers(0, 256, size=(9, 8, 8, 3)).astype(np.float32)
 
 
-def export(model, folder, threshold):
+def export(model, prototypes, folder, threshold):
     export_saved_model(
         model,
         folder,
+        prototypes,
         class_names=CLASSES,
-        prototype_id=IDS,
         threshold=threshold,
         metadata={"trial": 0},
     )
@@ -55,8 +60,9 @@ def threshold(model, images):
 
 
 @pytest.fixture(scope="module")
-def loaded(model, threshold, tmp_path_factory):
-    return export(model, tmp_path_factory.mktemp("export") / "trial_0" / "1", threshold)
+def loaded(model, prototypes, threshold, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "trial_0" / "1"
+    return export(model, prototypes, folder, threshold)
 
 
 def serve(loaded, images, signature="serving_default"):
@@ -99,8 +105,8 @@ def test_served_answers_are_the_model_s(loaded, model, images, threshold):
     assert [name.decode() for name in served["class_name"]] == names
 
 
-def test_a_prototype_is_its_own_nearest(loaded, model):
-    images = model.prototypes[IDS != ""].astype(np.float32)
+def test_nearest_prototype_is_the_one_attended_to_most(loaded, model, prototypes):
+    images = prototypes.image[IDS != ""].astype(np.float32)
     served = serve(loaded, images)
     embedding = model.outputs(images)["embedding"]
     bank, mask = model.bank.numpy(), model.bank_mask.numpy()
@@ -124,9 +130,10 @@ def test_one_image_gets_the_answer_it_gets_in_a_batch(loaded, images):
     )
 
 
-def test_metadata_stands_beside_the_model(model, tmp_path):
-    export(model, tmp_path / "1", 0.25)
+def test_metadata_stands_beside_the_model(model, prototypes, tmp_path):
+    export(model, prototypes, tmp_path / "1", 0.25)
     metadata = json.loads((tmp_path / "1" / "metadata.json").read_text())
+    assert metadata.pop("sha256")
     assert metadata == {
         "class_names": list(CLASSES),
         "rule": "dr",
@@ -136,18 +143,45 @@ def test_metadata_stands_beside_the_model(model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
-def test_a_version_is_never_overwritten(model, tmp_path):
+def test_an_export_that_was_touched_is_not_intact(model, prototypes, tmp_path):
+    assert not is_intact(tmp_path / "1")
+    export(model, prototypes, tmp_path / "1", 0.25)
+    assert is_intact(tmp_path / "1")
+    variables = tmp_path / "1" / "variables" / "variables.index"
+    variables.write_bytes(variables.read_bytes() + b" ")
+    assert not is_intact(tmp_path / "1")
+
+
+def test_padding_is_never_the_nearest_prototype(prototypes, tmp_path):
+    # z is the mean colour. Class 2's one prototype points away from the image, and the
+    # zeros that pad it would be more similar; the other classes lie opposite.
+    image = keras.Input((8, 8, 3))
+    z = keras.layers.GlobalAveragePooling2D()(image)
+    classifier = keras.Model(image, keras.layers.Dense(3)(z))
+    model = PMALModel(embedding_and_logits(classifier), 2)
+    colours = np.array([[-200, -200, -200], [-200, -200, -200], [50, -80, 20]])
+    images = np.ones((3, 2, 8, 8, 3), np.float32) * colours[:, None, None, None]
+    model.refresh_prototypes(images, prototypes.mask)
+    query = np.full((1, 8, 8, 3), 100, np.float32)
+    served = serve(export(model, prototypes, tmp_path / "1", 0.5), query)
+    assert served["distance"].argmin() == 2
+    assert served["nearest_prototype"].tolist() == [b"train_5"]
+
+
+def test_a_version_is_never_overwritten(model, prototypes, tmp_path):
     (tmp_path / "1").mkdir()
     with pytest.raises(PmalError, match="never overwritten"):
-        export(model, tmp_path / "1", 0.5)
+        export(model, prototypes, tmp_path / "1", 0.5)
 
 
-def test_names_that_do_not_fit_and_an_empty_bank_are_errors(model, tmp_path):
+def test_names_that_do_not_fit_and_an_empty_bank_are_errors(
+    model, prototypes, tmp_path
+):
     with pytest.raises(PmalError, match="3 known classes"):
         export_saved_model(
-            model, tmp_path / "1", class_names="ab", prototype_id=IDS, threshold=0.5
+            model, tmp_path / "1", prototypes, class_names="ab", threshold=0.5
         )
     empty = PMALModel(model.network, 2)
     with pytest.raises(PmalError, match="refresh_prototypes"):
-        export(empty, tmp_path / "1", 0.5)
+        export(empty, prototypes, tmp_path / "1", 0.5)
     assert not list(tmp_path.iterdir())

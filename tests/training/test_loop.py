@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 
 import keras
 import numpy as np
@@ -82,12 +83,26 @@ def test_same_seed_gives_the_same_weights_and_another_does_not(pipeline):
     assert not np.array_equal(first.weights[0], third.weights[0])
 
 
+def test_dropout_differs_by_epoch_and_by_layer():
+    model = new_classifier()
+    states = {}
+    for epoch in (0, 1):
+        seed_dropout(model, 1, epoch)
+        states[epoch] = [
+            tuple(variable.numpy().tolist())
+            for variable in model.variables
+            if "seed" in variable.path
+        ]
+    assert len(states[0]) == 3
+    assert len({*states[0], *states[1]}) == 6
+
+
 class KilledError(Exception):
     """Stands for a kill in the middle of training."""
 
 
 def test_killed_training_goes_on_as_if_nothing_had_happened(
-    pipeline, tmp_path, monkeypatch
+    pipeline, tmp_path, monkeypatch, caplog
 ):
     uninterrupted, killed, resumed = (new_classifier() for _ in range(3))
     fit_classifier(uninterrupted, pipeline, RECIPE, seed=1)
@@ -105,9 +120,13 @@ def test_killed_training_goes_on_as_if_nothing_had_happened(
     with pytest.raises(KilledError):
         fit_classifier(killed, pipeline, RECIPE, seed=1, records=records)
     # The newest checkpoint is damaged: the one before serves, after epoch 2.
-    list_checkpoints(records.folder)[0].write_bytes(b"half a file")
+    newest, before = list_checkpoints(records.folder)
+    assert before.name == "epoch_00002.weights.h5"
+    newest.write_bytes(b"half a file")
     monkeypatch.setattr(EpochCheckpoint, "on_epoch_end", original)
-    fit_classifier(resumed, pipeline, RECIPE, seed=1, records=records)
+    with caplog.at_level(logging.INFO, logger="absl"):
+        fit_classifier(resumed, pipeline, RECIPE, seed=1, records=records)
+    assert "Going on after epoch 2 of 4" in caplog.text
 
     assert_same_weights(uninterrupted, resumed)
     lines = [json.loads(line) for line in records.metrics.read_text().splitlines()]
@@ -154,6 +173,19 @@ def test_weights_that_are_not_finite_are_not_saved(pipeline, tmp_path):
     with pytest.raises(TrainingDivergedError, match="conv_1"):
         callback.on_epoch_end(0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_last_step_that_breaks_the_weights_is_noticed(pipeline):
+    # The loss of a step is finite, and the weights it leaves are not: no further loss
+    # would tell. One epoch of one step.
+    recipe = Recipe(epochs=1, batch_size=20, learning_rate=1e39, schedule="constant")
+    with pytest.raises(TrainingDivergedError, match="after the last epoch"):
+        fit_classifier(
+            new_classifier(),
+            dataclasses.replace(pipeline, batch_size=20),
+            recipe,
+            seed=1,
+        )
 
 
 def test_records_after_the_checkpoint_are_dropped(tmp_path):

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import pmal_tf
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
+from pmal_tf.distances import point_to_set_distance
 from pmal_tf.errors import PmalError
 from pmal_tf.mining.prototypes import Prototypes
 from pmal_tf.training.model import PMALModel
@@ -239,6 +240,82 @@ def test_compile_fit_evaluate_predict_work_as_keras_users_expect(
         outputs["distance"], model.outputs(image)["distance"], atol=1e-6
     )
     np.testing.assert_array_equal(model.score(image), outputs["distance"].min(axis=1))
+
+
+def test_sample_weights_and_regularisers_count(linear_network, training):
+    plain = PMALModel(linear_network, WIDTH)
+    plain.compile(optimizer=keras.optimizers.SGD(0.1))
+    (features, label) = next(iter(batches_of(training)))
+    start = linear_network.get_weights()
+    plain.train_step((features, label, tf.zeros(8)))
+    for weight, before in zip(linear_network.get_weights(), start, strict=True):
+        np.testing.assert_array_equal(weight, before)
+    head = linear_network.get_layer("logits")
+    head.kernel_regularizer = keras.regularizers.L2(0.5)
+    head.kernel.regularizer = head.kernel_regularizer
+    plain.train_step((features, label, tf.zeros(8)))
+    # The gradient of 0.5 |W|^2 is W.
+    np.testing.assert_allclose(head.kernel, 0.9 * start[2], atol=1e-6)
+
+
+@pytest.fixture
+def trained_oscri(rng):
+    """A network with dropout, whose BatchNorm statistics are not those of a batch."""
+    keras.utils.set_random_seed(0)
+    classifier = build_classifier("oscri", (16, 16, 3), 3, width=0.1, dropout=0.5)
+    for _ in range(3):
+        classifier(rng.integers(0, 256, size=(8, 16, 16, 3)), training=True)
+    return embedding_and_logits(classifier)
+
+
+def test_inference_paths_use_no_batch_statistics_and_no_dropout(trained_oscri, rng):
+    image = rng.integers(0, 256, size=(6, 16, 16, 3)).astype(np.uint8)
+    selection = [np.array([0, 1]), np.array([2, 3]), np.array([4, 5])]
+    ids = np.arange(6).astype(str)
+    prototypes = Prototypes.from_selection(selection, image, ids, np.ones(6))
+    model = PMALModel(trained_oscri, WIDTH)
+    model.compile(optimizer="sgd")
+    model.refresh_prototypes(prototypes.image, prototypes.mask)
+    embedding = trained_oscri(image, training=False)["embedding"]
+    np.testing.assert_allclose(tf.reshape(model.bank, (6, -1)), embedding, atol=1e-6)
+    features = {"image": image, "example_index": np.arange(6)}
+    label = np.array([0, 0, 1, 1, 2, 2])
+    dataset = tf.data.Dataset.from_tensor_slices((features, label)).batch(6)
+    logs = model.evaluate(prototypes.attach(dataset), verbose=0, return_dict=True)
+    logits = trained_oscri(image, training=False)["logits"].numpy()
+    expected = -tf.nn.log_softmax(logits).numpy()[np.arange(6), label].mean()
+    assert logs["classification_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_does_not_round_the_bank_or_the_distances(policy, rng):
+    image = rng.integers(0, 256, size=(6, 16, 16, 3)).astype(np.uint8)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        keras.utils.set_random_seed(0)
+        classifier = build_classifier("oscri", (16, 16, 3), 3, width=0.2)
+        model = PMALModel(embedding_and_logits(classifier), WIDTH)
+    finally:
+        keras.config.set_dtype_policy(before)
+    model.refresh_prototypes(image.reshape(3, 2, 16, 16, 3), np.ones((3, 2), bool))
+    outputs = model.outputs(image)
+    exact = point_to_set_distance(
+        outputs["embedding"], model.bank.numpy(), np.ones((3, 2), bool)
+    )
+    np.testing.assert_allclose(outputs["distance"], exact, atol=1e-6)
+
+
+def test_padding_of_the_bank_is_masked(linear_network, training):
+    image, _label, prototypes = training
+    model = PMALModel(linear_network, WIDTH)
+    model.refresh_prototypes(prototypes.image, prototypes.mask)
+    np.testing.assert_array_equal(model.bank_mask.numpy(), prototypes.mask)
+    assert not prototypes.mask.all()
+    exact = point_to_set_distance(
+        model.outputs(image)["embedding"], model.bank.numpy(), prototypes.mask
+    )
+    np.testing.assert_allclose(model.outputs(image)["distance"], exact, atol=1e-6)
 
 
 def test_prototypes_are_at_no_distance_from_themselves(linear_network, training):

@@ -49,6 +49,7 @@ def test_recipe_builds_either_kind_of_decay():
     apart = Recipe(schedule="constant", decoupled_weight_decay=True)
     apart = apart.build_optimizer(10)
     assert (apart.coupled_weight_decay, apart.weight_decay) == (0.0, 5e-4)
+    assert coupled.epsilon == 1e-8  # PyTorch's; Keras's own is 1e-7.
     sgd = Recipe(optimizer="sgd", momentum=0.8).build_optimizer(10)
     assert isinstance(sgd, CoupledSGD)
     assert sgd.momentum == 0.8

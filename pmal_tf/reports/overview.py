@@ -1,0 +1,108 @@
+"""A picture of one trial: the mined prototypes, and how far unknown images lie.
+
+`python -m pmal_tf.reports.overview --trial=runs/cifar10_cpu/trial_0 --out=overview.png`
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from absl import app, flags
+
+from pmal_tf.errors import PmalError
+from pmal_tf.reports.sheets import contact_sheet
+from pmal_tf.workdir import read_json, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's blue and vermilion, which colour-blind readers can tell apart.
+_KNOWN_COLOUR, _UNKNOWN_COLOUR = "#0072B2", "#D55E00"
+_BINS = 60
+
+
+def draw_overview(trial: Path, out: Path) -> None:
+    """Draws the prototypes of every class beside the scores of all test images.
+
+    Args:
+        trial: A finished trial's run folder.
+        out: The PNG or SVG file to write.
+
+    Raises:
+        PmalError: If the trial is not evaluated.
+    """
+    needed = [trial / "result.json", trial / "scores.npz"]
+    needed.append(trial / "mining" / "prototypes.npz")
+    missing = [str(path) for path in needed if not path.exists()]
+    if missing:
+        raise PmalError(
+            f"`trial` must be the run folder of an evaluated trial. Received: {trial}, "
+            f"without {', '.join(missing)}"
+        )
+    from matplotlib.figure import Figure
+
+    result = read_json(trial / "result.json")
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    _draw_prototypes(left, trial / "mining" / "prototypes.npz", result["known"])
+    _draw_scores(right, trial / "scores.npz", result)
+    write_atomically(out, lambda path: figure.savefig(path, dpi=110))
+
+
+def _draw_prototypes(axes: Axes, path: Path, class_names: list[str]) -> None:
+    """Shows one row of prototypes per class, in order of selection."""
+    with np.load(path) as prototypes:
+        class_index, image = prototypes["class_index"], prototypes["image"]
+    per_class = np.bincount(class_index).max()
+    rows = np.full((len(class_names), per_class, *image.shape[1:]), 255, np.uint8)
+    for index in range(len(class_names)):
+        chosen = image[class_index == index]
+        rows[index, : len(chosen)] = chosen
+    flat = rows.reshape(-1, *image.shape[1:])
+    sheet = contact_sheet(flat, columns=per_class, scale=2)
+    axes.imshow(sheet, interpolation="nearest")
+    step = sheet.shape[0] / len(class_names)
+    axes.set_yticks(step * (np.arange(len(class_names)) + 0.5), class_names)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title("Mined prototypes, in order of selection")
+
+
+def _draw_scores(axes: Axes, path: Path, result: dict) -> None:
+    """Shows the distribution of the distance score of known and unknown images."""
+    with np.load(path) as scores:
+        score, is_unknown = scores["dr"], scores["is_unknown"]
+    bins = np.linspace(0.0, score.max(), _BINS).tolist()
+    for label, mask, colour in (
+        ("known classes", ~is_unknown, _KNOWN_COLOUR),
+        ("unknown classes", is_unknown, _UNKNOWN_COLOUR),
+    ):
+        axes.hist(
+            score[mask], bins, density=True, histtype="step", color=colour, label=label
+        )
+    auroc = result["models"]["pmal"]["dr"]["auroc"]
+    axes.set_title(f"Test images, AUROC {100 * auroc:.1f} %")
+    axes.set_xlabel("distance to the nearest prototype set")
+    axes.set_ylabel("density")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _main(argv: list[str]) -> None:
+    """Draws the picture that the flags ask for."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    try:
+        draw_overview(Path(flags.FLAGS.trial), Path(flags.FLAGS.out))
+    except PmalError as error:
+        sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("trial", None, "Run folder of a trial.", required=True)
+    flags.DEFINE_string("out", "overview.png", "The picture to write.")
+    app.run(_main)

@@ -1,0 +1,57 @@
+"""What the README says one can type, typed."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_python_examples_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    example, served = blocks("python")
+    code = [line for line in example.splitlines() if line.strip()]
+    assert len(code) < 15
+    exec(compile(example, "README", "exec"), {})
+    known, unknown = map(float, re.findall(r"known (\S+)", capsys.readouterr().out))
+    assert unknown > 1.5 * known
+    exec(compile(served, "README", "exec"), {})
+    assert re.search(r"b'([0-5]|unknown)'", capsys.readouterr().out)
+
+
+def test_arrays_come_from_tf_data_too():
+    import tensorflow as tf
+
+    import pmal_tf
+
+    images, labels = np.arange(24).reshape(2, 2, 2, 3), np.array([1, 0])
+    dataset = tf.data.Dataset.from_tensor_slices((images, labels))
+    collected = pmal_tf.as_arrays(dataset)
+    np.testing.assert_array_equal(collected[0], images)
+    np.testing.assert_array_equal(collected[1], labels)
+
+
+def test_every_path_that_the_documents_name_exists():
+    text = README + (ROOT / "CONTRIBUTING.md").read_text()
+    for path in re.findall(r"(?:experiments|tests|\.ci)/[\w./]+\w", text):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"`((?:\w+/)*\w+\.py)", README):
+        assert (ROOT / "pmal_tf" / path).exists(), path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.flags")))
+def test_flagfiles_tell_command_time_and_result(path):
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    text = "\n".join(head)
+    if path.stem.startswith("common"):
+        return
+    assert f"python -m pmal_tf.run --flagfile=experiments/{path.name}" in text
+    for word in ("hardware:", "time:", "result:", "paper:"):
+        assert word in text
