@@ -19,7 +19,7 @@ from pmal_tf.errors import PmalError
 from pmal_tf.seeds import derive_seed
 from pmal_tf.training.fit import StageRecords
 from pmal_tf.training.recipe import Recipe
-from pmal_tf.workdir import read_json, write_json
+from pmal_tf.workdir import MARKER, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Trial:
             },
         }
         path = self.folder / "data.json"
-        finished = (self.folder / "pretrain_0" / "done.json").exists()
+        finished = (self.folder / "pretrain_0" / MARKER).exists()
         if path.exists() and finished and read_json(path) != record:
             raise PmalError(
                 f"The images of {self.config.dataset} must be those that "

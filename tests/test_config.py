@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 from absl import flags
@@ -13,6 +14,8 @@ from pmal_tf.config import (
 )
 from pmal_tf.errors import PmalError
 from pmal_tf.training.recipe import Recipe
+
+FLAGFILES = sorted((Path(__file__).parent.parent / "experiments").glob("*.flags"))
 
 
 @pytest.fixture(scope="session")
@@ -363,3 +366,23 @@ def test_control_stage_without_a_control_is_an_error():
     with pytest.raises(PmalError, match="without --control"):
         Config(stages=("control",))
     assert Config(stages=("control",), control=True).wanted_stages == ("control",)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FLAGFILES if not path.stem.startswith("common")]
+)
+def test_flagfiles_that_ship_are_valid_and_name_their_experiment(parse, path):
+    config = parse(f"--flagfile={path}")
+    assert config.experiment == path.stem
+    assert path.stem.removesuffix("_cpu") == config.dataset
+    if path.stem.endswith("_cpu"):
+        assert config.control
+        assert config.protocol == "neal"
+
+
+@pytest.mark.parametrize("name", ["cifar10", "mnist"])
+def test_the_paper_s_recipe_is_the_default(parse, name):
+    path = next(path for path in FLAGFILES if path.stem == name)
+    config = parse(f"--flagfile={path}")
+    paper = Config(experiment=name, dataset=name, trials=(0, 1, 2, 3, 4))
+    assert config == paper

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from pmal_tf.api import load_model
 from pmal_tf.config import Config
 from pmal_tf.errors import PmalError, TrainingDivergedError
 from pmal_tf.experiment import run_experiment
+from pmal_tf.reports.overview import draw_overview
 from pmal_tf.stages import control, optimize
 from pmal_tf.training.checkpoints import EpochCheckpoint, list_checkpoints
 from pmal_tf.trial import Trial
@@ -482,6 +484,21 @@ def test_scratch_start_and_other_options_run(tmp_path):
     assert "control" not in table
     assert " ± " in table
     assert not (trial_folder(tmp_path).parent / "trial_3" / "tensorboard").exists()
+
+
+def test_overview_draws_the_trial(finished, tmp_path):
+    draw_overview(trial_folder(finished[0]), tmp_path / "overview.png")
+    image = matplotlib.image.imread(tmp_path / "overview.png")
+    assert image.shape[:2] == (462, 1100)
+    # Digits are grey, the two histograms are not.
+    colours = {
+        tuple(np.round(255 * pixel[:3]).astype(int))
+        for pixel in image[::3].reshape(-1, 4)
+    }
+    assert {(0, 114, 178), (213, 94, 0)} <= colours
+    with pytest.raises(PmalError, match=r"without .*result\.json"):
+        draw_overview(tmp_path, tmp_path / "other.png")
+    assert not (tmp_path / "other.png").exists()
 
 
 SERVE_ALONE = """
