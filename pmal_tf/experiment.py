@@ -118,8 +118,8 @@ def _check_folders(config: Config) -> None:
             raise PmalError(
                 "The trials of a run folder share one configuration. Received: another "
                 f"one than that of {path.parent}, which differs in "
-                f"{'; '.join(changed)}. Choose a new --experiment, or make stages anew "
-                "with --overwrite and --stages."
+                f"{'; '.join(changed)}. Choose a new --experiment, or make the stages "
+                "that depend on it anew with --overwrite --stages=..."
             )
 
 

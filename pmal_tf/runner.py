@@ -83,7 +83,7 @@ class Runner:
             marker = Marker.read(self._folder(stage), stage.kind)
         if marker is not None and marker.upstream != upstream:
             logging.info("%s: what it was made from has changed", label)
-        elif marker is not None and self._is_sound(stage, marker):
+        elif marker is not None and self._stands_as_made(stage, marker):
             logging.info("%s: finished before (%.1f s), skipped", label, marker.seconds)
             self._hashes[stage.folder] = marker.hash
             return
@@ -109,7 +109,7 @@ class Runner:
         if marker is not None:
             state = "was made with other settings or from stages that changed since"
             upstream = {need: self.finished(need) for need in stage.needs}
-            if marker.upstream == upstream and self._is_sound(stage, marker):
+            if marker.upstream == upstream and self._stands_as_made(stage, marker):
                 self._hashes[name] = marker.hash
                 return marker.hash
         raise PmalError(
@@ -127,7 +127,7 @@ class Runner:
         config = self.trial.config
         return config.inputs_of(stage.kind) | {"trial": self.trial.number}
 
-    def _is_sound(self, stage: Stage, marker: Marker) -> bool:
+    def _stands_as_made(self, stage: Stage, marker: Marker) -> bool:
         """Tells whether a stage stands as it was made, with these settings.
 
         Settings that only the evaluation depends on may change: it is cheap, and made
@@ -156,9 +156,15 @@ class Runner:
     ) -> Iterator[None]:
         """Prepares a stage's folder; after a failure all is as it was before.
 
-        A stage that is made anew moves what it replaces aside until it is done. A stage
-        that was cut short goes on from its checkpoints, if those were made from the
-        same things.
+        | the folder holds                   | then                                   |
+        |------------------------------------|----------------------------------------|
+        | a finished stage                   | it moves aside until the new one is    |
+        |                                    | done, and comes back if that fails     |
+        | a stage cut short, made from the   | it goes on from its checkpoints; a     |
+        | same things                        | failure leaves them                    |
+        | a stage cut short, made from other | it is removed                          |
+        | things, or --overwrite             |                                        |
+        | nothing                            | it is made                             |
         """
         folder = self._folder(stage)
         aside = folder.with_name(f"{folder.name}.old")

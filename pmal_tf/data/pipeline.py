@@ -82,7 +82,12 @@ class TrainingPipeline:
 
         epochs = tf.data.Dataset.range(first_epoch, last_epoch)
         stream = epochs.flat_map(examples_of_epoch)
-        return stream.map(assemble, num_parallel_calls=2).prefetch(4)
+        stream = stream.map(assemble, num_parallel_calls=2).prefetch(4)
+        # Nothing is left to tune, and the tuner's thread, asleep between its rounds,
+        # was seen to hold up the end of a stage for up to a minute.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return stream.with_options(options)
 
 
 def images_only(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -24,9 +24,10 @@ def diverse_subset(
     With the candidates sorted by robustness, "of higher robustness" is "j < i".
 
     Args:
-        logits: [n, K] centred logits of the candidates in Z^1, whose Euclidean distance
-            is the paper's Mahalanobis distance.
-        rank: [n] ranks from high to low robustness, each once.
+        logits: [n, K] centred logits of the candidates in Z^1
+            (`pmal_tf.distances.centred_logits`), whose Euclidean distance is the
+            paper's Mahalanobis distance.
+        rank: [n] ranks, each once; the lowest is the most robust candidate.
         wanted: Number T of prototypes.
         block_rows: Rows of the distance matrix held at once.
 

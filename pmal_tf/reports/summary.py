@@ -76,11 +76,12 @@ def summarise_experiment(
 def render_summary(summary: dict[str, Any]) -> str:
     """Renders a summary as a Markdown table, in percent."""
     trials = ", ".join(map(str, summary["trials"]))
+    several = len(summary["trials"]) > 1
+    spread = ", mean ± standard deviation over trials" if several else ""
     heading = (
         f"{summary['experiment']}: {summary['dataset']}, protocol "
         f"`{summary['protocol']}`, {summary['backbone']}, trials {trials} "
-        f"(n = {len(summary['trials'])}); percent, mean ± standard deviation over "
-        "trials.\n\n"
+        f"(n = {len(summary['trials'])}); percent{spread}.\n\n"
     )
     rows = [
         [MODEL_NAMES[model], *(_cell(metrics[name]) for _, name in _COLUMNS)]

@@ -83,7 +83,10 @@ def load_prototypes(trial: Trial) -> Prototypes:
 
 def _render_report(result: MiningResult) -> str:
     """Renders the mining report as a table."""
-    header = ["class", "images", "candidates", "relaxed", "prototypes", "robustness"]
+    header = [
+        *("class", "images", "candidates", "relaxed", "prototypes"),
+        "robustness min / median / max",
+    ]
     rows = [
         [
             entry.class_name,

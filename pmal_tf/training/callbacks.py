@@ -13,6 +13,9 @@ from absl import logging
 
 from pmal_tf.workdir import write_text
 
+# The bar must fit in 80 columns, or every refresh begins a new line.
+_BAR_METRICS = ("accuracy", "loss")
+
 
 class EpochRecord(keras.callbacks.Callback):
     """Appends a line per epoch to `metrics.jsonl`, and says it in the log.
@@ -117,14 +120,16 @@ class ProgressBar(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Opens the bar."""
         sys.stdout.write(f"{self.stage}  epoch {epoch + 1}/{self.epochs}\n")
-        names = [metric.name for metric in self.model.metrics]
         self._bar = keras.utils.Progbar(
-            self.steps_per_epoch, stateful_metrics=[*names, "loss"]
+            self.steps_per_epoch, width=20, stateful_metrics=_BAR_METRICS
         )
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         """Moves the bar."""
+        shown = [
+            (name, (logs or {})[name]) for name in _BAR_METRICS if name in (logs or {})
+        ]
         if self._bar is not None:
-            self._bar.update(batch + 1, list((logs or {}).items()))
+            self._bar.update(batch + 1, shown)

@@ -37,6 +37,9 @@ class PMALModel(keras.Model):
         prototype_gradient: Whether the gradient flows through the prototypes.
         **kwargs: Passed to `keras.Model`.
 
+    `call` works on tensors, inside Keras; `outputs` and `score` on arrays of any
+    length, batch by batch.
+
     Call returns: A dict of float32 tensors: `embedding` [batch, D], `logits`
     [batch, K], and `distance` [batch, K], the point-to-set distances in [0, 2]; larger
     means less like the class.
@@ -247,7 +250,7 @@ class PMALModel(keras.Model):
         label: tf.Tensor,
         sample_weight: tf.Tensor | None,
     ) -> dict[str, tf.Tensor]:
-        """Updates the metrics and returns their values."""
+        """Updates the metrics, each from the part of its name; returns their values."""
         for tracker in (
             self.loss_tracker,
             self.classification_tracker,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pmal_tf.data.augment import PADDING
-from pmal_tf.data.pipeline import TrainingPipeline
+from pmal_tf.data.pipeline import TrainingPipeline, images_only
 
 
 def make_pipeline(count=23, batch_size=5, seed=0, augment=False):
@@ -178,3 +178,16 @@ def test_augmentation_differs_by_epoch_and_leaves_the_order_alone():
 
 def test_an_empty_range_of_epochs_is_an_empty_stream():
     assert stream(make_pipeline(), 2, 2) == []
+
+
+def test_the_tuner_that_holds_up_the_end_of_a_stage_is_off():
+    pipeline = TrainingPipeline(
+        image=np.zeros((4, 2, 2, 3), np.uint8),
+        label=np.zeros(4, np.int32),
+        example_id=np.arange(4).astype(str),
+        batch_size=2,
+        seed=0,
+        augment=False,
+    )
+    batches = images_only(pipeline.batches(0, 1))
+    assert batches.options().autotune.enabled is False
