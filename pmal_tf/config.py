@@ -7,7 +7,6 @@ allowed values, and the first stage that depends on it.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from absl import flags
 
 from pmal_tf.errors import PmalError
 from pmal_tf.flagfiles import expand_flagfiles, experiment_name
+from pmal_tf.settings import Interval, check_setting, setting
 
 STAGES = ("pretrain", "mine", "optimize", "control", "evaluate", "export")
 
@@ -31,52 +31,9 @@ _DEPENDS_ON = {
 }
 
 
-@dataclass(frozen=True)
-class Interval:
-    """Numbers from `low` to `high`; None is no bound."""
-
-    low: float | None = None
-    high: float | None = None
-    open_low: bool = False
-    open_high: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        if not math.isfinite(value):
-            return False
-        above = self.low is None or (
-            value > self.low if self.open_low else value >= self.low
-        )
-        below = self.high is None or (
-            value < self.high if self.open_high else value <= self.high
-        )
-        return above and below
-
-    def __str__(self) -> str:
-        left = "(" if self.open_low or self.low is None else "["
-        right = ")" if self.open_high or self.high is None else "]"
-        low = "-inf" if self.low is None else f"{self.low:g}"
-        high = "inf" if self.high is None else f"{self.high:g}"
-        return f"{left}{low}, {high}{right}"
-
-
 _POSITIVE = Interval(low=0, open_low=True)
 _AT_LEAST_ONE = Interval(low=1)
 _NOT_NEGATIVE = Interval(low=0)
-
-
-def _setting(
-    default: Any,
-    text: str,
-    *,
-    stage: str | None = None,
-    allowed: Interval | tuple[str, ...] | None = None,
-) -> Any:
-    """Declares a field: default, help, the stage it first matters to, allowed values.
-
-    Fields without a stage never change a result.
-    """
-    metadata = {"help": text, "stage": stage, "allowed": allowed}
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -87,171 +44,171 @@ class Config:
         PmalError: If a value is not allowed.
     """
 
-    experiment: str = _setting(
+    experiment: str = setting(
         "", "Name of the run folder; by default the flagfile's stem, or the dataset."
     )
-    dataset: str = _setting(
+    dataset: str = setting(
         "digits",
         "Dataset to learn.",
         stage="pretrain",
         allowed=("digits", "mnist", "cifar10"),
     )
-    data_dir: str = _setting(
+    data_dir: str = setting(
         "",
         "Folder of prepared TensorFlow Datasets; by default TFDS_DATA_DIR, then "
         "~/tensorflow_datasets.",
     )
-    protocol: str = _setting(
+    protocol: str = setting(
         "paper",
         "Known and unknown classes: paper (4 known, 6 unknown) or neal (6 and 4).",
         stage="pretrain",
         allowed=("paper", "neal"),
     )
-    trials: tuple[int, ...] = _setting(
+    trials: tuple[int, ...] = setting(
         (0,), "Trials to run, e.g. 0,1,2.", allowed=_NOT_NEGATIVE
     )
-    stages: tuple[str, ...] = _setting(
+    stages: tuple[str, ...] = setting(
         STAGES, "Stages to run; finished ones are skipped.", allowed=STAGES
     )
-    seed: int = _setting(
+    seed: int = setting(
         0, "Seed of everything random.", stage="pretrain", allowed=_NOT_NEGATIVE
     )
-    workdir: str = _setting("runs", "Folder of run folders.")
-    export_dir: str = _setting("saved_models", "Folder of exported models.")
-    overwrite: bool = _setting(
+    workdir: str = setting("runs", "Folder of run folders.")
+    export_dir: str = setting("saved_models", "Folder of exported models.")
+    overwrite: bool = setting(
         False, "Make the stages named by --stages anew, whatever the run folder holds."
     )
-    tensorboard: bool = _setting(True, "Write TensorBoard events into the run folder.")
-    train_images_per_class: int = _setting(
+    tensorboard: bool = setting(True, "Write TensorBoard events into the run folder.")
+    train_images_per_class: int = setting(
         0,
         "Training images per known class, drawn by a hash of seed and id; 0 for all.",
         stage="pretrain",
         allowed=_NOT_NEGATIVE,
     )
-    augment: str = _setting(
+    augment: str = setting(
         "auto",
         "Shift by up to 4 pixels and mirror: auto (natural images only), on, off.",
         stage="pretrain",
         allowed=("auto", "on", "off"),
     )
-    backbone: str = _setting(
+    backbone: str = setting(
         "oscri", "Backbone network.", stage="pretrain", allowed=("oscri",)
     )
-    width: float = _setting(
+    width: float = setting(
         1.0,
         "Multiplier of the backbone's channels.",
         stage="pretrain",
         allowed=_POSITIVE,
     )
-    dropout: float = _setting(
+    dropout: float = setting(
         0.2,
         "Dropout rate of the backbone.",
         stage="pretrain",
         allowed=Interval(low=0, high=1, open_high=True),
     )
-    epochs: int = _setting(
+    epochs: int = setting(
         600, "Epochs of each training stage.", stage="pretrain", allowed=_AT_LEAST_ONE
     )
-    batch_size: int = _setting(
+    batch_size: int = setting(
         128, "Images per training step.", stage="pretrain", allowed=_AT_LEAST_ONE
     )
-    optimizer: str = _setting(
+    optimizer: str = setting(
         "adam", "Optimiser.", stage="pretrain", allowed=("adam", "sgd")
     )
-    learning_rate: float = _setting(
+    learning_rate: float = setting(
         0.01, "Learning rate at the start.", stage="pretrain", allowed=_POSITIVE
     )
-    momentum: float = _setting(
+    momentum: float = setting(
         0.9,
         "Adam's beta_1, or SGD's momentum.",
         stage="pretrain",
         allowed=Interval(low=0, high=1, open_high=True),
     )
-    weight_decay: float = _setting(
+    weight_decay: float = setting(
         5e-4, "Weight decay.", stage="pretrain", allowed=_NOT_NEGATIVE
     )
-    decoupled_weight_decay: bool = _setting(
+    decoupled_weight_decay: bool = setting(
         False, "Decay beside the gradient (AdamW), not in it.", stage="pretrain"
     )
-    schedule: str = _setting(
+    schedule: str = setting(
         "step",
         "Learning rate: step (divided by 10), cosine (to 0) or constant.",
         stage="pretrain",
         allowed=("step", "cosine", "constant"),
     )
-    drop_every: int = _setting(
+    drop_every: int = setting(
         120,
         "Epochs between drops of the step schedule.",
         stage="pretrain",
         allowed=_AT_LEAST_ONE,
     )
-    precision: str = _setting(
+    precision: str = setting(
         "float32",
         "Number type of the backbone's arithmetic.",
         stage="pretrain",
         allowed=("float32", "mixed_bfloat16", "mixed_float16"),
     )
-    jit: str = _setting(
+    jit: str = setting(
         "auto",
         "Compile training steps with XLA: on, off, or auto (where there is a GPU).",
         stage="pretrain",
         allowed=("auto", "on", "off"),
     )
-    num_models: int = _setting(
+    num_models: int = setting(
         2,
         "Number U of pre-trained classifiers.",
         stage="pretrain",
         allowed=Interval(low=2),
     )
-    epsilon: float = _setting(
+    epsilon: float = setting(
         0.7,
         "Candidates have at least this share of their class's best robustness.",
         stage="mine",
         allowed=Interval(low=0, high=1, open_low=True),
     )
-    prototypes_per_class: int = _setting(
+    prototypes_per_class: int = setting(
         10,
         "Number T of prototypes per class.",
         stage="mine",
         allowed=_AT_LEAST_ONE,
     )
-    topology_norm: str = _setting(
+    topology_norm: str = setting(
         "rms",
         "Exponent of Eq. 7: rms (divided by sqrt(N)) or literal (as printed).",
         stage="mine",
         allowed=("rms", "literal"),
     )
-    margin: float = _setting(
+    margin: float = setting(
         0.5,
         "Margin delta of Eq. 9.",
         stage="optimize",
         allowed=Interval(low=0, high=2),
     )
-    prototype_weight: float = _setting(
+    prototype_weight: float = setting(
         1.0, "Weight lambda_p of Eq. 10.", stage="optimize", allowed=_NOT_NEGATIVE
     )
-    prototype_mode: str = _setting(
+    prototype_mode: str = setting(
         "joint",
         "Prototypes pass through the network with the batch (joint) or by themselves "
         "in inference mode.",
         stage="optimize",
         allowed=("joint", "inference"),
     )
-    prototype_gradient: bool = _setting(
+    prototype_gradient: bool = setting(
         True, "Let the gradient flow through the prototypes.", stage="optimize"
     )
-    init: str = _setting(
+    init: str = setting(
         "pretrained",
         "Start of the optimisation: pretrained (M^1) or scratch.",
         stage="optimize",
         allowed=("pretrained", "scratch"),
     )
-    control: bool = _setting(
+    control: bool = setting(
         False,
         "Also train M^1 on with the plain loss, for a fair comparison.",
         stage="evaluate",
     )
-    reject_rate: float = _setting(
+    reject_rate: float = setting(
         0.05,
         "Share of known images that the exported model's threshold may reject.",
         stage="evaluate",
@@ -260,7 +217,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+            check_setting(field, getattr(self, field.name))
         if not self.experiment:
             object.__setattr__(self, "experiment", self.dataset)
         if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", self.experiment):
@@ -321,31 +278,6 @@ class Config:
             if value != "":
                 lines.append(f"--{field.name}={value}\n")
         return "".join(lines)
-
-
-def _check(field: dataclasses.Field, value: Any) -> None:
-    """Checks the type and range of one setting.
-
-    Raises:
-        PmalError: If the value is not allowed.
-    """
-    allowed = field.metadata["allowed"]
-    default: Any = field.default
-    listed = isinstance(default, tuple)
-    kind: type = type(default[0]) if listed else type(default)
-    # `type`, not `isinstance`: True is an int to Python, and no number to a user.
-    kinds = (float, int) if kind is float else (kind,)
-    items = value if listed and isinstance(value, tuple) else (value,)
-    for item in items:
-        good, expected = type(item) in kinds, f"be of type {kind.__name__}"
-        if good and isinstance(allowed, Interval):
-            good, expected = item in allowed, f"lie in {allowed}"
-        elif good and allowed is not None:
-            good, expected = item in allowed, f"be one of {', '.join(allowed)}"
-        if not good or (listed and not isinstance(value, tuple)):
-            raise PmalError(
-                f"`{field.name}` must {expected}. Received: {field.name}={item}"
-            )
 
 
 def define_flags() -> None:

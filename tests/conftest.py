@@ -6,9 +6,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_run import tiny
+
+from pmal_tf.experiment import run_experiment
+from pmal_tf.workdir import Marker
 
 # Two logical devices let one machine stand for two replicas; it can be set only before
 # TensorFlow starts up.
@@ -30,3 +36,31 @@ def tfds_data_dir():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A finished run; tests that change it work on a copy."""
+    folder = tmp_path_factory.mktemp("finished")
+    table = run_experiment(tiny(folder))
+    return folder, table
+
+
+@pytest.fixture
+def run_copy(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Names of the stages that were run, not skipped."""
+    names = []
+    write = Marker.write
+
+    def recorded(marker, folder):
+        names.append(folder.name)
+        write(marker, folder)
+
+    monkeypatch.setattr(Marker, "write", recorded)
+    return names

@@ -16,7 +16,7 @@ ALLOWED = {
     },
     "api": {"backbones", "data", "errors", "inference", "mining", "seeds", "training"},
     "backbones": {"errors"},
-    "config": {"errors", "flagfiles"},
+    "config": {"errors", "flagfiles", "settings"},
     "data": {"errors", "quiet"},
     "distances": set(),
     "environment": {"version"},
@@ -38,6 +38,7 @@ ALLOWED = {
     "serving": {
         *("data", "distances", "errors", "mining", "quiet", "training", "workdir")
     },
+    "settings": {"errors"},
     "stages": {
         *("api", "backbones", "evaluation", "mining", "reports", "serving"),
         *("training", "trial", "workdir"),
