@@ -1,7 +1,9 @@
 """The recipe of an experiment: the stages of each trial, then a summary.
 
-pretrain_<u> -> mine -> optimize -> evaluate -> export
-`---------> control --^
+An arrow leads from a stage to those that read what it made:
+
+    pretrain_<u> -> mine -> optimize -> evaluate -> export
+               `----------> control -----^
 """
 
 from __future__ import annotations
@@ -76,11 +78,12 @@ def run_trial(config: Config, number: int) -> None:
     Raises:
         PmalError: If a stage that is needed is missing, or a finished one is damaged.
     """
-    runner = Runner(Trial(config, number), plan(config))
+    stages = plan(config)
+    runner = Runner(Trial(config, number), stages)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(config.precision)
     try:
-        for stage in plan(config):
+        for stage in stages:
             if stage.kind in config.wanted_stages:
                 runner.run(stage)
     finally:

@@ -183,12 +183,12 @@ class Runner:
             for file in (self.trial.folder / name for name in _RECORDS)
             if file.exists()
         }
-        if not path.exists():
-            curves = self.trial.folder / "tensorboard" / stage.folder
-            shutil.rmtree(curves, ignore_errors=True)
-            write_json(path, started)
-        self._record_settings()
         try:
+            if not path.exists():
+                curves = self.trial.folder / "tensorboard" / stage.folder
+                shutil.rmtree(curves, ignore_errors=True)
+                write_json(path, started)
+            self._record_settings()
             yield
         except BaseException:
             if replaced:

@@ -138,6 +138,22 @@ def test_failure_while_overwriting_keeps_what_was_there(run_copy, started, monke
     assert started == []
 
 
+def test_failure_before_the_stage_itself_begins_loses_nothing_either(
+    run_copy, started, monkeypatch
+):
+    def disk_full(_seed):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pmal_tf.runner.describe_environment", disk_full)
+        with pytest.raises(OSError, match="no space left"):
+            run_experiment(
+                tiny(run_copy, epsilon=0.9, overwrite=True, stages=("mine",))
+            )
+    run_experiment(tiny(run_copy))
+    assert started == []
+
+
 def test_trials_of_one_experiment_share_one_configuration(run_copy, started):
     with pytest.raises(PmalError, match=r"trial_0, which differs in .*epochs: 3 -> 1"):
         run_experiment(tiny(run_copy, trials=(1,), epochs=1, protocol="paper"))
