@@ -24,6 +24,7 @@ from pmal_tf.seeds import derive_seed
 from pmal_tf.training.fit import fit_classifier, fit_pmal
 from pmal_tf.training.model import PMALModel
 from pmal_tf.training.recipe import Recipe
+from pmal_tf.types import Images
 
 
 def as_arrays(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -151,7 +152,7 @@ def train_pmal(
     return model
 
 
-def embed(classifier: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+def embed(classifier: keras.Model, images: Images) -> dict[str, np.ndarray]:
     """Returns `embedding` [N, D] and `logits` [N, K] in inference mode."""
     network = embedding_and_logits(classifier)
     return forward_in_batches(lambda batch: network(batch, training=False), images)

@@ -6,7 +6,9 @@ allowed values, and the first stage that depends on it.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from absl import flags
 
 from pmal_tf.errors import PmalError
 from pmal_tf.flagfiles import expand_flagfiles, experiment_name
-from pmal_tf.settings import Interval, check_setting, setting
+from pmal_tf.settings import Interval, check_setting, kind_of, setting
 
 STAGES = ("pretrain", "mine", "optimize", "control", "evaluate", "export")
 
@@ -51,18 +53,54 @@ class Config:
         "digits",
         "Dataset to learn.",
         stage="pretrain",
-        allowed=("digits", "mnist", "cifar10"),
+        allowed=(
+            *("digits", "mnist", "svhn", "cifar10", "cifar_plus_10", "cifar_plus_50"),
+            *("tiny_imagenet", "imagenet100", "imagenet200", "imagenet_lt", "folder"),
+        ),
     )
     data_dir: str = setting(
         "",
-        "Folder of prepared TensorFlow Datasets; by default TFDS_DATA_DIR, then "
-        "~/tensorflow_datasets.",
+        "Folder of prepared TensorFlow Datasets, by default TFDS_DATA_DIR, then "
+        "~/tensorflow_datasets; for --dataset=folder, the folder of images.",
+    )
+    cache_dir: str = setting(
+        "",
+        "Folder for images decoded once; by default $XDG_CACHE_HOME/pmal_tf or "
+        "~/.cache/pmal_tf.",
+    )
+    image_size: int = setting(
+        0,
+        "Side of the square images in pixels; 0 for the dataset's own.",
+        stage="pretrain",
+        allowed=_NOT_NEGATIVE,
     )
     protocol: str = setting(
         "paper",
-        "Known and unknown classes: paper (4 known, 6 unknown) or neal (6 and 4).",
+        "Known and unknown classes: paper (as its text says), neal (6 digits or "
+        "CIFAR-10 classes known and 4 not), arpl (CIFAR+10, CIFAR+50, TinyImageNet).",
         stage="pretrain",
-        allowed=("paper", "neal"),
+        allowed=("paper", "neal", "arpl"),
+    )
+    known_classes: tuple[str, ...] = setting(
+        (),
+        "Names of the known classes, separated by commas; all others of the protocol's "
+        "are unknown then. A name with a comma stands in double quotes.",
+        stage="pretrain",
+    )
+    held_out_classes: tuple[str, ...] = setting(
+        (),
+        "Classes of a folder of images that are not learnt but play the unknown.",
+        stage="pretrain",
+    )
+    unknown_dataset: str = setting(
+        "",
+        "Prepared dataset, NAME or NAME:SPLIT, of imagenet_lt's unknown images.",
+        stage="evaluate",
+    )
+    max_unreadable: int = setting(
+        0,
+        "Files of a folder of images that may be unreadable; they are passed over.",
+        allowed=_NOT_NEGATIVE,
     )
     trials: tuple[int, ...] = setting(
         (0,), "Trials to run, e.g. 0,1,2.", allowed=_NOT_NEGATIVE
@@ -91,8 +129,23 @@ class Config:
         stage="pretrain",
         allowed=("auto", "on", "off"),
     )
+    rand_augment: int = setting(
+        0,
+        "RandAugment operations per image, before shifting and mirroring; 0 for none.",
+        stage="pretrain",
+        allowed=_NOT_NEGATIVE,
+    )
+    rand_augment_magnitude: int = setting(
+        9,
+        "Strength of RandAugment's operations.",
+        stage="pretrain",
+        allowed=Interval(low=0, high=30),
+    )
     backbone: str = setting(
-        "oscri", "Backbone network.", stage="pretrain", allowed=("oscri",)
+        "oscri",
+        "Backbone network.",
+        stage="pretrain",
+        allowed=("oscri", "resnet50"),
     )
     width: float = setting(
         1.0,
@@ -230,12 +283,15 @@ class Config:
                 "`stages` may name the control only where there is one. Received: "
                 f"stages={','.join(self.stages)} without --control"
             )
-        for name in ("trials", "stages"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
+        for field in dataclasses.fields(self):
+            values = getattr(self, field.name)
+            if not isinstance(values, tuple):
+                continue
+            if len(set(values)) != len(values) or (field.default and not values):
+                least = "at least one value" if field.default else "values"
                 raise PmalError(
-                    f"`{name}` must list at least one value, each once. "
-                    f"Received: {name}={list(values)}"
+                    f"`{field.name}` must list {least}, each once. "
+                    f"Received: {field.name}={list(values)}"
                 )
 
     @property
@@ -256,7 +312,7 @@ class Config:
         """Returns the settings that a stage's result depends on."""
         depends_on = _DEPENDS_ON[stage]
         return {
-            field.name: getattr(self, field.name)
+            field.name: _as_json(getattr(self, field.name))
             for field in dataclasses.fields(self)
             if field.metadata["stage"] in depends_on
         }
@@ -272,7 +328,7 @@ class Config:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, tuple):
-                value = ",".join(map(str, value))
+                value = _as_list(value)
             elif isinstance(value, bool):
                 value = str(value).lower()
             if value != "":
@@ -338,10 +394,26 @@ def config_from_flags() -> Config:
     return Config(**values)
 
 
+def default_settings() -> dict[str, Any]:
+    """Returns every setting's default, as a JSON file holds it."""
+    return {f.name: _as_json(f.default) for f in dataclasses.fields(Config)}
+
+
+def _as_json(value: Any) -> Any:
+    """Returns a value as it comes back from a JSON file."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _as_list(values: tuple[Any, ...]) -> str:
+    """Writes values as absl reads a list: separated by commas, quoted where needed."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(values)
+    return text.getvalue()
+
+
 def _convert(field: dataclasses.Field, item: str) -> Any:
     """Converts one item of a list flag to the type of the default's items."""
-    default: Any = field.default
-    kind = type(default[0])
+    kind = kind_of(field)
     try:
         return kind(item.strip())
     except ValueError as error:

@@ -8,7 +8,6 @@ An arrow leads from a stage to those that read what it made:
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
 from pathlib import Path
@@ -17,15 +16,14 @@ from typing import Any
 import keras
 from absl import logging
 
-from pmal_tf.config import Config
-from pmal_tf.data.sources import get_source
-from pmal_tf.data.splits import open_set_split
+from pmal_tf.config import Config, default_settings
+from pmal_tf.data.splits import trials_of_equal_classes
 from pmal_tf.errors import PmalError
 from pmal_tf.reports.summary import render_summary, summarise_experiment
 from pmal_tf.runner import Runner, Stage
 from pmal_tf.stages import control, evaluate, export, mine, optimize, pretrain
 from pmal_tf.trial import Trial
-from pmal_tf.workdir import differences, read_json, write_text
+from pmal_tf.workdir import check_writable, differences, read_json
 
 
 def plan(config: Config) -> list[Stage]:
@@ -60,10 +58,15 @@ def run_experiment(config: Config) -> str:
     Raises:
         PmalError: If something the user can mend is wrong.
     """
-    source = get_source(config.dataset)
-    for trial in config.trials:
-        open_set_split(source, config.protocol, trial)  # Fail before any work is done.
+    # Fail before any work is done.
+    splits = [Trial(config, number).split for number in config.trials]
     _check_folders(config)
+    for group in trials_of_equal_classes((s.trial, s.known) for s in splits):
+        logging.warning(
+            "Trials %s of %s have the same known classes: their training differs by "
+            "seed only.",
+            *(", ".join(map(str, group)), config.dataset),
+        )
     for trial in config.trials:
         run_trial(config, trial)
     evaluated = _evaluated_trials(config)
@@ -102,15 +105,13 @@ def _check_folders(config: Config) -> None:
         ("export_dir", Path(config.export_dir)),
     ):
         try:
-            write_text(folder / "writable.tmp", "")
-            (folder / "writable.tmp").unlink()
+            check_writable(folder)
         except OSError as error:
             raise PmalError(
                 f"`{flag}` must be a folder that can be written. Received: {folder}: "
                 f"{error.strerror}. Choose another with --{flag}."
             ) from error
-    wanted = config.trained_settings
-    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    wanted, defaults = config.trained_settings, default_settings()
     for number in _trials_in(config.run_folder):
         path = config.run_folder / f"trial_{number}" / "config.json"
         if not path.exists() or (config.overwrite and number in config.trials):

@@ -65,7 +65,7 @@ def _read(file: Path, including: tuple[Path, ...]) -> list[str]:
     if resolved in including:
         raise PmalError(f"A flagfile may not include itself. Received: {file}")
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
         raise PmalError(

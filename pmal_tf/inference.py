@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
+from pmal_tf.types import Images
+
 Forward = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 
 
 def forward_in_batches(
-    forward: Forward, images: np.ndarray, batch_size: int = 256
+    forward: Forward, images: Images, batch_size: int = 256
 ) -> dict[str, np.ndarray]:
     """Applies a model to every image, in inference mode, dropping none.
 
@@ -21,7 +23,7 @@ def forward_in_batches(
     Args:
         forward: [batch, H, W, 3] images to a dict of [batch, ...] tensors; called
             inside a `tf.function`.
-        images: [N, H, W, 3], N >= 1.
+        images: [N, H, W, 3], N >= 1; in memory or on disk.
         batch_size: Images per call.
 
     Returns:

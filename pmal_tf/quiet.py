@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,3 +18,8 @@ def quiet_libraries() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+def quiet_tensorflow() -> None:
+    """Keeps TensorFlow's start-up messages off stderr; to be called before it loads."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging as standard_logging
-import os
 import sys
 
 from absl import app, flags, logging
 
 from pmal_tf import config as settings
 from pmal_tf.errors import PmalError
+from pmal_tf.quiet import quiet_tensorflow
 
 
 def main(argv: list[str]) -> None:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     )
     try:
         config = settings.config_from_flags()
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        quiet_tensorflow()
         # TensorFlow takes seconds to import; a mistake in the flags is told before.
         from pmal_tf.experiment import run_experiment
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from absl import logging
 
+from pmal_tf.config import default_settings
 from pmal_tf.environment import describe_environment
 from pmal_tf.errors import PmalError
 from pmal_tf.trial import Trial
@@ -87,6 +88,7 @@ class Runner:
             logging.info("%s: finished before (%.1f s), skipped", label, marker.seconds)
             self._hashes[stage.folder] = marker.hash
             return
+        self.trial.source.check()  # Before anything is touched.
         logging.info("%s: starts", label)
         with self._folder_of_its_own(stage, upstream):
             self._hashes[stage.folder] = self._make(stage, upstream, label)
@@ -137,8 +139,11 @@ class Runner:
             PmalError: If training or mining had other settings, or files were changed.
         """
         inputs, trained = self._inputs(stage), self.trial.config.trained_settings
+        # A setting that is newer than the marker had its default when it was made.
+        stored = {**default_settings(), **marker.inputs}
+        stored = {name: stored.get(name) for name in inputs}
         changed = differences(
-            {name: marker.inputs.get(name) for name in inputs if name in trained},
+            {name: stored[name] for name in inputs if name in trained},
             {name: inputs[name] for name in inputs if name in trained},
         )
         if changed:
@@ -148,7 +153,7 @@ class Runner:
                 f"or make it anew with --overwrite --stages={stage.kind}."
             )
         marker.check_outputs(self.trial.folder, stage.kind)
-        return marker.inputs == inputs and not stage.is_stale(self.trial, marker)
+        return stored == inputs and not stage.is_stale(self.trial, marker)
 
     @contextmanager
     def _folder_of_its_own(
@@ -179,7 +184,7 @@ class Runner:
         ):
             shutil.rmtree(folder, ignore_errors=True)
         records = {
-            file: file.read_text()
+            file: file.read_text(encoding="utf-8")
             for file in (self.trial.folder / name for name in _RECORDS)
             if file.exists()
         }

@@ -53,6 +53,14 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def kind_of(field: dataclasses.Field) -> type:
+    """Returns the type of a setting, or of a list's items; without any, str."""
+    default: Any = field.default
+    if not isinstance(default, tuple):
+        return type(default)
+    return type(default[0]) if default else str
+
+
 def check_setting(field: dataclasses.Field, value: Any) -> None:
     """Checks the type and range of one setting.
 
@@ -60,9 +68,8 @@ def check_setting(field: dataclasses.Field, value: Any) -> None:
         PmalError: If the value is not allowed.
     """
     allowed = field.metadata["allowed"]
-    default: Any = field.default
-    listed = isinstance(default, tuple)
-    kind: type = type(default[0]) if listed else type(default)
+    listed = isinstance(field.default, tuple)
+    kind = kind_of(field)
     # `type`, not `isinstance`: True is an int to Python, and no number to a user.
     kinds = (float, int) if kind is float else (kind,)
     items = value if listed and isinstance(value, tuple) else (value,)

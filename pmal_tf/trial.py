@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +10,26 @@ from absl import logging
 
 from pmal_tf.config import Config
 from pmal_tf.data.hashing import hash_ids
-from pmal_tf.data.images import LabelledImages, Source, take_per_class
+from pmal_tf.data.images import (
+    LabelledImages,
+    Source,
+    SourceOptions,
+    take_per_class,
+)
 from pmal_tf.data.pipeline import TrainingPipeline
-from pmal_tf.data.sources import get_source
+from pmal_tf.data.sources import open_source
 from pmal_tf.data.splits import OpenSetSplit, apply_split, open_set_split
 from pmal_tf.errors import PmalError
 from pmal_tf.seeds import derive_seed
 from pmal_tf.training.fit import StageRecords
 from pmal_tf.training.recipe import Recipe
 from pmal_tf.workdir import MARKER, read_json, write_json
+
+
+def source_options(config: Config) -> SourceOptions:
+    """Returns where an experiment's dataset lies and how it is read."""
+    names = SourceOptions.__dataclass_fields__
+    return SourceOptions(**{name: getattr(config, name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -42,12 +52,15 @@ class Trial:
     @cached_property
     def source(self) -> Source:
         """The dataset."""
-        return get_source(self.config.dataset)
+        return open_source(self.config.dataset, source_options(self.config))
 
     @cached_property
     def split(self) -> OpenSetSplit:
         """The known and unknown classes."""
-        return open_set_split(self.source, self.config.protocol, self.number)
+        config = self.config
+        return open_set_split(
+            self.source, config.protocol, self.number, config.known_classes
+        )
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -62,17 +75,17 @@ class Trial:
         Raises:
             PmalError: If they are not the images of the stages made before.
         """
-        train, test = self.source.load(self.config.data_dir or None)
-        train, test = apply_split(self.source, self.split, train, test)
+        train, test = apply_split(self.source, self.split, *self.source.load())
         rank = hash_ids(train.example_id, "subset", self.config.seed)
         train = take_per_class(train, self.config.train_images_per_class, rank)
+        train, test = train.in_memory(), test.in_memory()
         unknown = int(test.is_unknown.sum())
         record = {
-            "training": {"images": len(train), "sha256": _fingerprint(train)},
+            "training": {"images": len(train), "sha256": train.fingerprint},
             "test": {
                 "known": len(test) - unknown,
                 "unknown": unknown,
-                "sha256": _fingerprint(test),
+                "sha256": test.fingerprint,
             },
         }
         path = self.folder / "data.json"
@@ -120,6 +133,8 @@ class Trial:
             batch_size=self.config.batch_size,
             seed=self.seed("order", *purpose),
             augment=self.source.natural if augment == "auto" else augment == "on",
+            rand_augment=self.config.rand_augment,
+            rand_augment_magnitude=self.config.rand_augment_magnitude,
         )
 
     def records(self, stage: str) -> StageRecords:
@@ -131,11 +146,3 @@ class Trial:
             metrics=self.folder / "metrics.jsonl",
             tensorboard=tensorboard if self.config.tensorboard else None,
         )
-
-
-def _fingerprint(images: LabelledImages) -> str:
-    """Returns a hash of pixels, labels and ids."""
-    digest = hashlib.sha256(images.image.tobytes())
-    digest.update(images.label.tobytes())
-    digest.update("\n".join(images.example_id).encode())
-    return digest.hexdigest()

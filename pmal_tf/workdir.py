@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -28,9 +29,26 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     os.replace(temporary, path)
 
 
+def check_writable(folder: Path) -> None:
+    """Writes into a folder and leaves all as it was.
+
+    Raises:
+        OSError: If it cannot be made or written.
+    """
+    new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    probe = folder / "writable.tmp"
+    write_text(probe, "")
+    probe.unlink()
+    for parent in new:
+        with contextlib.suppress(OSError):  # Another run may have begun to use it.
+            parent.rmdir()
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_atomically(
+        path, lambda temporary: temporary.write_text(text, encoding="utf-8")
+    )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -45,7 +63,7 @@ def read_json(path: Path) -> dict[str, Any]:
         PmalError: If it does not.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise json.JSONDecodeError("not an object", "", 0)
         return content

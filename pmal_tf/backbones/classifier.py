@@ -8,9 +8,13 @@ import keras
 import tensorflow as tf
 
 from pmal_tf.backbones.oscri import oscri
+from pmal_tf.backbones.resnet50 import resnet50
 from pmal_tf.errors import PmalError
 
-BACKBONES: dict[str, Callable[..., keras.Model]] = {"oscri": oscri}
+BACKBONES: dict[str, Callable[..., keras.Model]] = {
+    "oscri": oscri,
+    "resnet50": resnet50,
+}
 
 
 def build_classifier(

@@ -1,13 +1,18 @@
-"""Labelled images in memory, the form every data source delivers."""
+"""Labelled images, the form every data source delivers."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from pmal_tf.data.stored_images import StoredImages
 from pmal_tf.errors import PmalError
+
+# Bytes of images on disk that are read into memory for good.
+_MOST_IN_MEMORY = 2**30
 
 
 @dataclass(frozen=True)
@@ -15,13 +20,13 @@ class LabelledImages:
     """Images with a label and a stable name each.
 
     Attributes:
-        image: [N, H, W, 3] uint8.
+        image: [N, H, W, 3] uint8, in memory or on disk.
         label: [N] int32. From a source: the dataset's label. After the open-set split:
             the class index in [0, K), and -1 for unknown classes.
         example_id: [N] strings that do not depend on how a copy was stored.
     """
 
-    image: np.ndarray
+    image: np.ndarray | StoredImages
     label: np.ndarray
     example_id: np.ndarray
 
@@ -30,9 +35,42 @@ class LabelledImages:
 
     def take(self, index: np.ndarray) -> LabelledImages:
         """Returns the images at the given positions, or where a mask is True."""
+        if isinstance(self.image, StoredImages):
+            image: np.ndarray | StoredImages = self.image.take(index)
+        else:
+            image = self.image[index]
+        return LabelledImages(image, self.label[index], self.example_id[index])
+
+    def followed_by(self, other: LabelledImages) -> LabelledImages:
+        """Returns these images and then others; both in memory, or both on disk."""
+        if isinstance(self.image, StoredImages) and isinstance(
+            other.image, StoredImages
+        ):
+            image: np.ndarray | StoredImages = self.image.followed_by(other.image)
+        else:
+            image = np.concatenate([self.image[:], other.image[:]])
         return LabelledImages(
-            self.image[index], self.label[index], self.example_id[index]
+            image,
+            np.concatenate([self.label, other.label]),
+            np.concatenate([self.example_id, other.example_id]),
         )
+
+    def in_memory(self) -> LabelledImages:
+        """Returns the images in memory, unless they take more than 1 GiB there."""
+        if isinstance(self.image, np.ndarray) or self.image.nbytes > _MOST_IN_MEMORY:
+            return self
+        return LabelledImages(self.image[:], self.label, self.example_id)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of pixels, labels and ids."""
+        if isinstance(self.image, StoredImages):
+            digest = hashlib.sha256(self.image.fingerprint.encode())
+        else:
+            digest = hashlib.sha256(self.image.tobytes())
+        digest.update(self.label.tobytes())
+        digest.update("\n".join(self.example_id).encode())
+        return digest.hexdigest()
 
     @property
     def is_unknown(self) -> np.ndarray:
@@ -41,27 +79,71 @@ class LabelledImages:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A dataset that can be split into known and unknown classes.
+class SourceOptions:
+    """Where a dataset lies and how it is read.
 
-    To add one, write a file that makes a `Source` and name it in
-    `pmal_tf.data.sources`.
+    Attributes:
+        data_dir: Folder of prepared datasets, or of the user's images; empty: the
+            default.
+        cache_dir: Folder for decoded images; empty: the default.
+        image_size: Side of the square images in pixels; 0: the dataset's own.
+        max_unreadable: How many files of a folder of images may be unreadable.
+        held_out_classes: Classes of a folder of images that play the unknown.
+        unknown_dataset: Prepared dataset whose images play the unknown, for datasets
+            that have none of their own.
+    """
+
+    data_dir: str = ""
+    cache_dir: str = ""
+    image_size: int = 0
+    max_unreadable: int = 0
+    held_out_classes: tuple[str, ...] = ()
+    unknown_dataset: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset that is at hand and can be split into known and unknown classes.
 
     Attributes:
         name: The value of `--dataset`.
         class_names: Name of each dataset label, in ascending order of label.
-        split_list: Dataset whose published split lists apply.
         natural: Whether images may be mirrored and shifted in training.
-        load: `load(data_dir)` reads the whole dataset, as train and test images.
-        prepare: `prepare(data_dir)` downloads it, and returns a line on where it is.
+        load: Reads the whole dataset, as train and test images.
+        check: Raises a `PmalError` if the images are not there.
+        own_split: Known and unknown classes, of a dataset that brings its own split;
+            None: the published lists apply.
+        own_protocol: What results name as the protocol of that split.
+        unknown_is_estimate: Whether the unknown classes are held out of those that a
+            served model would know, so that rejecting them is only an estimate.
     """
 
     name: str
     class_names: tuple[str, ...]
-    split_list: str
     natural: bool
-    load: Callable[[str | None], tuple[LabelledImages, LabelledImages]]
-    prepare: Callable[[str | None], str]
+    load: Callable[[], tuple[LabelledImages, LabelledImages]]
+    check: Callable[[], object] = lambda: None
+    own_split: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    own_protocol: str = ""
+    unknown_is_estimate: bool = False
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What `--dataset` names: how to open it, and how to get it.
+
+    To add one, write a file that makes a `Dataset` and name it in
+    `pmal_tf.data.sources`.
+
+    Attributes:
+        name: The value of `--dataset`.
+        open: Tells its classes; reads no images yet.
+        prepare: Downloads it, and returns a line on where it lies.
+    """
+
+    name: str
+    open: Callable[[SourceOptions], Source]
+    prepare: Callable[[SourceOptions], str]
 
 
 def take_per_class(

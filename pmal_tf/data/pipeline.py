@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,31 +10,37 @@ import tensorflow as tf
 
 from pmal_tf.data.augment import crop_and_flip, crop_and_flip_parameters
 from pmal_tf.data.hashing import GOLDEN_GAMMA, hash_ids, stir_tensor
+from pmal_tf.data.rand_augment import rand_augment
+from pmal_tf.data.stored_images import StoredImages
 
 
 @dataclass(frozen=True)
 class TrainingPipeline:
-    """Shuffled, augmented batches of in-memory images, epoch after epoch.
+    """Shuffled, augmented batches of images, epoch after epoch.
 
     The order and the augmentation of an epoch depend on (seed, epoch, example id) and
     on nothing else, so a run that goes on from epoch 7 sees what it would have seen.
 
     Attributes:
-        image: [N, H, W, 3] uint8.
+        image: [N, H, W, 3] uint8, in memory, or read from disk batch by batch.
         label: [N] class indices.
         example_id: [N] strings.
         batch_size: Images per batch; at most N are taken. The last, smaller batch of an
             epoch is dropped, and other images fall in it in the next.
         seed: Seed of order and augmentation.
         augment: Whether to shift and mirror.
+        rand_augment: RandAugment operations per image, before shifting and mirroring.
+        rand_augment_magnitude: Their strength, 0 to 30.
     """
 
-    image: np.ndarray
+    image: np.ndarray | StoredImages
     label: np.ndarray
     example_id: np.ndarray
     batch_size: int
     seed: int
     augment: bool
+    rand_augment: int = 0
+    rand_augment_magnitude: int = 9
 
     @property
     def images_per_batch(self) -> int:
@@ -53,8 +60,8 @@ class TrainingPipeline:
             int64}, label [batch] int32)`; `example_index` is the position in the
             arrays.
         """
+        gather_images = self._image_gatherer()
         with tf.device("CPU"):
-            image = tf.constant(self.image)
             label = tf.constant(self.label, tf.int32)
             identity = tf.constant(hash_ids(self.example_id, "order", self.seed))
 
@@ -72,11 +79,7 @@ class TrainingPipeline:
 
         def assemble(chosen: dict[str, tf.Tensor]) -> tuple[dict, tf.Tensor]:
             index = chosen["index"]
-            pixels = tf.gather(image, index)
-            if self.augment:
-                pixels = crop_and_flip(
-                    pixels, *crop_and_flip_parameters(chosen["bits"])
-                )
+            pixels = self._augmented(gather_images(index), chosen["bits"])
             features = {"image": pixels, "example_index": tf.cast(index, tf.int64)}
             return features, tf.gather(label, index)
 
@@ -88,6 +91,35 @@ class TrainingPipeline:
         options = tf.data.Options()
         options.autotune.enabled = False
         return stream.with_options(options)
+
+    def _image_gatherer(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Returns the function from [batch] positions to images."""
+        stored = self.image
+        if isinstance(stored, np.ndarray):
+            with tf.device("CPU"):
+                image = tf.constant(stored)
+            return lambda index: tf.gather(image, index)
+
+        def read(index: tf.Tensor) -> tf.Tensor:
+            pixels = tf.numpy_function(
+                stored.__getitem__, [index], tf.uint8, stateful=False
+            )
+            return tf.ensure_shape(pixels, (self.images_per_batch, *stored.shape[1:]))
+
+        return read
+
+    def _augmented(self, images: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+        """Augments a batch from each image's hash of (seed, epoch, example id)."""
+        if self.rand_augment:
+            images = rand_augment(
+                images,
+                bits,
+                operations=self.rand_augment,
+                magnitude=self.rand_augment_magnitude,
+            )
+        if self.augment:
+            images = crop_and_flip(images, *crop_and_flip_parameters(bits))
+        return images
 
 
 def images_only(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -1,16 +1,23 @@
 """Downloads a dataset: `python -m pmal_tf.data.prepare --dataset=cifar10`.
 
-No other command downloads anything.
+No other command downloads anything. What is prepared already is verified instead, and
+what was downloaded before is not downloaded again.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import NoReturn
 
 from absl import app, flags
 
-from pmal_tf.data.sources import SOURCES, get_source
+from pmal_tf.data.images import SourceOptions
+from pmal_tf.data.sources import SOURCES, get_dataset
 from pmal_tf.errors import PmalError
+from pmal_tf.quiet import quiet_tensorflow
+
+_INTERRUPTED = 130  # What shells report of a command that Ctrl-C ended.
 
 
 def _main(argv: list[str]) -> None:
@@ -18,14 +25,33 @@ def _main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     values = flags.FLAGS
+    quiet_tensorflow()
     try:
-        line = get_source(values.dataset).prepare(values.data_dir)
+        dataset = get_dataset(values.dataset)
+        line = dataset.prepare(SourceOptions(data_dir=values.data_dir))
     except PmalError as error:
-        sys.exit(f"Error: {error}")
-    sys.stdout.write(line + "\n")
+        _leave(1, f"Error: {error}")
+    except KeyboardInterrupt:
+        _leave(
+            _INTERRUPTED,
+            "Interrupted. Finished downloads are kept; the same command goes on.",
+        )
+    sys.stdout.write(f"{line}\n")
+
+
+def _leave(status: int, line: str) -> NoReturn:
+    """Ends the process at once.
+
+    A usual exit would wait for the threads of TensorFlow Datasets, which may be busy
+    with a long download that nobody waits for any more.
+    """
+    sys.stdout.flush()
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("dataset", None, f"One of {', '.join(SOURCES)}.", required=True)
-    flags.DEFINE_string("data_dir", None, "Where prepared datasets lie.")
+    flags.DEFINE_string("data_dir", "", "Where prepared datasets lie.")
     app.run(_main)

@@ -5,26 +5,30 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def resize_images(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """Resizes to a fixed size, onto whole numbers, as training stores them.
+def resize_images(images: tf.Tensor, size: int) -> tf.Tensor:
+    """Crops the central square, resizes it, and rounds onto whole numbers.
 
-    Images that have the size already pass unchanged, fractions included.
+    Resizing the short side and cropping then would show the same part of the image;
+    cropping first never enlarges a long, thin image to more than it keeps. Images that
+    have the size already pass unchanged, fractions included.
 
     Args:
-        images: [batch, h, w, c], on the 0-255 scale.
-        height: The height to reach.
-        width: The width to reach.
+        images: [batch, h, w, c], on the 0-255 scale; h, w >= 1.
+        size: Side of the square to reach, in pixels.
 
     Returns:
-        [batch, height, width, c] float32.
+        [batch, size, size, c] float32.
     """
-    images = tf.cast(images, tf.float32)
     shape = tf.shape(images)
+    height, width = shape[1], shape[2]
 
     def resized() -> tf.Tensor:
-        bilinear = tf.image.resize(images, (height, width), antialias=True)
+        side = tf.minimum(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        square = images[:, top : top + side, left : left + side]
+        bilinear = tf.image.resize(square, (size, size), antialias=True)
         return tf.clip_by_value(tf.round(bilinear), 0.0, 255.0)
 
-    has_size = (shape[1] == height) & (shape[2] == width)
-    result = tf.cond(has_size, lambda: images, resized)
-    return tf.ensure_shape(result, (None, height, width, images.shape[-1]))
+    has_size = (height == size) & (width == size)
+    result = tf.cond(has_size, lambda: tf.cast(images, tf.float32), resized)
+    return tf.ensure_shape(result, (None, size, size, images.shape[-1]))

@@ -1,18 +1,32 @@
-"""The datasets by name. A new one is a file that makes a `Source`, and a line here."""
+"""The datasets by name. A new one is a file that makes a `Dataset`, and a line here."""
 
 from __future__ import annotations
 
-from pmal_tf.data import cifar10, digits, mnist
-from pmal_tf.data.images import Source
+from pmal_tf.data import cifar10, cifar_plus, digits, folder, imagenet, mnist, svhn
+from pmal_tf.data.images import Dataset, Source, SourceOptions
+from pmal_tf.data.tiny_imagenet import source as tiny_imagenet
 from pmal_tf.errors import PmalError
 
-SOURCES: dict[str, Source] = {
-    source.name: source for source in (digits.SOURCE, mnist.SOURCE, cifar10.SOURCE)
+SOURCES: dict[str, Dataset] = {
+    dataset.name: dataset
+    for dataset in (
+        digits.DATASET,
+        mnist.DATASET,
+        svhn.DATASET,
+        cifar10.DATASET,
+        cifar_plus.CIFAR_PLUS_10,
+        cifar_plus.CIFAR_PLUS_50,
+        tiny_imagenet.DATASET,
+        imagenet.IMAGENET_100,
+        imagenet.IMAGENET_200,
+        imagenet.IMAGENET_LT,
+        folder.DATASET,
+    )
 }
 
 
-def get_source(name: str) -> Source:
-    """Returns the source of a name.
+def get_dataset(name: str) -> Dataset:
+    """Returns the dataset of a name.
 
     Raises:
         PmalError: If there is none.
@@ -22,3 +36,23 @@ def get_source(name: str) -> Source:
             f"`dataset` must be one of {', '.join(SOURCES)}. Received: dataset={name!r}"
         )
     return SOURCES[name]
+
+
+def open_source(name: str, options: SourceOptions) -> Source:
+    """Finds a dataset; its images are not read yet.
+
+    Raises:
+        PmalError: If there is none of that name, or it is not there, or an option is
+            given that only other datasets have.
+    """
+    dataset = get_dataset(name)
+    for option, owner in (
+        ("held_out_classes", "folder"),
+        ("unknown_dataset", "imagenet_lt"),
+    ):
+        if getattr(options, option) and name != owner:
+            raise PmalError(
+                f"`{option}` is for --dataset={owner} alone. Received: "
+                f"{option}={getattr(options, option)!r} with dataset={name!r}"
+            )
+    return dataset.open(options)

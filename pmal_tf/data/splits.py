@@ -6,20 +6,27 @@ with their image counts.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
-from pmal_tf.data.images import LabelledImages, Source
-from pmal_tf.data.sources import SOURCES, get_source
+from pmal_tf.data.class_lists import (
+    Sides,
+    all_protocols,
+    check_sides,
+    published_trials,
+)
+from pmal_tf.data.images import LabelledImages, Source, SourceOptions
+from pmal_tf.data.sources import SOURCES, open_source
 from pmal_tf.errors import PmalError
+from pmal_tf.quiet import quiet_tensorflow
 
-PROTOCOLS = ("paper", "neal")
+# What a result made with `--known_classes` names as its protocol.
+CUSTOM = "custom"
 
 
 @dataclass(frozen=True)
@@ -28,13 +35,15 @@ class OpenSetSplit:
 
     Attributes:
         dataset: Name of the dataset.
-        protocol: `neal`: 6 known and 4 unknown classes, what Neal et al. 2018 and later
-            work do. `paper`: 4 known and 6 unknown, as the text of the PMAL paper says;
-            the same lists with the two sides swapped.
+        protocol: Where the classes are from. `neal`: 6 known and 4 unknown, what Neal
+            et al. 2018 and later work do. `paper`: what the text of the PMAL paper
+            says, for digits 4 known and 6 unknown, the same lists with the two sides
+            swapped. `arpl`: the lists of ARPL where they are something else. `custom`:
+            the user's. `folder`: the user's images.
         trial: Number of the trial.
         known: Names of the known classes, ascending by dataset label; the position of
             a name is its class index.
-        unknown: Names of the unknown classes, in the same order.
+        unknown: Names of the unknown classes, in the same order; may be empty.
     """
 
     dataset: str
@@ -54,65 +63,80 @@ class OpenSetSplit:
         return 1.0 - math.sqrt(2 * known / (2 * known + len(self.unknown)))
 
 
-def _published_trials(source: Source) -> list[dict[str, list[str]]]:
-    """Returns the published class lists that apply to a source."""
-    file = resources.files("pmal_tf.data") / "open_set_splits.json"
-    return json.loads(file.read_text())["arpl"][source.split_list]
+def listed_trials(source: Source, protocol: str) -> list[Sides]:
+    """Returns the known and unknown classes of every trial that a source has.
+
+    Raises:
+        PmalError: If it has no such protocol.
+    """
+    if source.own_split is None:
+        return published_trials(source.name, protocol, source.class_names)
+    if protocol != "paper":
+        raise PmalError(
+            f"{source.name} has one split of its own; leave --protocol at its default. "
+            f"Received: protocol={protocol!r}"
+        )
+    return [source.own_split]
 
 
-def number_of_trials(source: Source) -> int:
-    """Returns how many trials a dataset has."""
-    return len(_published_trials(source))
-
-
-def open_set_split(source: Source, protocol: str, trial: int) -> OpenSetSplit:
+def open_set_split(
+    source: Source, protocol: str, trial: int, known_classes: Sequence[str] = ()
+) -> OpenSetSplit:
     """Returns the classes of one trial.
+
+    Where there is one split only, every trial has it, and trials differ by seed.
+
+    Args:
+        source: The dataset.
+        protocol: One of its protocols.
+        trial: Number of the trial.
+        known_classes: Known classes chosen by the user; all others of the trial's are
+            unknown then.
 
     Raises:
         PmalError: If the protocol or trial does not exist, or a class is not of the
             dataset, or on both sides.
     """
-    if protocol not in PROTOCOLS:
-        raise PmalError(
-            f"`protocol` must be one of {', '.join(PROTOCOLS)}. "
-            f"Received: protocol={protocol!r}"
-        )
-    trials = _published_trials(source)
-    if not 0 <= trial < len(trials):
+    trials = listed_trials(source, protocol)
+    if not (0 <= trial < len(trials) or (len(trials) == 1 and trial >= 0)):
         raise PmalError(
             f"`trials` of {source.name} must lie in 0..{len(trials) - 1}. "
             f"Received: trial={trial}"
         )
-    entry = trials[trial]
-    sides = (entry["known"], entry["unknown"])
-    known, unknown = sides if protocol == "neal" else reversed(sides)
-    return make_split(source, protocol, trial, known, unknown)
+    known, unknown = trials[trial % len(trials)]
+    if known_classes:
+        chosen = set(known_classes)
+        others = [name for name in (*known, *unknown) if name not in chosen]
+        return make_split(source, CUSTOM, trial, known_classes, others)
+    return make_split(source, source.own_protocol or protocol, trial, known, unknown)
 
 
 def make_split(
-    source: Source, protocol: str, trial: int, known: list[str], unknown: list[str]
+    source: Source,
+    protocol: str,
+    trial: int,
+    known: Sequence[str],
+    unknown: Sequence[str],
 ) -> OpenSetSplit:
     """Checks two lists of class names and orders them by dataset label.
 
     Raises:
-        PmalError: If a name is not a class of the dataset, or is on both sides.
+        PmalError: If a name is not a class of the dataset, or is named twice, or fewer
+            than two classes are known.
     """
-    strangers = [name for name in [*known, *unknown] if name not in source.class_names]
-    if strangers:
+    check_sides(known, unknown, dataset=source.name, class_names=source.class_names)
+    if len(known) < 2:
         raise PmalError(
-            f"A split of {source.name} may name only its classes "
-            f"({', '.join(source.class_names)}). Received: {strangers}"
+            "At least two classes must be known: a classifier of one has nothing to "
+            f"tell apart. Received: known classes {list(known)} of {source.name}"
         )
-    both = sorted(set(known) & set(unknown))
-    if both:
-        raise PmalError(f"A class cannot be known and unknown. Received: {both}")
-    order = source.class_names.index
+    order = {name: label for label, name in enumerate(source.class_names)}
     return OpenSetSplit(
         dataset=source.name,
         protocol=protocol,
         trial=trial,
-        known=tuple(sorted(known, key=order)),
-        unknown=tuple(sorted(unknown, key=order)),
+        known=tuple(sorted(known, key=order.__getitem__)),
+        unknown=tuple(sorted(unknown, key=order.__getitem__)),
     )
 
 
@@ -132,31 +156,41 @@ def apply_split(
         indices, -1 for unknown classes.
 
     Raises:
-        PmalError: If a class has no images.
+        PmalError: If a known class has no training images, or no test images are
+            known, or none are unknown though classes are.
     """
     class_index = np.full(len(source.class_names), -1, np.int32)
     listed = np.zeros(len(source.class_names), bool)
+    label_of = {name: label for label, name in enumerate(source.class_names)}
     for name in (*split.known, *split.unknown):
-        listed[source.class_names.index(name)] = True
+        listed[label_of[name]] = True
     for index, name in enumerate(split.known):
-        class_index[source.class_names.index(name)] = index
+        class_index[label_of[name]] = index
 
-    def remap(images: LabelledImages) -> LabelledImages:
-        kept = images.take(listed[images.label])
-        return LabelledImages(kept.image, class_index[kept.label], kept.example_id)
-
-    known_train, all_test = remap(train), remap(test)
-    known_train = known_train.take(~known_train.is_unknown)
-    for side, images in (("training", known_train), ("test", all_test)):
-        counts = np.bincount(
-            images.label[~images.is_unknown], minlength=len(split.known)
+    def remap(images: LabelledImages, kept: np.ndarray) -> LabelledImages:
+        chosen = images.take(np.flatnonzero(kept))
+        return LabelledImages(
+            chosen.image, class_index[chosen.label], chosen.example_id
         )
-        empty = [split.known[index] for index in np.flatnonzero(counts == 0)]
-        if empty:
-            raise PmalError(
-                f"Every known class of {source.name} needs {side} images. "
-                f"Received: none for {', '.join(empty)}"
-            )
+
+    known_train = remap(train, class_index[train.label] >= 0)
+    all_test = remap(test, listed[test.label])
+    missing = _without_images(split, known_train)
+    if missing:
+        raise PmalError(
+            f"Every known class of {source.name} needs training images. "
+            f"Received: none for {', '.join(missing)}"
+        )
+    missing = _without_images(split, all_test)
+    if len(missing) == len(split.known):
+        raise PmalError(
+            f"The known classes of {source.name} need test images. Received: none"
+        )
+    if missing:
+        logging.warning(
+            "No test images of %s: results say nothing of %s.",
+            *(", ".join(missing), "this class" if len(missing) == 1 else "these"),
+        )
     if split.unknown and not all_test.is_unknown.any():
         raise PmalError(
             f"The unknown classes of {source.name} need test images. Received: none "
@@ -165,22 +199,56 @@ def apply_split(
     return known_train, all_test
 
 
-def describe_splits(dataset: str, protocol: str, data_dir: str | None) -> str:
+def _without_images(split: OpenSetSplit, images: LabelledImages) -> list[str]:
+    """Returns the known classes without an image."""
+    present = np.bincount(images.label[~images.is_unknown], minlength=len(split.known))
+    return [split.known[index] for index in np.flatnonzero(present == 0)]
+
+
+def trials_of_equal_classes(
+    known_by_trial: Iterable[tuple[int, Sequence[str]]],
+) -> list[list[int]]:
+    """Groups trials that have the same known classes; such differ by seed only.
+
+    Args:
+        known_by_trial: Numbers of trials and their known classes.
+
+    Returns:
+        The groups of at least two trials.
+    """
+    groups: dict[frozenset[str], list[int]] = {}
+    for trial, known in known_by_trial:
+        groups.setdefault(frozenset(known), []).append(trial)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def describe_splits(
+    dataset: str,
+    protocol: str,
+    options: SourceOptions,
+    known_classes: Sequence[str] = (),
+) -> str:
     """Returns a text with the classes and image counts of every trial."""
-    source = get_source(dataset)
-    train, test = source.load(data_dir)
+    source = open_source(dataset, options)
+    count = 1 if known_classes else len(listed_trials(source, protocol))
+    splits = [
+        open_set_split(source, protocol, trial, known_classes) for trial in range(count)
+    ]
+    groups = trials_of_equal_classes((split.trial, split.known) for split in splits)
+    first = {trial: group[0] for group in groups for trial in group[1:]}
+    train, test = source.load()
     lines = []
-    seen: dict[tuple[str, ...], int] = {}
-    for trial in range(number_of_trials(source)):
-        split = open_set_split(source, protocol, trial)
+    for split in splits:
         known_train, all_test = apply_split(source, split, train, test)
         unknown_count = int(all_test.is_unknown.sum())
-        first = seen.setdefault(split.known, trial)
-        same = f"  (the same classes as trial {first})" if first != trial else ""
+        same = ""
+        if split.trial in first:
+            same = f"  (the same known classes as trial {first[split.trial]})"
         lines += [
-            f"{dataset} {protocol} trial {trial}: openness {split.openness:.4f}{same}",
+            f"{dataset} {split.protocol} trial {split.trial}: "
+            f"openness {split.openness:.4f}{same}",
             f"  known:   {', '.join(split.known)}",
-            f"  unknown: {', '.join(split.unknown)}",
+            f"  unknown: {', '.join(split.unknown) or 'none'}",
             f"  images:  {len(known_train):,} training, "
             f"{len(all_test) - unknown_count:,} known test, "
             f"{unknown_count:,} unknown test",
@@ -192,16 +260,38 @@ def _main(argv: list[str]) -> None:
     """Prints the splits that the flags ask for."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    quiet_tensorflow()
     values = flags.FLAGS
+    options = SourceOptions(
+        data_dir=values.data_dir,
+        cache_dir=values.cache_dir,
+        image_size=values.image_size,
+        max_unreadable=values.max_unreadable,
+        held_out_classes=tuple(values.held_out_classes),
+        unknown_dataset=values.unknown_dataset,
+    )
     try:
-        text = describe_splits(values.dataset, values.protocol, values.data_dir)
+        text = describe_splits(
+            values.dataset, values.protocol, options, tuple(values.known_classes)
+        )
     except PmalError as error:
         sys.exit(f"Error: {error}")
     sys.stdout.write(text + "\n")
 
 
+def _define_flags() -> None:
+    """Defines the flags of this command, named as those of a run."""
+    flags.DEFINE_enum("dataset", "digits", list(SOURCES), "The dataset.")
+    flags.DEFINE_enum("protocol", "paper", all_protocols(), "Which published lists.")
+    flags.DEFINE_list("known_classes", [], "Known classes; all others are unknown.")
+    flags.DEFINE_string("data_dir", "", "Folder of prepared datasets, or of images.")
+    flags.DEFINE_string("cache_dir", "", "Folder for decoded images.")
+    flags.DEFINE_integer("image_size", 0, "Side of the images; 0: the dataset's own.")
+    flags.DEFINE_integer("max_unreadable", 0, "Unreadable files to put up with.")
+    flags.DEFINE_list("held_out_classes", [], "Classes of a folder held out.")
+    flags.DEFINE_string("unknown_dataset", "", "Dataset of imagenet_lt's unknowns.")
+
+
 if __name__ == "__main__":
-    flags.DEFINE_string("dataset", "digits", f"One of {', '.join(SOURCES)}.")
-    flags.DEFINE_string("protocol", "paper", f"One of {', '.join(PROTOCOLS)}.")
-    flags.DEFINE_string("data_dir", None, "Folder of prepared datasets.")
+    _define_flags()
     app.run(_main)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from absl import logging
 
 from pmal_tf.data.hashing import hash_ids
 from pmal_tf.errors import PmalError
@@ -53,6 +54,8 @@ def calibrate(
 
     Benchmarks withhold no training images for this, so the threshold comes from a
     seeded half of the known test images and the promise is measured on the other half.
+    Where these are too few for the promise, the smallest that can be kept is made
+    instead, 1 / (n + 1) for n images, with a warning.
 
     Args:
         scores: [n] scores by rule, of all test images.
@@ -68,13 +71,21 @@ def calibrate(
     known = np.flatnonzero(~is_unknown)
     order = known[np.argsort(hash_ids(example_id[known], "calibration", seed))]
     used, held_out = np.split(order, [(len(order) + 1) // 2])
+    least = 1 / (len(used) + 1)
+    if reject_rate < least:
+        logging.warning(
+            "A false-rejection rate of %g needs more known test images; with %d to "
+            "calibrate on, the threshold promises %.3g.",
+            *(reject_rate, len(used), least),
+        )
+        reject_rate = least
     rules = {}
     for rule, score in scores.items():
         threshold = conformal_threshold(score[used], reject_rate)
         rules[rule] = {
             "threshold": threshold,
-            "known_rejected": float(np.mean(score[held_out] > threshold)),
-            "unknown_rejected": float(np.mean(score[is_unknown] > threshold)),
+            "known_rejected": _share_above(score[held_out], threshold),
+            "unknown_rejected": _share_above(score[is_unknown], threshold),
         }
     return {
         "reject_rate": reject_rate,
@@ -84,3 +95,8 @@ def calibrate(
         "measured_images": len(held_out),
         "rules": rules,
     }
+
+
+def _share_above(score: np.ndarray, threshold: float) -> float | None:
+    """Returns the share of scores above a threshold, None where there are none."""
+    return float(np.mean(score > threshold)) if len(score) else None

@@ -76,7 +76,8 @@ def summarise(scores: ImageScores, num_classes: int) -> dict:
         num_classes: K.
 
     Returns:
-        `acc`, `macro_f1`, and for each rule a dict of `open_set_metrics`.
+        `acc`, `macro_f1`, and for each rule a dict of `open_set_metrics`, or None where
+        no image is unknown.
     """
     known = ~scores.is_unknown
     correct = scores.predicted[known] == scores.class_index[known]
@@ -84,5 +85,9 @@ def summarise(scores: ImageScores, num_classes: int) -> dict:
         scores.class_index[known], scores.predicted[known], num_classes
     )
     for rule, score in scores.rules.items():
-        result[rule] = open_set_metrics(score[known], score[scores.is_unknown], correct)
+        result[rule] = (
+            open_set_metrics(score[known], score[scores.is_unknown], correct)
+            if scores.is_unknown.any()
+            else None
+        )
     return result

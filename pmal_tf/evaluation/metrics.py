@@ -11,6 +11,8 @@ from sklearn import metrics as sklearn_metrics
 from pmal_tf.errors import PmalError
 
 _ACCEPTED_SHARE = 0.95
+# What `open_set_metrics` gives.
+OPEN_SET_METRICS = ("auroc", "oscr", "aupr_in", "aupr_out", "fpr95", "dtacc")
 
 
 def closed_set_metrics(

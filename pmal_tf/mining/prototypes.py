@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from pmal_tf.errors import PmalError
+from pmal_tf.types import Images
 
 # Positions that no training image has, and that differ from each other.
 _PADDING = -1
@@ -36,7 +37,7 @@ class Prototypes:
     def from_selection(
         cls,
         selection: list[np.ndarray],
-        image: np.ndarray,
+        image: Images,
         example_id: np.ndarray,
         robustness: np.ndarray,
     ) -> Prototypes:

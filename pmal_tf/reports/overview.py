@@ -81,11 +81,18 @@ def _draw_scores(axes: Axes, path: Path, result: dict) -> None:
         ("known classes", ~is_unknown, _KNOWN_COLOUR),
         ("unknown classes", is_unknown, _UNKNOWN_COLOUR),
     ):
-        axes.hist(
-            score[mask], bins, density=True, histtype="step", color=colour, label=label
-        )
-    auroc = result["models"]["pmal"]["dr"]["auroc"]
-    axes.set_title(f"Test images, AUROC {100 * auroc:.1f} %")
+        if mask.any():
+            axes.hist(
+                score[mask],
+                bins,
+                density=True,
+                histtype="step",
+                color=colour,
+                label=label,
+            )
+    measured = result["models"]["pmal"]["dr"]
+    title = f", AUROC {100 * measured['auroc']:.1f} %" if measured else ""
+    axes.set_title(f"Test images{title}")
     axes.set_xlabel("distance to the nearest prototype set")
     axes.set_ylabel("density")
     axes.legend(frameon=False)

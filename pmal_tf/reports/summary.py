@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pmal_tf.data.splits import trials_of_equal_classes
 from pmal_tf.errors import PmalError
+from pmal_tf.evaluation.metrics import OPEN_SET_METRICS
 from pmal_tf.evaluation.scores import RULES
-from pmal_tf.reports.paper import TABLE_1_PMAL
+from pmal_tf.reports.paper import PAPER_PMAL
 from pmal_tf.reports.tables import markdown_table
 from pmal_tf.workdir import write_json, write_text
 
@@ -66,7 +68,9 @@ def summarise_experiment(
         "seed": first["seed"],
         "epochs": first["epochs"],
         "models": metrics,
-        "paper": TABLE_1_PMAL.get((first["backbone"], first["dataset"])),
+        "known": {str(result["trial"]): result["known"] for result in results},
+        "unknown_is_estimate": first.get("unknown_is_estimate", False),
+        "paper": PAPER_PMAL.get((first["backbone"], first["dataset"])),
     }
     write_json(folder / "summary.json", summary)
     write_text(folder / "summary.md", render_summary(summary))
@@ -81,7 +85,8 @@ def render_summary(summary: dict[str, Any]) -> str:
     heading = (
         f"{summary['experiment']}: {summary['dataset']}, protocol "
         f"`{summary['protocol']}`, {summary['backbone']}, trials {trials} "
-        f"(n = {len(summary['trials'])}); percent{spread}.\n\n"
+        f"(n = {len(summary['trials'])}); percent{spread}.\n"
+        f"{_notes(summary)}\n"
     )
     rows = [
         [MODEL_NAMES[model], *(_cell(metrics[name]) for _, name in _COLUMNS)]
@@ -96,24 +101,51 @@ def render_summary(summary: dict[str, Any]) -> str:
     return heading + markdown_table(["model", *(title for title, _ in _COLUMNS)], rows)
 
 
-def _flatten(metrics: dict[str, Any]) -> dict[str, float]:
-    """Turns `{"acc": a, "dr": {"auroc": b}}` into `{"acc": a, "dr.auroc": b}`."""
-    flat = {}
+def _notes(summary: dict[str, Any]) -> str:
+    """Says what a reader of the table must know to judge it, a line each."""
+    known = ((int(trial), names) for trial, names in summary["known"].items())
+    notes = [
+        f"Trials {', '.join(map(str, group))} have the same known classes: their "
+        "training differs by seed only."
+        for group in trials_of_equal_classes(known)
+    ]
+    if summary["unknown_is_estimate"]:
+        notes.append(
+            "The unknown images are of classes held out of the known ones: AUROC and "
+            "OSCR estimate how images of other classes will be rejected."
+        )
+    if any(metrics["dr.auroc"] is None for metrics in summary["models"].values()):
+        notes.append("There are no unknown images, so rejection was not measured.")
+    return "".join(f"{note}\n" for note in notes)
+
+
+def _flatten(metrics: dict[str, Any]) -> dict[str, float | None]:
+    """Turns `{"acc": a, "dr": {"auroc": b}}` into `{"acc": a, "dr.auroc": b}`.
+
+    A rule that was not measured, `{"dr": None}`, becomes `{"dr.auroc": None, ...}`.
+    """
+    flat: dict[str, float | None] = {}
     for name, value in metrics.items():
-        if isinstance(value, dict):
-            flat.update({f"{name}.{inner}": v for inner, v in value.items()})
+        if name in RULES:
+            measured = value or dict.fromkeys(OPEN_SET_METRICS)
+            flat.update({f"{name}.{inner}": v for inner, v in measured.items()})
         else:
             flat[name] = value
     return flat
 
 
-def _spread(values: list[float]) -> dict[str, Any]:
-    """Returns mean, sample standard deviation and number of values."""
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "std": deviation, "n": len(values)}
+def _spread(values: list[float | None]) -> dict[str, Any] | None:
+    """Returns mean, sample standard deviation and number of values, None for none."""
+    measured = [value for value in values if value is not None]
+    if len(measured) < len(values):
+        return None
+    deviation = statistics.stdev(measured) if len(measured) > 1 else None
+    return {"mean": statistics.fmean(measured), "std": deviation, "n": len(measured)}
 
 
-def _cell(entry: dict[str, Any]) -> str:
-    """Renders one entry in percent."""
+def _cell(entry: dict[str, Any] | None) -> str:
+    """Renders one entry in percent, a dash for one that was not measured."""
+    if entry is None:
+        return "-"
     mean = f"{100 * entry['mean']:.1f}"
     return mean if entry["std"] is None else f"{mean} ± {100 * entry['std']:.1f}"

@@ -105,7 +105,7 @@ def _write(
 ) -> None:
     """Writes the graph and its variables."""
     network = model.network
-    _, height, width, channels = network.input.shape
+    _, height, _, channels = network.input.shape
     bank = tf.constant(keras.ops.convert_to_numpy(model.bank))
     mask = tf.constant(keras.ops.convert_to_numpy(model.bank_mask))
     names = tf.constant([*class_names, UNKNOWN])
@@ -113,7 +113,7 @@ def _write(
 
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
         if height is not None:
-            images = resize_images(images, height, width)
+            images = resize_images(images, height)
         outputs = network(images, training=False)
         embedding = tf.cast(outputs["embedding"], tf.float32)
         distance = point_to_set_distance(embedding, bank, mask)

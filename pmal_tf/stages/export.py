@@ -37,7 +37,7 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
         threshold=calibration["rules"]["dr"]["threshold"],
         metadata={
             "dataset": config.dataset,
-            "protocol": config.protocol,
+            "protocol": trial.split.protocol,
             "trial": trial.number,
             "calibration": calibration,
             "made_from": made_from,

@@ -4,15 +4,15 @@ import shutil
 import numpy as np
 import pytest
 
-from pmal_tf.data.images import take_per_class
-from pmal_tf.data.sources import SOURCES, get_source
+from pmal_tf.data.images import SourceOptions, take_per_class
+from pmal_tf.data.sources import SOURCES, get_dataset, open_source
 from pmal_tf.data.tfds_source import find_prepared, load_split, resolve_data_dir
 from pmal_tf.errors import PmalError
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return get_source("digits").load(None)
+    return open_source("digits", SourceOptions()).load()
 
 
 def test_digits_are_small_colour_images(digits):
@@ -57,40 +57,99 @@ def test_the_digits_split_never_changes(digits):
 
 
 def test_digits_load_equally_every_time(digits):
-    for images, again in zip(digits, get_source("digits").load(None), strict=True):
+    for images, again in zip(
+        digits, open_source("digits", SourceOptions()).load(), strict=True
+    ):
         np.testing.assert_array_equal(images.image, again.image)
         np.testing.assert_array_equal(images.label, again.label)
         np.testing.assert_array_equal(images.example_id, again.example_id)
 
 
 def test_digits_need_no_preparation():
-    assert "nothing to download" in get_source("digits").prepare(None)
+    assert "nothing to download" in get_dataset("digits").prepare(SourceOptions())
 
 
-def test_sources_are_listed_by_their_names_and_have_ten_classes():
-    assert list(SOURCES) == ["digits", "mnist", "cifar10"]
-    for name, source in SOURCES.items():
-        assert source.name == name
-        assert len(set(source.class_names)) == 10
-    assert [source.natural for source in SOURCES.values()] == [False, False, True]
+def at(folder):
+    return SourceOptions(data_dir=str(folder))
+
+
+def test_digits_are_enlarged_where_that_is_asked_for():
+    train, test = open_source("digits", SourceOptions(image_size=16)).load()
+    assert train.image.shape == (1257, 16, 16, 3)
+    assert test.image.dtype == np.uint8
+    assert train.image.max() > 200
+
+
+NAMES = [
+    *("digits", "mnist", "svhn", "cifar10", "cifar_plus_10", "cifar_plus_50"),
+    *("tiny_imagenet", "imagenet100", "imagenet200", "imagenet_lt", "folder"),
+]
+
+
+def test_datasets_are_listed_by_their_names():
+    assert list(SOURCES) == NAMES
+    assert all(dataset.name == name for name, dataset in SOURCES.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "natural"),
+    [
+        ("digits", 10, False),
+        ("mnist", 10, False),
+        ("svhn", 10, False),
+        ("cifar10", 10, True),
+        ("cifar_plus_10", 110, True),
+        ("cifar_plus_50", 110, True),
+        ("tiny_imagenet", 200, True),
+        ("imagenet100", 1000, True),
+        ("imagenet200", 1000, True),
+    ],
+)
+def test_every_dataset_knows_its_classes_before_it_is_there(name, classes, natural):
+    source = open_source(name, SourceOptions())
+    assert source.name == name
+    assert len(source.class_names) == len(set(source.class_names)) == classes
+    assert source.natural is natural
 
 
 def test_an_unknown_source_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(PmalError, match=r"digits, mnist, cifar10.*'imagenet'"):
-        get_source("imagenet")
+    with pytest.raises(PmalError, match=r"digits, mnist, svhn.*'imagenet'"):
+        open_source("imagenet", SourceOptions())
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+@pytest.mark.parametrize(
+    ("options", "owner"),
+    [
+        (SourceOptions(held_out_classes=("bird",)), "folder"),
+        (SourceOptions(unknown_dataset="svhn"), "imagenet_lt"),
+    ],
+)
+def test_an_option_of_another_dataset_is_an_error_not_passed_over(options, owner):
+    with pytest.raises(PmalError, match=f"--dataset={owner} alone.*'cifar10'"):
+        open_source("cifar10", options)
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "tiny_imagenet"])
 def test_a_dataset_that_is_not_prepared_is_an_error_with_the_command(name, tmp_path):
     command = f"python -m pmal_tf.data.prepare --dataset={name} --data_dir={tmp_path}"
-    with pytest.raises(PmalError, match=re.escape(command)):
-        get_source(name).load(str(tmp_path))
+    source = open_source(name, at(tmp_path))
+    for read in (source.check, source.load):
+        with pytest.raises(PmalError, match=re.escape(command)):
+            read()
+
+
+@pytest.mark.parametrize("name", ["cifar_plus_10", "cifar_plus_50"])
+def test_cifar_plus_needs_both_datasets(name, tmp_path):
+    (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
+    (tmp_path / "cifar10" / "3.0.2" / "dataset_info.json").touch()
+    with pytest.raises(PmalError, match="Dataset 'cifar100' is not prepared"):
+        open_source(name, at(tmp_path)).check()
 
 
 def test_a_data_folder_that_does_not_exist_is_an_error_and_is_not_made(tmp_path):
     folder = tmp_path / "missing"
     with pytest.raises(PmalError, match=re.escape(str(folder))):
-        get_source("mnist").load(str(folder))
+        open_source("mnist", at(folder)).load()
     assert not folder.exists()
 
 
@@ -102,7 +161,7 @@ def test_a_damaged_dataset_info_is_an_error_that_names_the_folder(rubbish, tmp_p
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text(rubbish)
     with pytest.raises(PmalError, match=f"cannot be read.*{re.escape(str(folder))}"):
-        get_source("mnist").load(str(tmp_path))
+        open_source("mnist", at(tmp_path)).load()
 
 
 def copy_mnist_descriptions(tfds_data_dir, tmp_path):
@@ -118,7 +177,7 @@ def copy_mnist_descriptions(tfds_data_dir, tmp_path):
 def test_a_missing_shard_is_an_error_that_names_the_folder(tfds_data_dir, tmp_path):
     folder, _ = copy_mnist_descriptions(tfds_data_dir, tmp_path)
     with pytest.raises(PmalError, match=f"cannot be read.*{re.escape(str(folder))}"):
-        load_split("mnist", "test", str(tmp_path))
+        load_split("mnist", "test", at(tmp_path), size=32)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "overwritten"])
@@ -132,7 +191,7 @@ def test_a_damaged_shard_is_an_error_that_names_the_folder(
         content[50_000:50_100] = bytes(100)
     (folder / shard.name).write_bytes(content)
     with pytest.raises(PmalError, match=f"cannot be read.*{re.escape(str(folder))}"):
-        load_split("mnist", "test", str(tmp_path))
+        load_split("mnist", "test", at(tmp_path), size=32)
 
 
 def test_the_newest_prepared_version_is_read(tmp_path):
@@ -149,10 +208,10 @@ def test_the_data_folder_is_the_argument_then_the_variable_then_the_home(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TFDS_DATA_DIR", "from/variable")
     assert resolve_data_dir("~/argument") == tmp_path / "argument"
-    assert resolve_data_dir(None).as_posix() == "from/variable"
+    assert resolve_data_dir("").as_posix() == "from/variable"
     assert resolve_data_dir("").as_posix() == "from/variable"
     monkeypatch.delenv("TFDS_DATA_DIR")
-    assert resolve_data_dir(None) == tmp_path / "tensorflow_datasets"
+    assert resolve_data_dir("") == tmp_path / "tensorflow_datasets"
 
 
 def test_the_images_of_lowest_rank_are_kept_per_class_in_their_order(digits):

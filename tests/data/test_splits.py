@@ -3,27 +3,38 @@ import re
 import numpy as np
 import pytest
 
-from pmal_tf.data.images import LabelledImages, Source
-from pmal_tf.data.sources import SOURCES, get_source
+from pmal_tf.data import class_lists
+from pmal_tf.data.class_lists import protocols_of
+from pmal_tf.data.images import LabelledImages, Source, SourceOptions
+from pmal_tf.data.sources import SOURCES, open_source
 from pmal_tf.data.splits import (
-    PROTOCOLS,
     OpenSetSplit,
     apply_split,
     describe_splits,
+    listed_trials,
     make_split,
-    number_of_trials,
     open_set_split,
+    trials_of_equal_classes,
 )
 from pmal_tf.errors import PmalError
 
 TOY = Source(
     name="toy",
     class_names=("ant", "bee", "cow", "dog"),
-    split_list="mnist",
     natural=False,
-    load=lambda data_dir: (toy_images([0, 1, 2, 3]), toy_images([0, 1, 2, 3])),
-    prepare=lambda data_dir: "nothing to do",
+    load=lambda: (toy_images([0, 1, 2, 3]), toy_images([0, 1, 2, 3])),
+    own_split=(("ant", "dog"), ("bee",)),
+    own_protocol="own",
 )
+
+PUBLISHED = [
+    *("digits", "mnist", "svhn", "cifar10", "cifar_plus_10", "cifar_plus_50"),
+    *("tiny_imagenet", "imagenet100", "imagenet200"),
+]
+
+
+def opened(name, **options):
+    return open_source(name, SourceOptions(**options))
 
 
 def toy_images(labels):
@@ -37,9 +48,9 @@ def toy_images(labels):
 def every_split():
     return [
         (source, open_set_split(source, protocol, trial))
-        for source in SOURCES.values()
-        for protocol in PROTOCOLS
-        for trial in range(number_of_trials(source))
+        for source in map(opened, PUBLISHED)
+        for protocol in protocols_of(source.name)
+        for trial in range(len(listed_trials(source, protocol)))
     ]
 
 
@@ -58,20 +69,30 @@ def test_openness_by_hand():
     assert make_openness(3, 0) == 0.0
 
 
-def test_every_dataset_has_five_trials():
-    assert [number_of_trials(source) for source in SOURCES.values()] == [5, 5, 5]
+def test_which_protocols_and_how_many_trials_a_dataset_has():
+    assert set(PUBLISHED) == set(SOURCES) - {"imagenet_lt", "folder"}
+    for name in PUBLISHED:
+        protocols = protocols_of(name)
+        other = "neal" if name in ("digits", "mnist", "svhn", "cifar10") else "arpl"
+        if name.startswith("imagenet"):
+            assert protocols == ("paper",)
+        else:
+            assert protocols == ("paper", other)
+        trials = 1 if name.startswith("imagenet") else 5
+        for protocol in protocols:
+            assert len(listed_trials(opened(name), protocol)) == trials
 
 
 @pytest.mark.parametrize("dataset", ["digits", "mnist"])
 def test_the_classes_of_the_first_digits_trial(dataset):
-    neal = open_set_split(get_source(dataset), "neal", 0)
+    neal = open_set_split(opened(dataset), "neal", 0)
     assert (neal.dataset, neal.protocol, neal.trial) == (dataset, "neal", 0)
     assert neal.known == ("2", "3", "4", "5", "8", "9")
     assert neal.unknown == ("0", "1", "6", "7")
 
 
 def test_the_classes_of_cifar10_trials():
-    source = get_source("cifar10")
+    source = opened("cifar10")
     first = open_set_split(source, "neal", 0)
     known = ("airplane", "automobile", "deer", "frog", "horse", "truck")
     assert first.known == known
@@ -82,47 +103,179 @@ def test_the_classes_of_cifar10_trials():
     assert last.unknown == ("airplane", "cat", "dog", "ship")
 
 
-def test_paper_is_neal_with_the_sides_swapped():
-    for source in SOURCES.values():
-        for trial in range(5):
-            neal = open_set_split(source, "neal", trial)
-            paper = open_set_split(source, "paper", trial)
-            assert (paper.known, paper.unknown) == (neal.unknown, neal.known)
-            assert (len(paper.known), len(paper.unknown)) == (4, 6)
+@pytest.mark.parametrize("name", ["digits", "mnist", "svhn", "cifar10"])
+def test_paper_is_neal_with_the_sides_swapped(name):
+    source = opened(name)
+    for trial in range(5):
+        neal = open_set_split(source, "neal", trial)
+        paper = open_set_split(source, "paper", trial)
+        assert (paper.known, paper.unknown) == (neal.unknown, neal.known)
+        assert (len(paper.known), len(paper.unknown)) == (4, 6)
 
 
-def test_every_split_covers_all_ten_classes_once():
+def test_every_split_names_each_class_once():
     for source, split in every_split():
-        assert sorted(split.known + split.unknown) == sorted(source.class_names)
+        both = split.known + split.unknown
+        assert len(set(both)) == len(both)
+        assert set(both) <= set(source.class_names)
+        if not source.name.startswith("cifar_plus"):
+            assert set(both) == set(source.class_names)
+
+
+VEHICLES = ("airplane", "automobile", "ship", "truck")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "unknown"), [("cifar_plus_10", 10), ("cifar_plus_50", 50)]
+)
+def test_cifar_plus_of_the_paper_has_vehicles_known_and_animals_unknown(
+    dataset, unknown
+):
+    source = opened(dataset)
+    animals = open_set_split(opened("cifar_plus_50"), "paper", 0).unknown
+    things = {"apple", "bottle", "bus", "castle", "rocket", "sea", "rose", "bicycle"}
+    assert len(animals) == 50
+    assert not things & set(animals)
+    assert {"bear", "woman", "worm", "crab", "wolf"} <= set(animals)
+    drawn = set()
+    for trial in range(5):
+        split = open_set_split(source, "paper", trial)
+        assert split.known == VEHICLES
+        assert len(split.unknown) == unknown
+        assert set(split.unknown) <= set(animals)
+        drawn.add(split.unknown)
+    assert len(drawn) == (5 if unknown == 10 else 1)
+
+
+def test_cifar_plus_of_arpl_has_animals_known_but_for_the_last_trial():
+    source = opened("cifar_plus_10")
+    known = [open_set_split(source, "arpl", trial).known for trial in range(5)]
+    assert known[0] == ("automobile", "deer", "horse", "truck")
+    assert known[1] == known[2] == ("automobile", "frog", "horse", "truck")
+    assert known[4] == VEHICLES
+    # Entry 0 of ARPL's +10 list: 30, 25, 1, 9, 8, 0, 46, 52, 49, 71.
+    assert open_set_split(source, "arpl", 0).unknown == (
+        *("apple", "aquarium_fish", "bicycle", "bottle", "couch", "dolphin"),
+        *("man", "mountain", "oak_tree", "sea"),
+    )
+
+
+def test_tiny_imagenet_has_twenty_known_classes_by_wnid():
+    source = opened("tiny_imagenet")
+    split = open_set_split(source, "paper", 0)
+    assert (len(split.known), len(split.unknown)) == (20, 180)
+    # Entry 0 of ARPL's list begins with 108, 147, 17 of the sorted wnids.
+    assert {"n03447447", "n04179913", "n01950731"} <= set(split.known)
+    again = open_set_split(source, "arpl", 0)
+    assert (again.known, again.unknown) == (split.known, split.unknown)
+
+
+@pytest.mark.parametrize("count", [100, 200])
+def test_the_first_synsets_by_wnid_are_known_in_imagenet(count):
+    source = opened(f"imagenet{count}")
+    split = open_set_split(source, "paper", 0)
+    assert split.known == source.class_names[:count]
+    assert list(split.known) == sorted(split.known)
+    assert split.known[0] == "n01440764"
+    assert len(split.unknown) == 1000 - count
+
+
+def test_trials_of_equal_classes_are_found():
+    def groups(name, protocol):
+        source = opened(name)
+        splits = [open_set_split(source, protocol, trial) for trial in range(5)]
+        return trials_of_equal_classes((s.trial, s.known) for s in splits)
+
+    assert groups("cifar10", "neal") == [[0, 1]]
+    assert groups("svhn", "neal") == [[0, 1]]
+    assert groups("mnist", "neal") == []
+    assert groups("cifar_plus_10", "arpl") == [[1, 2]]
+    assert groups("cifar_plus_50", "paper") == [[0, 1, 2, 3, 4]]
+
+
+def test_a_dataset_of_one_split_has_as_many_trials_as_wanted():
+    source = opened("imagenet100")
+    first, later = (open_set_split(source, "paper", trial) for trial in (0, 7))
+    assert later.trial == 7
+    assert (first.known, first.unknown) == (later.known, later.unknown)
+    assert open_set_split(TOY, "paper", 3).known == ("ant", "dog")
+
+
+def test_a_split_of_its_own_has_its_own_protocol():
+    assert open_set_split(TOY, "paper", 0).protocol == "own"
+    with pytest.raises(PmalError, match=r"--protocol at its default.*'neal'"):
+        open_set_split(TOY, "neal", 0)
+
+
+def test_known_classes_may_be_chosen():
+    split = open_set_split(opened("cifar10"), "paper", 2, ["ship", "airplane"])
+    assert split.protocol == "custom"
+    assert split.known == ("airplane", "ship")
+    assert len(split.unknown) == 8
+    assert set(split.known) | set(split.unknown) == set(opened("cifar10").class_names)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (["ship", "boat"], "may name only its classes.*'boat'"),
+        (["ship", "ship"], "only once.*'ship'"),
+        (["ship"], "At least two classes must be known"),
+    ],
+)
+def test_chosen_classes_that_cannot_be_are_an_error(chosen, message):
+    with pytest.raises(PmalError, match=message):
+        open_set_split(opened("cifar10"), "paper", 0, chosen)
+
+
+def test_a_published_list_that_names_no_class_or_a_class_twice_is_an_error(monkeypatch):
+    def broken(known, unknown):
+        trial = {"known": known, "unknown": unknown}
+        content = {
+            "protocols": {"toy": {"paper": {"source": "made"}}},
+            "lists": {"made": {"toy": [trial]}},
+        }
+        monkeypatch.setattr(class_lists, "_content", lambda: content)
+        return class_lists.published_trials("toy", "paper", TOY.class_names)
+
+    assert broken(["ant", "bee"], "rest") == [(("ant", "bee"), ("cow", "dog"))]
+    for known, unknown, message in (
+        (["ant", "eel"], "rest", "may name only its classes.*'eel'"),
+        (["ant", "bee"], ["bee"], "known and unknown.*'bee'"),
+        (["ant", "ant"], ["bee"], "only once.*'ant'"),
+    ):
+        with pytest.raises(PmalError, match=message):
+            broken(known, unknown)
 
 
 def test_class_names_ascend_by_dataset_label_on_both_sides():
     for source, split in every_split():
+        label_of = {name: label for label, name in enumerate(source.class_names)}
         for side in (split.known, split.unknown):
-            labels = [source.class_names.index(name) for name in side]
+            labels = [label_of[name] for name in side]
             assert labels == sorted(labels)
 
 
 def test_an_unknown_protocol_is_an_error():
     with pytest.raises(PmalError, match=r"paper, neal.*'arpl'"):
-        open_set_split(get_source("mnist"), "arpl", 0)
+        open_set_split(opened("mnist"), "arpl", 0)
 
 
 @pytest.mark.parametrize("trial", [-1, 5])
 def test_a_trial_out_of_range_is_an_error_that_names_the_range(trial):
     with pytest.raises(PmalError, match=rf"0\.\.4.*trial={trial}"):
-        open_set_split(get_source("mnist"), "neal", trial)
+        open_set_split(opened("mnist"), "neal", trial)
 
 
 def test_a_name_that_is_no_class_is_an_error():
-    with pytest.raises(PmalError, match=r"ant, bee, cow, dog.*\['eel'\]"):
+    with pytest.raises(PmalError, match=r"'ant', 'bee', 'cow', 'dog'.*'eel'"):
         make_split(TOY, "neal", 0, ["ant", "eel"], ["bee"])
-    with pytest.raises(PmalError, match=r"\['eel'\]"):
+    with pytest.raises(PmalError, match="'eel'"):
         make_split(TOY, "neal", 0, ["ant"], ["eel"])
 
 
 def test_a_class_on_both_sides_is_an_error():
-    with pytest.raises(PmalError, match=r"known and unknown.*\['bee'\]"):
+    with pytest.raises(PmalError, match=r"known and unknown.*'bee'"):
         make_split(TOY, "neal", 0, ["ant", "bee"], ["bee", "cow"])
 
 
@@ -149,10 +302,22 @@ def test_a_known_class_without_training_images_is_an_error_that_names_it():
         apply_split(TOY, split, toy_images([0, 1, 2]), toy_images([0, 1, 2, 3]))
 
 
-def test_a_known_class_without_test_images_is_an_error_that_names_it():
+def test_a_known_class_without_test_images_is_told(caplog):
     split = make_split(TOY, "neal", 0, ["ant", "dog"], ["bee"])
-    with pytest.raises(PmalError, match=r"test images.*none for ant"):
-        apply_split(TOY, split, toy_images([0, 1, 2, 3]), toy_images([1, 2, 3]))
+    apply_split(TOY, split, toy_images([0, 1, 2, 3]), toy_images([1, 2, 3]))
+    assert "No test images of ant" in caplog.text
+
+
+def test_known_classes_without_any_test_image_are_an_error():
+    split = make_split(TOY, "neal", 0, ["ant", "dog"], ["bee"])
+    with pytest.raises(PmalError, match="known classes of toy need test images"):
+        apply_split(TOY, split, toy_images([0, 1, 2, 3]), toy_images([1, 2]))
+
+
+def test_no_class_need_be_unknown():
+    split = make_split(TOY, "neal", 0, ["ant", "dog"], [])
+    _, test = apply_split(TOY, split, toy_images([0, 1, 2, 3]), toy_images([0, 1, 3]))
+    assert test.label.tolist() == [0, 1]
 
 
 def test_unknown_classes_without_test_images_are_an_error_that_names_them():
@@ -162,9 +327,9 @@ def test_unknown_classes_without_test_images_are_an_error_that_names_them():
 
 
 def test_the_description_of_digits_names_classes_and_counts():
-    text = describe_splits("digits", "paper", None)
-    source = get_source("digits")
-    train, test = source.load(None)
+    text = describe_splits("digits", "paper", SourceOptions())
+    source = opened("digits")
+    train, test = source.load()
     first = text.splitlines()[:4]
     known = [0, 1, 6, 7]
     counts = [
@@ -192,8 +357,8 @@ def test_the_description_of_digits_names_classes_and_counts():
 def test_image_counts_of_the_first_neal_trial(
     dataset, images, id_pattern, counts, tfds_data_dir
 ):
-    source = get_source(dataset)
-    train, test = source.load(str(tfds_data_dir))
+    source = opened(dataset, data_dir=str(tfds_data_dir))
+    train, test = source.load()
     assert (len(train), len(test)) == (images, 10_000)
     assert re.fullmatch(id_pattern, train.example_id[0])
     assert len({*train.example_id, *test.example_id}) == images + 10_000
@@ -205,3 +370,41 @@ def test_image_counts_of_the_first_neal_trial(
     assert known_train.image.dtype == np.uint8
     assert np.unique(known_train.label).tolist() == list(range(6))
     assert np.unique(all_test.label).tolist() == list(range(-1, 6))
+
+
+MNIST = ["35,152", "35,721", "35,121", "35,433", "35,649"]
+MNIST_KNOWN = ["5,899", "5,971", "5,848", "5,866", "5,965"]
+MNIST_UNKNOWN = ["4,101", "4,029", "4,152", "4,134", "4,035"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "protocol", "training", "known", "unknown"),
+    [
+        ("mnist", "neal", MNIST, MNIST_KNOWN, MNIST_UNKNOWN),
+        ("cifar10", "neal", ["30,000"] * 5, ["6,000"] * 5, ["4,000"] * 5),
+        ("cifar_plus_10", "paper", ["20,000"] * 5, ["4,000"] * 5, ["1,000"] * 5),
+        ("cifar_plus_50", "arpl", ["20,000"] * 5, ["4,000"] * 5, ["5,000"] * 5),
+    ],
+)
+def test_counts_of_every_trial_are_those_of_the_field(
+    dataset, protocol, training, known, unknown, tfds_data_dir
+):
+    options = SourceOptions(data_dir=str(tfds_data_dir))
+    text = describe_splits(dataset, protocol, options)
+    lines = [line.strip() for line in text.splitlines() if "images:" in line]
+    assert lines == [
+        f"images:  {a} training, {b} known test, {c} unknown test"
+        for a, b, c in zip(training, known, unknown, strict=True)
+    ]
+
+
+def test_ids_of_both_cifars_are_unique(tfds_data_dir):
+    source = opened("cifar_plus_10", data_dir=str(tfds_data_dir))
+    train, test = source.load()
+    ids = [*train.example_id, *test.example_id]
+    assert len(set(ids)) == len(ids) == 50_000 + 10_000 + 10_000
+    assert "cifar100_test_00000" in ids
+    assert "test_00000" in ids
+    # A bear of CIFAR-100 is one by name, not by a label of CIFAR-10.
+    assert source.class_names[10 + 3] == "bear"
+    assert (test.label == 10 + 3).sum() == 100

@@ -159,9 +159,20 @@ def test_thresholds_do_not_depend_on_unknown_images():
     assert after == {**before, "unknown_rejected": 1.0}
 
 
-def test_too_few_known_images_to_calibrate_on_are_an_error():
-    images = make_scores(known=36)
-    with pytest.raises(PmalError, match=r"at least 19 known images .* Received: 18\."):
-        calibrate(**images, reject_rate=0.05, seed=0)
-    # The larger half of 37 is enough.
-    assert calibrate(**make_scores(known=37), reject_rate=0.05, seed=0)
+@pytest.mark.parametrize("known", [36, 4, 2, 1])
+def test_too_few_images_get_the_smallest_promise_that_can_be_kept(known, caplog):
+    images = make_scores(known=known)
+    calibration = calibrate(**images, reject_rate=0.05, seed=0)
+    used = (known + 1) // 2
+    assert calibration["calibration_images"] == used
+    assert calibration["reject_rate"] == pytest.approx(1 / (used + 1))
+    assert f"with {used} to calibrate on" in caplog.text
+    # Nothing it was calibrated on is rejected, and none was left to measure on of one.
+    for rule in calibration["rules"].values():
+        assert (rule["known_rejected"] is None) == (known == 1)
+
+
+def test_without_unknown_images_their_rejection_is_not_measured():
+    images = make_scores(known=100, unknown=0)
+    calibration = calibrate(**images, reject_rate=0.05, seed=0)
+    assert all(r["unknown_rejected"] is None for r in calibration["rules"].values())

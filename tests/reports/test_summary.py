@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pmal_tf.errors import PmalError
-from pmal_tf.reports.paper import TABLE_1_PMAL
+from pmal_tf.reports.paper import PAPER_PMAL
 from pmal_tf.reports.sheets import contact_sheet
 from pmal_tf.reports.summary import render_summary, summarise_experiment
 from pmal_tf.reports.tables import markdown_table
@@ -21,6 +21,7 @@ def make_result(trial, acc, auroc, models=("pmal", "softmax"), dataset="digits")
         "trial": trial,
         "seed": 10,
         "epochs": 3,
+        "known": [f"class {trial}"],
         "models": {model: metrics for model in models},
     }
 
@@ -134,9 +135,13 @@ def test_a_dataset_that_is_not_in_the_paper_gets_no_such_row(summarise):
 
 
 def test_the_papers_numbers_are_fractions():
-    for row in TABLE_1_PMAL.values():
+    for row in PAPER_PMAL.values():
         assert set(row) == {"acc", "auroc"}
-        assert all(0.5 < value < 1.0 for value in row.values())
+        assert all(0.4 < value < 1.0 for value in row.values())
+    assert PAPER_PMAL["wrn_40_4", "tiny_imagenet"] == {
+        "acc": pytest.approx(0.847),
+        "auroc": pytest.approx(0.831),
+    }
 
 
 def test_a_markdown_table_is_padded_to_one_width():
@@ -182,3 +187,32 @@ def test_a_contact_sheet_magnifies_pixels_to_blocks():
     sheet = contact_sheet(image, scale=2)
     assert sheet.shape == (6, 8, 3)
     assert sheet[2:4, 2:6, 0].tolist() == [[10, 10, 20, 20]] * 2
+
+
+def test_trials_of_equal_known_classes_are_named(summarise):
+    results = [make_result(trial, 0.5, 0.75) for trial in range(3)]
+    results[2]["known"] = results[0]["known"]
+    assert "Trials 0, 2 have the same known classes" in render_summary(
+        summarise(*results)
+    )
+    assert "same known classes" not in render_summary(summarise(*results[:2]))
+
+
+def test_rejection_of_classes_held_out_is_called_an_estimate(summarise):
+    result = make_result(0, 0.5, 0.75)
+    assert "estimate" not in render_summary(summarise(result))
+    result["unknown_is_estimate"] = True
+    assert "estimate how images of other classes" in render_summary(summarise(result))
+
+
+def test_without_unknown_images_rejection_is_a_dash_and_said_to_be_missing(summarise):
+    result = make_result(0, 0.5, 0.75)
+    for rule in ("dr", "pr", "mls"):
+        result["models"]["pmal"][rule] = None
+    summary = summarise(result)
+    assert summary["models"]["pmal"]["acc"]["mean"] == 0.5
+    assert summary["models"]["pmal"]["dr.auroc"] is None
+    header, rows = cells(render_summary(summary))
+    by_title = dict(zip(header, rows[0], strict=True))
+    assert (by_title["ACC"], by_title["AUROC DR"]) == ("50.0", "-")
+    assert "rejection was not measured" in render_summary(summary)

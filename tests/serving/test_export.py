@@ -118,7 +118,7 @@ def test_nearest_prototype_is_the_one_attended_to_most(loaded, model, prototypes
 
 def test_other_sizes_are_resized_as_in_training(loaded, images):
     large = tf.repeat(tf.repeat(images, 3, axis=1), 2, axis=2)
-    small = resize_images(large, 8, 8)
+    small = resize_images(large, 8)
     one, other = serve(loaded, large), serve(loaded, small)
     np.testing.assert_allclose(one["distance"], other["distance"], atol=1e-6)
 

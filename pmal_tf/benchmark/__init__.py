@@ -1,0 +1,1 @@
+"""Speed figures, each with its reference in the same process."""

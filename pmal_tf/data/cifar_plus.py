@@ -1,0 +1,65 @@
+"""CIFAR+10 and CIFAR+50: classes of CIFAR-10 known, classes of CIFAR-100 unknown.
+
+Labels 0 to 9 are CIFAR-10's, 10 to 109 CIFAR-100's fine labels; no name is in both.
+Only the test images of CIFAR-100 are used.
+"""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+
+import numpy as np
+
+from pmal_tf.data import cifar10
+from pmal_tf.data.images import Dataset, LabelledImages, Source, SourceOptions
+from pmal_tf.data.tfds_source import find_prepared, load_split
+
+
+@functools.cache
+def _class_names() -> tuple[str, ...]:
+    """Returns the names of all 110 classes in order of label."""
+    file = resources.files("pmal_tf.data") / "cifar100_classes.txt"
+    return (*cifar10.CLASS_NAMES, *file.read_text().split())
+
+
+def _check(options: SourceOptions) -> None:
+    """Looks for both datasets."""
+    for name in ("cifar10", "cifar100"):
+        find_prepared(name, options.data_dir)
+
+
+def _load(options: SourceOptions) -> tuple[LabelledImages, LabelledImages]:
+    train, known = cifar10.DATASET.open(options).load()
+    unknown = load_split(
+        "cifar100", "test", options, size=known.image.shape[1], id_feature="id"
+    )
+    # Both datasets call their images test_00000 and so on.
+    ids = np.char.add("cifar100_", unknown.example_id)
+    label = unknown.label + np.int32(len(cifar10.CLASS_NAMES))
+    return train, known.followed_by(LabelledImages(unknown.image, label, ids))
+
+
+def _prepare(options: SourceOptions) -> str:
+    from pmal_tf.data.tfds_prepare import prepare_tfds
+
+    return "\n".join(prepare_tfds(name, options) for name in ("cifar10", "cifar100"))
+
+
+def _dataset(name: str) -> Dataset:
+    """Makes the entry of one of the two; they differ in their class lists only."""
+
+    def open_dataset(options: SourceOptions) -> Source:
+        return Source(
+            name=name,
+            class_names=_class_names(),
+            natural=True,
+            load=functools.partial(_load, options),
+            check=functools.partial(_check, options),
+        )
+
+    return Dataset(name=name, open=open_dataset, prepare=_prepare)
+
+
+CIFAR_PLUS_10 = _dataset("cifar_plus_10")
+CIFAR_PLUS_50 = _dataset("cifar_plus_50")

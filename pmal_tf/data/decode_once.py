@@ -1,0 +1,213 @@
+"""Decoding image files once, into a file of pixels that training reads from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from pmal_tf.data.decode import decode_image
+from pmal_tf.data.images import LabelledImages
+from pmal_tf.data.stored_images import ImageFile, StoredImages
+from pmal_tf.errors import PmalError
+
+_PIXELS, _EXAMPLES, _FACTS = "pixels.bin", "examples.npz", "facts.json"
+_WRITING = "writing_"
+_BATCH = 64
+_SECONDS_BETWEEN_REPORTS = 10.0
+# Changes when `decode_image` gives other pixels than before.
+_DECODER = 1
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """Image files in a fixed order, not decoded yet.
+
+    Attributes:
+        name: What they are, for messages and the name of the store.
+        about: How many there are, for the room they need and the progress.
+        stream: Makes a dataset of `{"contents", "label", "example_id"}`.
+        made_from: Text that changes when any of the files does.
+    """
+
+    name: str
+    about: int
+    stream: Callable[[], tf.data.Dataset]
+    made_from: str
+
+
+def default_cache_dir() -> Path:
+    """Returns where decoded images lie: `$XDG_CACHE_HOME/pmal_tf`, or in `~/.cache`."""
+    parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(parent).expanduser() / "pmal_tf"
+
+
+def decode_once(
+    encoded: EncodedImages,
+    size: int,
+    cache_dir: str,
+    check_readable: Callable[[np.ndarray], bool] | None = None,
+) -> LabelledImages:
+    """Decodes images, or finds them decoded before.
+
+    Args:
+        encoded: The image files.
+        size: Side of the square images in pixels.
+        cache_dir: Folder for the decoded images; empty: the default.
+        check_readable: Called with the ids of the images that can be read; raises
+            where these are too few, and then nothing is stored; returns whether the
+            others cannot be read still. None: all must be.
+
+    Returns:
+        The images that could be decoded, in order; their pixels stay on disk.
+
+    Raises:
+        PmalError: If the folder cannot be written or has too little room.
+        tf.errors.OpError: If an image cannot be read and all must be.
+    """
+    root = Path(cache_dir) if cache_dir else default_cache_dir()
+    folder = root / f"{encoded.name}_{size}"
+    made_from = hashlib.sha256(f"{_DECODER} {encoded.made_from}".encode()).hexdigest()
+    images = _read_store(folder, size, made_from)
+    if images is not None and check_readable is not None:
+        images = images if check_readable(images.example_id) else None
+    if images is None:
+        try:
+            _write_store(folder, encoded, size, made_from, check_readable)
+        except OSError as error:
+            raise PmalError(
+                "Decoded images need a folder that can be written. Received: "
+                f"{root}: {error.strerror or error}. Name another with --cache_dir."
+            ) from error
+        images = _read_store(folder, size, made_from)
+        if images is None:
+            raise PmalError(
+                f"Decoded images must stay as they were written. Received: {folder}, "
+                "changed by another process. Name a folder of its own with --cache_dir."
+            )
+    return images
+
+
+def _read_store(folder: Path, size: int, made_from: str) -> LabelledImages | None:
+    """Returns images that were decoded before, or None where there are no such."""
+    try:
+        facts = json.loads((folder / _FACTS).read_text())
+        with (folder / _EXAMPLES).open("rb") as opened, np.load(opened) as stored:
+            label, example_id = stored["label"], stored["example_id"]
+        whole = (folder / _PIXELS).stat().st_size == len(label) * size * size * 3
+        if facts["made_from"] != made_from or not whole:
+            return None
+        file = ImageFile(folder / _PIXELS, size, facts["sha256"])
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
+    return LabelledImages(StoredImages.of_file(file, len(label)), label, example_id)
+
+
+def _write_store(
+    folder: Path,
+    encoded: EncodedImages,
+    size: int,
+    made_from: str,
+    check_readable: Callable[[np.ndarray], bool] | None,
+) -> None:
+    """Decodes everything into a folder that appears whole or not at all."""
+    _remove_leftovers(folder)
+    prefix = f"{_WRITING}{platform.node()}_{os.getpid()}_"
+    writing = folder.with_name(f"{prefix}{folder.name}")
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir(parents=True)
+    try:
+        _check_room(writing, encoded.about * size * size * 3)
+        digest = hashlib.sha256()
+        labels: list[int] = []
+        ids: list[str] = []
+        skip_unreadable = check_readable is not None
+        with (writing / _PIXELS).open("wb") as file:
+            for batch in _decoded_batches(encoded, size, skip_unreadable):
+                pixels = np.ascontiguousarray(batch["image"])
+                file.write(pixels.data)
+                digest.update(pixels.data)
+                labels += batch["label"].tolist()
+                ids += [raw.decode() for raw in batch["example_id"]]
+        example_id = np.array(ids, dtype=str)
+        if check_readable is not None:
+            check_readable(example_id)
+        np.savez_compressed(
+            writing / _EXAMPLES, label=np.array(labels, np.int32), example_id=example_id
+        )
+        facts = {"made_from": made_from, "sha256": digest.hexdigest()}
+        (writing / _FACTS).write_text(json.dumps(facts))
+        shutil.rmtree(folder, ignore_errors=True)
+        writing.rename(folder)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what processes of this machine were writing when they were killed."""
+    for path in folder.parent.glob(f"{_WRITING}{platform.node()}_*_{folder.name}"):
+        process = path.name.removeprefix(f"{_WRITING}{platform.node()}_").split("_")[0]
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except (ValueError, OSError):
+            continue
+
+
+def _decoded_batches(
+    encoded: EncodedImages, size: int, skip_unreadable: bool
+) -> Iterator[dict[str, np.ndarray]]:
+    """Streams batches of decoded images in order."""
+
+    def decoded(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {
+            "image": decode_image(example["contents"], size),
+            "label": tf.cast(example["label"], tf.int32),
+            "example_id": example["example_id"],
+        }
+
+    stream = encoded.stream().map(decoded, num_parallel_calls=2, deterministic=True)
+    if skip_unreadable:
+        stream = stream.ignore_errors()
+    stream = stream.batch(_BATCH).prefetch(2)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # As in the training pipeline.
+    done, began = 0, time.perf_counter()
+    reported = began
+    for batch in stream.with_options(options).as_numpy_iterator():
+        yield batch
+        done += len(batch["label"])
+        now = time.perf_counter()
+        if now - reported > _SECONDS_BETWEEN_REPORTS:
+            reported = now
+            logging.info(
+                "Decoding %s: %d of about %d images, %.0f images/s",
+                *(encoded.name, done, encoded.about, done / (now - began)),
+            )
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """Checks that the decoded images fit on the disk.
+
+    Raises:
+        PmalError: If they do not.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise PmalError(
+            f"Decoded images need {needed / 1e9:.1f} GB. Received: {folder.parent} "
+            f"with {free / 1e9:.1f} GB free. Name a folder with more room with "
+            "--cache_dir, or lower --image_size."
+        )

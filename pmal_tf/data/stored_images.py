@@ -1,0 +1,119 @@
+"""Decoded images in a file, read row by row: an array that stays on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class ImageFile:
+    """A file of raw uint8 pixels, square RGB image after image.
+
+    It is opened at once, so that images go on to be read from it should another
+    process put a newer file in its place.
+
+    Args:
+        path: The file.
+        size: Side of the images in pixels.
+        fingerprint: Hash of the file's content.
+    """
+
+    def __init__(self, path: Path, size: int, fingerprint: str) -> None:
+        self.size = size
+        self.fingerprint = fingerprint
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    def read(self, row: int, target: memoryview) -> None:
+        """Reads image `row` into `target`.
+
+        Raises:
+            OSError: If the file ends before.
+        """
+        if os.preadv(self._descriptor, [target], row * len(target)) != len(target):
+            raise OSError(f"{self._path} ends within image {row}")
+
+    def __del__(self) -> None:
+        if "_descriptor" in self.__dict__:  # Not if opening failed.
+            os.close(self._descriptor)
+
+
+class StoredImages:
+    """Images of one or more files, of which only those asked for are in memory.
+
+    Rows are read with `pread`, not through a memory map: mapped pages would count as
+    the process's own, and grow to the size of the file.
+
+    Args:
+        files: Where the pixels are; images of one size.
+        file_index: [N] which file each image is in.
+        rows: [N] position of each image in its file.
+    """
+
+    def __init__(
+        self, files: tuple[ImageFile, ...], file_index: np.ndarray, rows: np.ndarray
+    ) -> None:
+        self._files = files
+        self._file_index = file_index
+        self._rows = rows
+        self.shape = (len(rows), files[0].size, files[0].size, 3)
+        self.dtype = np.dtype(np.uint8)
+
+    @classmethod
+    def of_file(cls, file: ImageFile, count: int) -> StoredImages:
+        """Returns the first `count` images of a file."""
+        return cls((file,), np.zeros(count, np.int64), np.arange(count))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all images would take in memory."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the images and their order."""
+        digest = hashlib.sha256("".join(f.fingerprint for f in self._files).encode())
+        for numbers in (self._file_index, self._rows):
+            digest.update(numbers.astype(np.int64).tobytes())
+        return digest.hexdigest()
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Reads images into memory.
+
+        Args:
+            index: A position, a slice, or an array of positions of any shape.
+
+        Returns:
+            [..., size, size, 3] uint8.
+        """
+        rows = self._rows[index]
+        image_shape = self.shape[1:]
+        images = np.empty((*np.shape(rows), *image_shape), np.uint8)
+        flat = images.reshape(-1, int(np.prod(image_shape)))
+        places = (np.ravel(self._file_index[index]).tolist(), np.ravel(rows).tolist())
+        for file, row, target in zip(*places, flat, strict=True):
+            self._files[file].read(row, target.data)
+        return images
+
+    def take(self, index: np.ndarray) -> StoredImages:
+        """Returns some of the images, still on disk.
+
+        Args:
+            index: [n] positions, or [N] boolean.
+        """
+        return StoredImages(self._files, self._file_index[index], self._rows[index])
+
+    def followed_by(self, other: StoredImages) -> StoredImages:
+        """Returns these images and then others of the same size, still on disk."""
+        return StoredImages(
+            self._files + other._files,
+            np.concatenate([self._file_index, other._file_index + len(self._files)]),
+            np.concatenate([self._rows, other._rows]),
+        )

@@ -1,0 +1,880 @@
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import struct
+import unicodedata
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from tiny_run import tiny, trial_folder
+
+from pmal_tf.data import folder as folder_module
+from pmal_tf.data.folder import DATASET
+from pmal_tf.data.folder_scan import ImageEntry, scan
+from pmal_tf.data.images import SourceOptions
+from pmal_tf.data.sources import open_source
+from pmal_tf.data.splits import apply_split, describe_splits, open_set_split
+from pmal_tf.errors import PmalError
+from pmal_tf.experiment import run_experiment
+
+# By the name it has in the package, pytest would take it for a test.
+held_out_images = folder_module.test_paths
+
+SIZE = 6
+CLASSES = ("cat", "dog", "emu")
+FLAT = tuple(f"train/{name}/{n}.png" for name in CLASSES for n in range(5))
+
+
+def pixels_of(path):
+    """The pixels of an image, which tell it from all others."""
+    generator = np.random.default_rng(zlib.crc32(path.encode()))
+    return generator.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
+
+
+def write_images(root, *paths):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(pixels_of(path))
+        # The content is a PNG whatever the suffix: suffixes only choose the files.
+        image.save(root / path, "PNG")
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "my images"
+
+
+@pytest.fixture
+def opened(root, tmp_path):
+    """Opens the folder of images, decoded into another."""
+
+    def open_folder(**options):
+        options = {"image_size": SIZE, "cache_dir": str(tmp_path / "cache"), **options}
+        return open_source("folder", SourceOptions(data_dir=str(root), **options))
+
+    return open_folder
+
+
+@pytest.fixture
+def loaded(opened):
+    return lambda **options: opened(**options).load()
+
+
+def ids(images):
+    return set(images.example_id.tolist())
+
+
+def names_of(source, images):
+    """Class names by example id; checks that every image has its own pixels."""
+    for path, image in zip(images.example_id, images.image[:], strict=True):
+        np.testing.assert_array_equal(image, pixels_of(path), err_msg=path)
+    return {
+        path: source.class_names[label]
+        for path, label in zip(images.example_id, images.label, strict=True)
+    }
+
+
+def messages(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_a_folder_without_test_images_gives_a_fifth_of_each_class(root, opened):
+    write_images(root, *FLAT)
+    source = opened()
+    assert (source.name, source.natural) == ("folder", True)
+    assert source.class_names == CLASSES
+    assert source.own_split == (CLASSES, ())
+    assert source.own_protocol == "folder"
+    assert not source.unknown_is_estimate
+    train, test = source.load()
+    assert ids(train) | ids(test) == set(FLAT)
+    assert train.label.dtype == test.label.dtype == np.int32
+    assert np.bincount(train.label).tolist() == [4, 4, 4]
+    assert np.bincount(test.label).tolist() == [1, 1, 1]
+    for images in (train, test):
+        named = names_of(source, images)
+        assert all(path.split("/")[1] == name for path, name in named.items())
+
+
+def test_a_folder_with_test_images_is_taken_as_it_is(root, opened):
+    tested = ("test/cat/0.png", "test/emu/a/b.png")
+    write_images(root, *FLAT, *tested)
+    source = opened()
+    assert source.own_split == (CLASSES, ())
+    train, test = source.load()
+    assert ids(train) == set(FLAT)
+    assert names_of(source, test) == {tested[0]: "cat", tested[1]: "emu"}
+
+
+UNKNOWN = {
+    "unknown/loose.png": "unknown",
+    "unknown/owl/0.png": "unknown/owl",
+    "unknown/owl/young/1.png": "unknown/owl",
+    # The name of a known class is no obstacle.
+    "unknown/cat/0.png": "unknown/cat",
+}
+
+
+@pytest.mark.parametrize("tested", [(), ("test/cat/0.png", "test/dog/0.png")])
+def test_images_of_no_class_are_tested_on_alone(tested, root, opened):
+    write_images(root, *FLAT, *UNKNOWN, *tested)
+    source = opened()
+    strangers = ("unknown", "unknown/cat", "unknown/owl")
+    assert source.class_names == (*CLASSES, *strangers)
+    assert source.own_split == (CLASSES, strangers)
+    assert not source.unknown_is_estimate
+    train, test = source.load()
+    assert not ids(train) & set(UNKNOWN)
+    of_unknown = {
+        path: name
+        for path, name in names_of(source, test).items()
+        if path.startswith("unknown")
+    }
+    assert of_unknown == UNKNOWN
+    split = open_set_split(source, "paper", 0)
+    assert (split.protocol, split.known, split.unknown) == (
+        "folder",
+        CLASSES,
+        strangers,
+    )
+    known_train, all_test = apply_split(source, split, train, test)
+    assert np.unique(known_train.label).tolist() == [0, 1, 2]
+    unknown_ids = all_test.example_id[all_test.is_unknown]
+    assert set(unknown_ids.tolist()) == set(UNKNOWN)
+
+
+@pytest.mark.parametrize("tested", [False, True])
+def test_classes_held_out_play_the_unknown(tested, root, opened):
+    in_test = {f"test/{name}/0.png" for name in CLASSES} if tested else set()
+    write_images(root, *FLAT, *in_test, "unknown/0.png")
+    source = opened(held_out_classes=("dog",))
+    assert source.class_names == (*CLASSES, "unknown")
+    assert source.own_split == (("cat", "emu"), ("dog", "unknown"))
+    assert source.unknown_is_estimate
+    train, test = source.load()
+    dogs = {path for path in (*FLAT, *in_test) if "/dog/" in path}
+    assert {name for path, name in names_of(source, train).items()} == {"cat", "emu"}
+    named = names_of(source, test)
+    assert {path for path, name in named.items() if name == "dog"} == dogs
+    # All images of the class held out, the one of none, and those of the others.
+    assert len(test) == len(dogs) + 1 + 2
+    assert len(train) == (10 if tested else 8)
+    split = open_set_split(source, "paper", 0)
+    _, all_test = apply_split(source, split, train, test)
+    assert all_test.is_unknown.sum() == len(dogs) + 1
+
+
+def test_classes_to_hold_out_must_be_there(root, opened):
+    write_images(root, *FLAT, "unknown/owl/0.png")
+    for name in ("cow", "owl", "unknown/owl", "Dog"):
+        with pytest.raises(PmalError, match=rf"'cat', 'dog', 'emu'.*{name!r}$"):
+            opened(held_out_classes=("dog", name))
+    source = opened(held_out_classes=("dog", "emu"))
+    with pytest.raises(PmalError, match="At least two classes must be known"):
+        open_set_split(source, "paper", 0)
+
+
+def test_names_may_be_anything_printable(root, opened):
+    names = ("tea, green", "Äpfel und Öl", "日本", "a.b-c (1)", "-- x", "50%", "{x}")
+    paths = [f"train/{name}/Ein Bild, {n} ü.png" for name in names for n in range(2)]
+    write_images(root, *paths, "unknown/ganz anders/é ü.png")
+    source = opened()
+    assert source.class_names == (*sorted(names), "unknown/ganz anders")
+    train, test = source.load()
+    named = {**names_of(source, train), **names_of(source, test)}
+    assert set(named) == {*paths, "unknown/ganz anders/é ü.png"}
+    assert all(path.split("/")[1] == named[path] for path in paths)
+
+
+def test_folders_below_a_class_belong_to_it(root, opened):
+    paths = ("train/cat/a/b/c/0.png", "train/cat/a/0.png", "train/cat/dog/0.png")
+    write_images(root, *paths, "train/dog/0.png", "train/dog/1.jpg/2.png")
+    source = opened()
+    assert source.class_names == ("cat", "dog")
+    named = {
+        k: v for images in source.load() for k, v in names_of(source, images).items()
+    }
+    assert {path for path, name in named.items() if name == "cat"} == set(paths)
+    assert {path for path, name in named.items() if name == "dog"} == {
+        "train/dog/0.png",
+        "train/dog/1.jpg/2.png",
+    }
+
+
+def test_images_go_by_their_suffix_in_either_case_and_other_files_are_counted(
+    root, loaded, caplog
+):
+    suffixes = ("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "gif", "PNG", "JPEG", "Jpg")
+    paths = [f"train/cat/0.{suffix}" for suffix in suffixes]
+    write_images(root, *paths, "train/dog/0.png", "train/dog/1.png", "unknown/0.png")
+    others = ("train/cat/a.txt", "train/cat/b.TXT", "train/dog/x/c.webp", "unknown/d")
+    hidden = ("train/.DS_Store", "train/cat/.0.png", ".git/0.png", "unknown/.a/0.png")
+    for path in (*others, *hidden, "train/list.csv", "labels.csv"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("no image")
+    train, test = loaded()
+    assert ids(train) | ids(test) == {
+        *(*paths, "train/dog/0.png", "train/dog/1.png", "unknown/0.png")
+    }
+    (message,) = messages(caplog)
+    assert re.search(r"2 \.txt, 1 \.webp, 1 without suffix\.$", message)
+
+
+def test_folders_of_hidden_files_alone_are_empty(root, opened):
+    write_images(root, *FLAT, "train/fox/.hidden.png", "train/fox/.below/0.png")
+    with pytest.raises(PmalError, match=r"must hold an image.*none in '.*/train/fox'"):
+        opened()
+
+
+def test_links_are_followed(root, tmp_path, opened):
+    write_images(root, *FLAT)
+    elsewhere = tmp_path / "elsewhere"
+    write_images(elsewhere, "fox/0.png", "fox/1.png", "single.png")
+    (root / "train" / "fox").symlink_to(elsewhere / "fox")
+    (root / "train" / "cat" / "linked.png").symlink_to(elsewhere / "single.png")
+    os.link(elsewhere / "single.png", root / "train" / "dog" / "hard.png")
+    source = opened()
+    assert source.class_names == ("cat", "dog", "emu", "fox")
+    train, test = source.load()
+    assert ids(train) | ids(test) == {
+        *(*FLAT, "train/fox/0.png", "train/fox/1.png"),
+        *("train/cat/linked.png", "train/dog/hard.png"),
+    }
+
+
+def test_what_is_neither_file_nor_folder_is_passed_over(root, loaded):
+    write_images(root, *FLAT)
+    os.mkfifo(root / "train" / "cat" / "pipe.png")  # Reading it would never end.
+    train, test = loaded()
+    assert ids(train) | ids(test) == set(FLAT)
+
+
+def test_nothing_depends_on_the_order_in_which_a_disk_lists_files(
+    root, loaded, monkeypatch
+):
+    write_images(root, *FLAT, *UNKNOWN, *(f"test/{name}/0.png" for name in CLASSES))
+    scandir = os.scandir
+
+    def in_order(*, backwards):
+        @contextlib.contextmanager
+        def listing(path):
+            with scandir(path) as entries:
+                yield iter(sorted(entries, key=lambda e: e.name, reverse=backwards))
+
+        return listing
+
+    orders, prints = [], []
+    for backwards in (False, True):
+        monkeypatch.setattr(os, "scandir", in_order(backwards=backwards))
+        orders.append([entry.path for entry in scan(root).entries])
+        prints.append([images.fingerprint for images in loaded()])
+    assert orders[0] == orders[1]
+    assert prints[0] == prints[1]
+    for side in ("train", "test", "unknown"):
+        of_side = [path for path in orders[1] if path.startswith(side)]
+        assert of_side == sorted(of_side)
+
+
+def entries_of(side, name, count):
+    return [ImageEntry(f"{side}/{name}/{n}.png", side, name) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("count", "held_out"),
+    # A fifth of 7, 8, 13 and 99 is 1.4, 1.6, 2.6 and 19.8.
+    [(1, 0), (2, 1), (3, 1), (7, 1), (8, 2), (10, 2), (13, 3), (99, 20), (1000, 200)],
+)
+def test_a_fifth_of_a_class_is_tested_on_and_one_of_two(count, held_out):
+    entries = entries_of("train", "cat", count)
+    assert len(held_out_images(entries, ())) == held_out
+
+
+def test_which_images_are_held_out_depends_on_the_paths_of_their_class_alone():
+    cats, dogs = (entries_of("train", name, 40) for name in ("cat", "dog"))
+    chosen = held_out_images(cats, ())
+    assert chosen == held_out_images(cats[::-1], ())
+    assert chosen | held_out_images(dogs, ()) == held_out_images([*dogs, *cats], ())
+    unknown = entries_of("unknown", "owl", 3)
+    with_unknown = held_out_images([*cats, *unknown, *dogs], ("dog",))
+    assert with_unknown == chosen | {entry.path for entry in (*unknown, *dogs)}
+    # Neither the first nor the last, nor the same of every class.
+    order = sorted(entry.path for entry in cats)
+    assert chosen not in ({*order[:8]}, {*order[-8:]}, {*order[::5]})
+    assert {p.split("/")[2] for p in chosen} != {
+        p.split("/")[2] for p in held_out_images(dogs, ())
+    }
+    # Other images held out than before would move images between two runs.
+    ten = held_out_images(entries_of("train", "cat", 10), ())
+    assert ten == {"train/cat/3.png", "train/cat/5.png"}
+
+
+def test_a_further_image_moves_at_most_one_other():
+    for count in range(2, 60):
+        before = held_out_images(entries_of("train", "cat", count), ())
+        after = held_out_images(entries_of("train", "cat", count + 1), ())
+        new = f"train/cat/{count}.png"
+        assert len((before ^ after) - {new}) <= 1
+
+
+def test_with_test_images_of_one_class_none_are_held_out_of_the_others():
+    entries = [*entries_of("train", "cat", 10), *entries_of("train", "dog", 10)]
+    tested = entries_of("test", "cat", 2)
+    assert held_out_images([*entries, *tested], ()) == {entry.path for entry in tested}
+
+
+def test_images_held_out_do_not_change_with_contents_place_or_options(
+    root, tmp_path, loaded
+):
+    write_images(root, *FLAT)
+    before = ids(loaded()[1])
+    for path in FLAT[::2]:
+        Image.new("RGB", (3, 4), "red").save(root / path)
+    os.rename(root, tmp_path / "moved")
+    write_images(tmp_path / "moved", "unknown/0.png", "train/fox/0.png")
+    (tmp_path / "moved").rename(root)
+    _, test = loaded(image_size=3, cache_dir=str(tmp_path / "other"))
+    assert ids(test) == before | {"unknown/0.png"}
+
+
+def test_a_class_of_one_image_is_trained_on_and_told_of(root, opened, caplog):
+    write_images(root, *FLAT, "train/fox/only.png")
+    source = opened()
+    train, test = source.load()
+    assert "train/fox/only.png" in ids(train)
+    split = open_set_split(source, "paper", 0)
+    apply_split(source, split, train, test)
+    (message,) = messages(caplog)
+    assert message == "No test images of fox: results say nothing of this class."
+
+
+def test_folders_of_single_images_have_nothing_to_test_on(root, opened):
+    write_images(root, "train/cat/0.png", "train/dog/0.png")
+    source = opened()
+    split = open_set_split(source, "paper", 0)
+    with pytest.raises(PmalError, match="known classes of folder need test images"):
+        apply_split(source, split, *source.load())
+
+
+# Layouts that cannot be meant.
+
+
+def test_a_data_dir_must_be_given():
+    with pytest.raises(PmalError, match="`data_dir` must name the folder of images"):
+        open_source("folder", SourceOptions())
+
+
+def test_a_folder_that_is_missing_is_an_error_that_names_it(root, opened):
+    with pytest.raises(PmalError, match=rf"train/<class>.*{re.escape(str(root))}.*not"):
+        opened()
+    root.write_text("a file")
+    with pytest.raises(PmalError, match="which is not a folder"):
+        opened()
+
+
+def test_a_folder_without_folders_is_an_error(root, opened):
+    root.mkdir()
+    with pytest.raises(PmalError, match="which holds no folders"):
+        opened()
+
+
+def test_classes_that_are_not_in_train_are_an_error_with_the_way_out(root, opened):
+    write_images(root, "cat/0.png", "dog/0.png")
+    with pytest.raises(
+        PmalError, match=r"holds 'cat', 'dog'\. Move classes into train"
+    ):
+        opened()
+
+
+def test_a_home_folder_may_be_written_as_a_tilde(root, monkeypatch, tmp_path):
+    write_images(root, *FLAT)
+    monkeypatch.setenv("HOME", str(root.parent))
+    options = SourceOptions(
+        data_dir=f"~/{root.name}", cache_dir=str(tmp_path / "cache"), image_size=SIZE
+    )
+    source = open_source("folder", options)
+    assert sum(map(len, source.load())) == len(FLAT)
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_images_beside_the_class_folders_are_an_error(side, root, opened):
+    write_images(root, *FLAT, "test/cat/0.png", f"{side}/stray.PNG")
+    with pytest.raises(
+        PmalError, match=rf"image of {side}/ must be in the folder.*1 dir.*'stray.PNG'"
+    ):
+        opened()
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_a_class_folder_without_images_is_an_error(side, root, opened):
+    write_images(root, *FLAT)
+    (root / side / "emu" / "below").mkdir(parents=True)
+    for path in (root / side / "emu").glob("*.png"):
+        path.unlink()
+    (root / side / "emu" / "note.txt").touch()
+    with pytest.raises(PmalError, match=rf"none in '.*/{side}/emu'"):
+        opened()
+
+
+def test_an_empty_train_folder_is_an_error(root, opened):
+    (root / "train").mkdir(parents=True)
+    with pytest.raises(PmalError, match=r"at least two classes.*\[\]"):
+        opened()
+
+
+def test_one_class_is_an_error(root, opened):
+    write_images(root, "train/cat/0.png", "train/cat/1.png", "unknown/dog/0.png")
+    with pytest.raises(PmalError, match=r"at least two classes.*\['cat'\]"):
+        opened()
+
+
+@pytest.mark.parametrize("path", ["train/Dog/0.png", "test/DOG/0.png"])
+def test_classes_that_differ_in_case_alone_are_an_error(path, root, opened):
+    write_images(root, *FLAT)
+    if (root / path).parent.exists():
+        pytest.skip("this file system does not tell the case of names")
+    write_images(root, path)
+    with pytest.raises(PmalError, match=r"upper and lower case.*'D\w+' and 'dog'"):
+        opened()
+
+
+def test_classes_that_look_the_same_are_an_error(root, opened):
+    composed, taken_apart = (
+        unicodedata.normalize(form, "träne") for form in ("NFC", "NFD")
+    )
+    write_images(root, *FLAT, f"train/{composed}/0.png")
+    if (root / "train" / taken_apart).exists():
+        pytest.skip("this file system does not tell the two apart")
+    write_images(root, f"train/{taken_apart}/0.png")
+    with pytest.raises(PmalError, match="Names of classes must differ"):
+        opened()
+
+
+@pytest.mark.parametrize("name", ["unknown", "Unknown", "UNKNOWN"])
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_no_class_may_have_the_name_of_the_unknown(side, name, root, opened):
+    write_images(root, *FLAT, f"{side}/{name}/0.png")
+    with pytest.raises(PmalError, match=rf"may be named 'unknown'.*{name!r}"):
+        opened()
+
+
+def test_a_class_may_be_named_like_the_unknown_in_part(root, opened):
+    write_images(root, *FLAT, "train/unknown bird/0.png", "train/test/0.png")
+    assert "unknown bird" in opened().class_names
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x1bb"])
+def test_names_of_classes_must_be_printable(name, root, opened):
+    write_images(root, *FLAT, f"train/{name}/0.png")
+    with pytest.raises(PmalError, match="must be printable"):
+        opened()
+
+
+def test_a_class_of_test_images_alone_is_an_error(root, opened):
+    write_images(root, *FLAT, "test/cat/0.png", "test/owl/0.png", "test/fox/0.png")
+    with pytest.raises(PmalError, match=r"Received: 'fox', 'owl' in test/ alone"):
+        opened()
+
+
+LOOPS = {
+    "to the root": ("train/cat/loop", "../.."),
+    "to train": ("train/loop", "."),
+    "to the class": ("train/cat/a/loop", ".."),
+    "to itself as a class": ("train/loop", "loop"),
+    "to itself as an image": ("train/cat/loop.png", "loop.png"),
+    "of the unknown": ("unknown/a/loop", "../../unknown"),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_link_that_leads_back_is_an_error_that_names_it(loop, root, opened):
+    write_images(root, *FLAT)
+    path, target = LOOPS[loop]
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).symlink_to(target)
+    with pytest.raises(PmalError, match=r"may not contain itself.*/loop"):
+        opened()
+
+
+@pytest.mark.parametrize("place", ["file", "class", "unknown"])
+def test_names_that_are_not_utf_8_are_an_error_that_shows_them(place, root, opened):
+    write_images(root, *FLAT, "unknown/0.png")
+    raw = (
+        os.fsencode(root)
+        + {
+            "file": b"/train/cat/caf\xe9.png",
+            "class": b"/train/caf\xe9/0.png",
+            "unknown": b"/unknown/caf\xe9/0.png",
+        }[place]
+    )
+    try:
+        os.makedirs(os.path.dirname(raw), exist_ok=True)
+        with open(raw, "wb"):
+            pass
+    except OSError:
+        pytest.skip("this file system refuses such names")
+    with pytest.raises(PmalError, match=r"must be valid UTF-8.*caf\\xe9") as caught:
+        opened()
+    str(caught.value).encode()  # It can be printed.
+
+
+def test_other_files_whose_names_are_not_utf_8_do_no_harm(root, loaded, caplog):
+    write_images(root, *FLAT)
+    try:
+        with open(os.fsencode(root) + b"/train/cat/note.\xe9", "wb"):
+            pass
+    except OSError:
+        pytest.skip("this file system refuses such names")
+    loaded()
+    (message,) = messages(caplog)
+    assert re.search(r": 1 \.\S+$", message)
+
+
+# Images that cannot be read.
+
+
+def png_of_size(width, height):
+    header = struct.pack(">II", width, height) + b"\x08\x02\0\0\0"
+    checksum = struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + header + checksum
+
+
+def overwritten(contents):
+    middle = len(contents) // 2
+    return contents[: middle - 8] + bytes(16) + contents[middle + 8 :]
+
+
+BAD_FILES = {
+    "train/cat/cut off.png": (lambda good: good[:-30], "damaged or cut off"),
+    "train/cat/corrupt.png": (overwritten, "damaged or cut off"),
+    "train/dog/empty.jpg": (lambda good: b"", "the file is empty"),
+    "train/dog/text.jpg": (lambda good: b"some text", "not a JPEG, PNG, BMP or GIF"),
+    "train/emu/large.png": (
+        lambda good: png_of_size(30_000, 20_000),
+        r"declares 30,000 x 20,000 pixels; at most 67,108,864",
+    ),
+    "unknown/jpeg cut in its header.jpg": (
+        lambda good: b"\xff\xd8\xff\xe0\0\x10JFIF",
+        "damaged or cut off",
+    ),
+}
+BROKEN_LINK = "unknown/broken link.png"
+
+
+@pytest.fixture
+def bad_folder(root):
+    """A folder with sound images and seven that cannot be read."""
+    write_images(root, *FLAT, "unknown/sound.png")
+    for path, (damage, _) in BAD_FILES.items():
+        write_images(root, path)
+        (root / path).write_bytes(damage((root / path).read_bytes()))
+    (root / BROKEN_LINK).symlink_to("nowhere.png")
+    return root
+
+
+def assert_every_reason(text):
+    for path, (_, reason) in BAD_FILES.items():
+        assert re.search(rf"^  {re.escape(path)}: .*{reason}", text, re.MULTILINE)
+    assert re.search(rf"^  {BROKEN_LINK}: it cannot be opened: No such", text, re.M)
+
+
+def test_unreadable_images_are_all_listed_with_the_reason(bad_folder, opened, caplog):
+    source = opened()  # The layout is sound.
+    with pytest.raises(PmalError, match=r"(?s)At most 0 .*Received: 7\.") as caught:
+        source.load()
+    assert_every_reason(str(caught.value))
+    assert "--max_unreadable=7" in str(caught.value)
+    assert "sound" not in str(caught.value)
+    assert messages(caplog) == []
+
+
+def test_the_number_of_unreadable_images_is_counted_exactly(
+    bad_folder, loaded, tmp_path, caplog
+):
+    with pytest.raises(PmalError, match=r"(?s)At most 6 .*Received: 7\."):
+        loaded(max_unreadable=6)
+    assert not list((tmp_path / "cache").iterdir())
+    train, test = loaded(max_unreadable=7)
+    assert ids(train) | ids(test) == {*FLAT, "unknown/sound.png"}
+    for images in (train, test):
+        for path, image in zip(images.example_id, images.image[:], strict=True):
+            np.testing.assert_array_equal(image, pixels_of(path))
+    (message,) = messages(caplog)
+    assert message.startswith("Passed over 7 unreadable files:\n")
+    assert_every_reason(message)
+
+
+def test_decoded_images_do_not_make_unreadable_ones_acceptable(
+    bad_folder, loaded, caplog
+):
+    loaded(max_unreadable=7)
+    caplog.clear()
+    loaded(max_unreadable=99)
+    (message,) = messages(caplog)
+    assert_every_reason(message)
+    with pytest.raises(PmalError, match="Received: 7"):
+        loaded(max_unreadable=6)
+
+
+def test_of_many_unreadable_images_fifty_are_listed(root, loaded):
+    write_images(root, *FLAT)
+    for n in range(53):
+        (root / "train" / "cat" / f"empty_{n:02}.png").touch()
+    with pytest.raises(PmalError, match=r"Received: 53\.") as caught:
+        loaded()
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 1 + 50 + 1
+    assert lines[1:51] == [
+        f"  train/cat/empty_{n:02}.png: the file is empty" for n in range(50)
+    ]
+    assert lines[51] == "  and 3 more"
+
+
+def test_a_mended_image_is_read(root, loaded):
+    write_images(root, *FLAT)
+    path = root / FLAT[3]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    train, test = loaded(max_unreadable=1)
+    assert FLAT[3] not in ids(train) | ids(test)
+    path.write_bytes(whole)
+    train, test = loaded()
+    assert ids(train) | ids(test) == set(FLAT)
+
+
+def test_an_image_that_only_now_can_be_read_is_read(root, loaded):
+    # As after a lack of permission: neither size nor time of the file change. This is
+    # what the message "it can be now; run again" promises.
+    write_images(root, *FLAT)
+    path = root / FLAT[3]
+    whole, times = path.read_bytes(), path.stat()
+    path.write_bytes(bytes(len(whole)))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    loaded(max_unreadable=1)
+    path.write_bytes(whole)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    train, test = loaded(max_unreadable=1)
+    assert ids(train) | ids(test) == set(FLAT)
+
+
+def test_images_are_decoded_once_until_one_of_them_changes(root, loaded, monkeypatch):
+    streams = []
+    stream = folder_module._stream
+    monkeypatch.setattr(
+        folder_module, "_stream", lambda *a: streams.append(a) or stream(*a)
+    )
+    write_images(root, *FLAT)
+    loaded()
+    loaded(held_out_classes=("dog",))
+    assert len(streams) == 1
+    Image.fromarray(255 - pixels_of(FLAT[0])).save(root / FLAT[0])
+    os.utime(root / FLAT[0], ns=(1, 1))
+    images = loaded()
+    assert len(streams) == 2
+    for part in images:
+        for path, image in zip(part.example_id, part.image[:], strict=True):
+            inverted = path == FLAT[0]
+            expected = 255 - pixels_of(path) if inverted else pixels_of(path)
+            np.testing.assert_array_equal(image, expected)
+    write_images(root, "train/cat/new.png")
+    assert "train/cat/new.png" in set.union(*map(ids, loaded()))
+    (root / "train/cat/new.png").unlink()
+    assert set.union(*map(ids, loaded())) == set(FLAT)
+    assert len(streams) == 4
+
+
+def test_two_folders_of_one_name_are_kept_apart(root, tmp_path, opened):
+    write_images(root, *FLAT)
+    other = tmp_path / "elsewhere" / root.name
+    write_images(other, *FLAT)
+    Image.new("RGB", (SIZE, SIZE), "red").save(other / FLAT[0])
+    options = {"cache_dir": str(tmp_path / "cache"), "image_size": SIZE}
+    opened().load()
+    open_source("folder", SourceOptions(data_dir=str(other), **options)).load()
+    source = opened()
+    for images in source.load():
+        names_of(source, images)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_the_usual_size_is_64_pixels(root, loaded):
+    write_images(root, *FLAT[:2], *FLAT[-2:])
+    train, _ = loaded(image_size=0)
+    assert train.image.shape == (2, 64, 64, 3)
+
+
+def save_with_orientation(path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path.parent.mkdir(parents=True, exist_ok=True)
+    gradient = np.zeros((8, 16, 3), np.uint8) + np.arange(0, 256, 16)[:, None]
+    Image.fromarray(gradient.astype(np.uint8)).save(path, "JPEG", exif=exif)
+
+
+def test_orientation_tags_are_ignored_and_counted(root, loaded, caplog):
+    write_images(root, *FLAT)
+    for name, orientation in (("1.jpg", 1), ("3.jpg", 3), ("6.JPEG", 6), ("8.jpe", 8)):
+        save_with_orientation(root / "train" / "cat" / f"turned_{name}", orientation)
+    images = loaded()
+    turned = [
+        image
+        for part in images
+        for path, image in zip(part.example_id, part.image[:], strict=True)
+        if "turned" in path
+    ]
+    assert len(turned) == 4
+    for image in turned:
+        np.testing.assert_array_equal(image, turned[0])
+    (message,) = messages(caplog)
+    assert message.startswith("3 of 19 images have an EXIF orientation")
+
+
+def test_preparing_a_folder_says_what_is_in_it(root, tmp_path):
+    write_images(root, *FLAT)
+    options = SourceOptions(data_dir=str(root), cache_dir=str(tmp_path / "cache"))
+    line = "3 classes, 12 images to train on and 3 to test on; nothing to download"
+    assert DATASET.prepare(options) == f"{root}: {line}"
+
+
+def test_the_split_of_a_folder_is_described(root, tmp_path):
+    write_images(root, *FLAT)
+    options = SourceOptions(data_dir=str(root), cache_dir=str(tmp_path / "cache"))
+    assert describe_splits("folder", "paper", options).splitlines() == [
+        "folder folder trial 0: openness 0.0000",
+        "  known:   cat, dog, emu",
+        "  unknown: none",
+        "  images:  12 training, 3 known test, 0 unknown test",
+    ]
+    with pytest.raises(PmalError, match="leave --protocol at its default"):
+        describe_splits("folder", "neal", options)
+
+
+# Whole experiments.
+
+COLOURS = {"rot": (210, 40, 40), "tea, green": (40, 200, 60), "青": (40, 60, 210)}
+KNOWN = sorted(COLOURS)
+
+
+def write_squares(folder, colour, count):
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(colour)
+    for n in range(count):
+        noise = generator.normal(0, 15, (12, 10, 3))
+        pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"square {n}.png")
+
+
+class Run:
+    """An experiment on a folder of images, and what it left."""
+
+    def __init__(self, folder, **changes):
+        self.folder = folder
+        self.table = run_experiment(
+            tiny(
+                folder,
+                **{
+                    "dataset": "folder",
+                    "data_dir": str(folder / "images"),
+                    "cache_dir": str(folder / "cache"),
+                    "protocol": "paper",
+                    "image_size": 8,
+                    "epochs": 1,
+                    "control": False,
+                    "tensorboard": False,
+                    "prototypes_per_class": 2,
+                    **changes,
+                },
+            )
+        )
+        self.result, self.data, self.calibration = (
+            json.loads((trial_folder(folder) / f"{name}.json").read_text())
+            for name in ("result", "data", "calibration")
+        )
+        experiment = folder / "runs" / "tiny"
+        assert (experiment / "summary.md").read_text() == self.table
+        self.summary = json.loads((experiment / "summary.json").read_text())
+
+    def assert_served(self, known, version="1"):
+        """Checks what the exported model calls the classes."""
+        exported = self.folder / "saved_models" / "tiny" / "trial_0" / version
+        facts = json.loads((exported / "metadata.json").read_text())
+        assert facts["class_names"] == known
+        serve = tf.saved_model.load(str(exported)).signatures["serving_default"]
+        colours = np.array(list(COLOURS.values()), np.float32)
+        images = np.broadcast_to(colours[:, None, None], (len(colours), 9, 7, 3))
+        answers = {k: v.numpy() for k, v in serve(images=tf.constant(images)).items()}
+        assert answers["distance"].shape == (len(colours), len(known))
+        for class_id, name in zip(
+            answers["class_id"], answers["class_name"], strict=True
+        ):
+            expected = known[class_id] if class_id >= 0 else "unknown"
+            assert name.decode() == expected
+        assert all(path.startswith(b"train/") for path in answers["nearest_prototype"])
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """An experiment on a folder with three known classes and an unknown one."""
+    folder = tmp_path_factory.mktemp("experiment")
+    for name, colour in COLOURS.items():
+        write_squares(folder / "images" / "train" / name, colour, 15)
+    write_squares(folder / "images" / "unknown" / "grau", (128, 128, 128), 6)
+    return Run(folder)
+
+
+def test_an_experiment_on_a_folder_with_unknown_images(finished_run):
+    result, data = finished_run.result, finished_run.data
+    assert (result["dataset"], result["protocol"]) == ("folder", "folder")
+    assert (result["known"], result["unknown"]) == (KNOWN, ["unknown/grau"])
+    assert not result["unknown_is_estimate"]
+    assert data["training"]["images"] == 3 * 12
+    assert (data["test"]["known"], data["test"]["unknown"]) == (3 * 3, 6)
+    for metrics in result["models"].values():
+        assert 0.0 <= metrics["dr"]["auroc"] <= 1.0
+    assert finished_run.calibration["rules"]["dr"]["unknown_rejected"] is not None
+    assert "estimate" not in finished_run.table
+    assert "not measured" not in finished_run.table
+    finished_run.assert_served(KNOWN)
+
+
+def test_an_experiment_on_a_folder_without_unknown_images(finished_run, tmp_path):
+    shutil.copytree(finished_run.folder, tmp_path, dirs_exist_ok=True)
+    # The same training images, so that the networks need not be trained anew.
+    shutil.rmtree(tmp_path / "images" / "unknown")
+    (trial_folder(tmp_path) / "data.json").unlink()
+    run = Run(tmp_path, stages=("evaluate", "export"), overwrite=True)
+    assert (run.result["known"], run.result["unknown"]) == (KNOWN, [])
+    assert run.result["openness"] == 0.0
+    assert run.data["training"] == finished_run.data["training"]
+    assert (run.data["test"]["known"], run.data["test"]["unknown"]) == (9, 0)
+    for metrics in run.result["models"].values():
+        assert 0.0 <= metrics["acc"] <= 1.0
+        assert [metrics[rule] for rule in ("dr", "pr", "mls")] == [None] * 3
+    for rule in run.calibration["rules"].values():
+        assert np.isfinite(rule["threshold"])
+        assert rule["unknown_rejected"] is None
+    assert "There are no unknown images, so rejection was not measured." in run.table
+    assert re.search(r"PMAL +\| +\d+\.\d +\| +- +\|", run.table)
+    assert run.summary["models"]["pmal"]["dr.auroc"] is None
+    run.assert_served(KNOWN, version="2")
+
+
+def test_an_experiment_on_a_folder_with_a_class_held_out(tmp_path):
+    for name, colour in {**COLOURS, "gelb": (220, 220, 40)}.items():
+        write_squares(tmp_path / "images" / "train" / name, colour, 10)
+    run = Run(tmp_path, held_out_classes=("tea, green",))
+    known = ["gelb", "rot", "青"]
+    assert (run.result["known"], run.result["unknown"]) == (known, ["tea, green"])
+    assert run.result["unknown_is_estimate"]
+    assert run.data["training"]["images"] == 3 * 8
+    assert (run.data["test"]["known"], run.data["test"]["unknown"]) == (3 * 2, 10)
+    assert "classes held out of the known ones" in run.table
+    assert "estimate" in run.table
+    run.assert_served(known)
+    flags = (trial_folder(tmp_path) / "flags.txt").read_text()
+    assert '--held_out_classes="tea, green"\n' in flags

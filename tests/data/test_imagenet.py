@@ -1,0 +1,463 @@
+import functools
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from tfds_tiny import encoded, real_features, write_tfds
+
+from pmal_tf.data import cifar10, imagenet
+from pmal_tf.data.class_lists import protocols_of
+from pmal_tf.data.images import LabelledImages, SourceOptions
+from pmal_tf.data.sources import SOURCES, open_source
+from pmal_tf.data.splits import apply_split, listed_trials, open_set_split
+from pmal_tf.data.stored_images import StoredImages
+from pmal_tf.errors import PmalError
+
+SIZE = 6
+
+
+@functools.cache
+def wnids():
+    return real_features("imagenet2012")["label"].names
+
+
+def colour_of(label):
+    """A colour for each label, the same in all pixels; neighbours differ clearly."""
+    return np.array([label % 10, label // 10 % 10, label // 100 % 10]) * 20 + 30
+
+
+def imagenet_example(label, number=0):
+    return {
+        "image": encoded(colour_of(label)),
+        "label": label,
+        "file_name": f"{wnids()[label]}_{number}.JPEG",
+    }
+
+
+# Neither sorted nor without gaps, with classes beyond the first hundred in between.
+TRAINED = [*np.random.default_rng(0).permutation(100).tolist(), 100, 999, 199, 200, 7]
+TRAINED.insert(3, 150)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder with a small ImageNet, and one for decoded images."""
+    root = tmp_path_factory.mktemp("imagenet")
+    tested = np.random.default_rng(1).permutation(1000)
+    write_tfds(
+        root / "data",
+        "imagenet2012",
+        {
+            "train": [imagenet_example(label, n) for n, label in enumerate(TRAINED)],
+            "validation": [imagenet_example(int(label), 5000) for label in tested],
+        },
+        version="5.1.0",
+        shards=2,
+    )
+    return SourceOptions(
+        data_dir=str(root / "data"), cache_dir=str(root / "cache"), image_size=SIZE
+    )
+
+
+def assert_colours(images):
+    """Checks that every image has the colour of its label."""
+    expected = np.array([colour_of(label) for label in images.label])[:, None, None]
+    assert images.image.shape == (len(images), SIZE, SIZE, 3)
+    assert images.image.dtype == np.uint8
+    # JPEG is not exact; the next colour is 20 away.
+    assert np.abs(images.image[:].astype(int) - expected).max() <= 8
+
+
+def test_the_list_of_wnids_is_that_of_tfds_in_label_order():
+    for name in ("imagenet2012", "imagenet_lt"):
+        assert list(imagenet._wnids()) == real_features(name)["label"].names
+    assert list(imagenet._wnids()) == sorted(set(imagenet._wnids()))
+
+
+def test_imagenet_100_trains_on_the_first_hundred_classes_alone(prepared):
+    source = open_source("imagenet100", prepared)
+    assert source.natural
+    assert source.class_names == tuple(wnids())
+    source.check()
+    train, test = source.load()
+    assert isinstance(train.image, StoredImages)
+    wanted = [label for label in TRAINED if label < 100]
+    assert train.label.tolist() == wanted
+    assert len(wanted) == 101
+    numbers = [n for n, label in enumerate(TRAINED) if label < 100]
+    assert train.example_id.tolist() == [
+        f"{wnids()[label]}_{n}.JPEG" for n, label in zip(numbers, wanted, strict=True)
+    ]
+    assert_colours(train)
+    # All of `validation` is kept, of whatever class.
+    assert sorted(test.label.tolist()) == list(range(1000))
+    assert test.example_id.tolist() == [
+        f"{wnids()[label]}_5000.JPEG" for label in test.label
+    ]
+    assert_colours(test)
+
+
+def test_the_other_nine_hundred_classes_are_unknown(prepared):
+    source = open_source("imagenet100", prepared)
+    split = open_set_split(source, "paper", 0)
+    assert split.known == tuple(sorted(wnids())[:100])
+    assert split.unknown == tuple(sorted(wnids())[100:])
+    train, test = apply_split(source, split, *source.load())
+    assert np.unique(train.label).tolist() == list(range(100))
+    assert len(train) == 101
+    assert len(test) == 1000
+    assert test.is_unknown.sum() == 900
+    known = test.take(~test.is_unknown)
+    assert_colours(known)  # Class index and label are the same here.
+    assert sorted(known.label.tolist()) == list(range(100))
+
+
+def test_imagenet_200_trains_on_twice_as_many(prepared):
+    source = open_source("imagenet200", prepared)
+    train, test = source.load()
+    assert train.label.tolist() == [label for label in TRAINED if label < 200]
+    assert_colours(train)
+    assert len(test) == 1000
+    split = open_set_split(source, "paper", 0)
+    assert (len(split.known), len(split.unknown)) == (200, 800)
+    assert split.known[-1] == sorted(wnids())[199]
+
+
+def test_the_test_images_are_decoded_once_for_both(prepared):
+    for name in ("imagenet100", "imagenet200"):
+        open_source(name, prepared).load()
+    assert sorted(os.listdir(prepared.cache_dir)) == [
+        f"imagenet100_train_{SIZE}",
+        f"imagenet200_train_{SIZE}",
+        f"imagenet_validation_{SIZE}",
+    ]
+
+
+TEXTURES = {
+    "image": tfds.features.Image(),
+    "label": tfds.features.ClassLabel(num_classes=47),
+}
+
+
+@pytest.fixture
+def long_tailed(tmp_path):
+    """ImageNet-LT of three classes, and datasets of unknown images."""
+    write_tfds(
+        tmp_path,
+        "imagenet_lt",
+        {
+            "train": [imagenet_example(label) for label in (999, 0, 0, 500)],
+            "test": [imagenet_example(label, 1) for label in (500, 0, 999)],
+            "validation": [imagenet_example(3, 2)],
+        },
+    )
+    for name, features in (
+        ("textures", TEXTURES),
+        ("named", {**TEXTURES, "file_name": tfds.features.Text()}),
+        ("plain", {"image": tfds.features.Image()}),
+    ):
+        examples = {
+            split: [
+                {
+                    "image": encoded(colour_of(label)),
+                    "label": 7,
+                    "file_name": f"{n}.jpg",
+                }
+                for n, label in enumerate(labels)
+            ]
+            for split, labels in (("train", (11, 12, 13)), ("test", (21, 22)))
+        }
+        for example in (*examples["train"], *examples["test"]):
+            for feature in set(example) - set(features):
+                del example[feature]
+        write_tfds(tmp_path, name, examples, features=features)
+    return SourceOptions(
+        data_dir=str(tmp_path),
+        cache_dir=str(tmp_path / "cache"),
+        image_size=SIZE,
+        unknown_dataset="textures",
+    )
+
+
+def replaced(options, **changes):
+    return SourceOptions(**{**vars(options), **changes})
+
+
+def test_imagenet_lt_needs_a_dataset_of_unknown_images(long_tailed):
+    with pytest.raises(PmalError, match=r"--unknown_dataset=NAME or NAME:SPLIT"):
+        open_source("imagenet_lt", replaced(long_tailed, unknown_dataset=""))
+    for other in ("imagenet100", "digits"):
+        with pytest.raises(PmalError, match=r"`unknown_dataset` is for .*imagenet_lt"):
+            open_source(other, long_tailed)
+
+
+@pytest.mark.parametrize(
+    ("unknown_dataset", "ids", "colours"),
+    [
+        ("plain", ["plain/test_0", "plain/test_1"], (21, 22)),
+        ("textures:train", [f"textures/train_{n}" for n in range(3)], (11, 12, 13)),
+        ("named:test", ["named/0.jpg", "named/1.jpg"], (21, 22)),
+    ],
+)
+def test_imagenet_lt_takes_its_unknown_images_from_that_dataset(
+    unknown_dataset, ids, colours, long_tailed
+):
+    source = open_source(
+        "imagenet_lt", replaced(long_tailed, unknown_dataset=unknown_dataset)
+    )
+    source.check()
+    assert source.own_split == (tuple(wnids()), (unknown_dataset,))
+    assert (source.own_protocol, source.unknown_is_estimate) == ("paper", False)
+    train, test = source.load()
+    assert isinstance(test.image, StoredImages)
+    assert train.label.tolist() == [999, 0, 0, 500]
+    assert_colours(train)
+    assert test.label.tolist() == [500, 0, 999, *([1000] * len(ids))]
+    assert test.label.dtype == np.int32
+    assert source.class_names[1000] == unknown_dataset
+    assert test.example_id.tolist() == [
+        *(f"{wnids()[label]}_1.JPEG" for label in (500, 0, 999)),
+        *ids,
+    ]
+    assert_colours(LabelledImages(test.image, [500, 0, 999, *colours], None))
+    split = open_set_split(source, "paper", 3)
+    assert (len(split.known), split.unknown) == (1000, (unknown_dataset,))
+
+
+def test_both_datasets_of_imagenet_lt_are_looked_for(long_tailed, tmp_path):
+    for unprepared, options in (
+        ("nosuch", replaced(long_tailed, unknown_dataset="nosuch:test")),
+        ("imagenet_lt", replaced(long_tailed, data_dir=str(tmp_path / "textures"))),
+    ):
+        with pytest.raises(PmalError, match=f"{unprepared!r} is not prepared"):
+            open_source("imagenet_lt", options).check()
+
+
+def test_a_split_that_does_not_exist_is_not_taken_for_a_damaged_copy(long_tailed):
+    source = open_source(
+        "imagenet_lt", replaced(long_tailed, unknown_dataset="textures:nosuch")
+    )
+    with pytest.raises(PmalError, match="nosuch") as caught:
+        source.load()
+    assert "Remove that folder" not in str(caught.value)
+
+
+def test_the_usual_size_is_224_pixels(long_tailed):
+    for image in open_source("imagenet_lt", replaced(long_tailed, image_size=0)).load():
+        assert image.image.shape[1:] == (224, 224, 3)
+
+
+def test_without_a_cache_dir_images_go_to_the_default_one(
+    long_tailed, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    open_source("imagenet_lt", replaced(long_tailed, cache_dir="")).load()
+    assert sorted(os.listdir(tmp_path / "xdg" / "pmal_tf")) == [
+        *(f"imagenet_lt_{split}_{SIZE}" for split in ("test", "train")),
+        f"unknown_textures_test_{SIZE}",
+    ]
+
+
+def overwrite(path, share=0.5):
+    content = bytearray(path.read_bytes())
+    middle = int(share * len(content))
+    content[middle : middle + 20] = bytes(20)
+    path.write_bytes(content)
+
+
+def shard(folder):
+    return folder / "imagenet_lt-test.tfrecord-00000-of-00001"
+
+
+DAMAGES = {
+    "overwritten": lambda folder: overwrite(shard(folder)),
+    "cut off": lambda folder: os.truncate(shard(folder), 500),
+    "missing": lambda folder: shard(folder).unlink(),
+    "no features": lambda folder: (folder / "features.json").unlink(),
+    "description cut off": lambda folder: os.truncate(
+        folder / "dataset_info.json", 100
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_copy_is_an_error_that_names_the_folder(
+    damage, long_tailed, tmp_path
+):
+    folder = tmp_path / "imagenet_lt" / "1.0.0"
+    DAMAGES[damage](folder)
+    with pytest.raises(
+        PmalError, match=f"cannot be read.*{re.escape(str(folder))}"
+    ) as caught:
+        open_source("imagenet_lt", long_tailed).load()
+    # Another folder for decoded images would not mend it.
+    assert "--cache_dir" not in str(caught.value)
+    cache = tmp_path / "cache"
+    left = sorted(os.listdir(cache)) if cache.exists() else []
+    assert left in ([], [f"imagenet_lt_train_{SIZE}"])
+
+
+def test_an_image_that_cannot_be_decoded_is_an_error_that_names_the_folder(
+    long_tailed, tmp_path
+):
+    shutil.rmtree(tmp_path / "textures")
+    cut = encoded(colour_of(5))
+    cut.truncate(len(cut.getvalue()) - 30)
+    examples = [
+        {"image": encoded(colour_of(4)), "label": 1},
+        {"image": cut, "label": 1},
+    ]
+    folder = write_tfds(tmp_path, "textures", {"test": examples}, features=TEXTURES)
+    with pytest.raises(PmalError, match=f"cannot be read.*{re.escape(str(folder))}"):
+        open_source("imagenet_lt", long_tailed).load()
+
+
+def small_examples(prefix, count, classes, **more):
+    """Examples whose pixels tell their number."""
+    return [
+        {
+            "id": f"{prefix}{n:05}",
+            "image": np.full((32, 32, 3), n, np.uint8),
+            "label": (3 * n + 1) % classes,
+            **{name: value(n) for name, value in more.items()},
+        }
+        for n in range(count)
+    ]
+
+
+def test_svhn_has_the_labels_and_names_of_its_images(tmp_path):
+    # More than the 16 images after which TFDS turns to the next shard on its own.
+    splits = {
+        split: small_examples(f"{split}_", count, 10)
+        for split, count in (("train", 50), ("test", 20), ("extra", 2))
+    }
+    write_tfds(tmp_path, "svhn_cropped", splits, version="3.1.0", shards=2)
+    options = SourceOptions(data_dir=str(tmp_path))
+    source = open_source("svhn", options)
+    source.check()
+    assert source.class_names == tuple("0123456789")
+    assert not source.natural
+    for split, count, images in zip(splits, (50, 20), source.load(), strict=False):
+        assert images.image.shape == (count, 32, 32, 3)
+        numbers = np.arange(count)
+        np.testing.assert_array_equal(images.image[:, 5, 7, 1], numbers)
+        np.testing.assert_array_equal(images.label, (3 * numbers + 1) % 10)
+        assert images.label.dtype == np.int32
+        assert images.example_id.tolist() == [f"{split}_{n:05}" for n in numbers]
+    train, test = open_source("svhn", replaced(options, image_size=8)).load()
+    assert (train.image.shape[1], test.image.shape[1]) == (8, 8)
+    split = open_set_split(source, "neal", 0)
+    known_train, all_test = apply_split(source, split, train, test)
+    assert np.unique(known_train.label).tolist() == list(range(6))
+    for images, kept in ((known_train, train), (all_test, test)):
+        label_of = dict(zip(kept.example_id, kept.label, strict=True))
+        for name, label in zip(images.example_id, images.label, strict=True):
+            digit = str(label_of[name])
+            assert digit in (split.unknown if label < 0 else split.known[label])
+
+
+@pytest.fixture(scope="module")
+def cifars(tmp_path_factory):
+    """Small CIFAR-10 and CIFAR-100, whose images have the same names."""
+    root = tmp_path_factory.mktemp("cifars")
+    write_tfds(
+        root,
+        "cifar10",
+        {
+            "train": small_examples("train_", 30, 10),
+            "test": small_examples("test_", 20, 10),
+        },
+        version="3.0.2",
+    )
+    write_tfds(
+        root,
+        "cifar100",
+        {
+            "train": small_examples("train_", 1, 100, coarse_label=lambda n: 0),
+            # All hundred fine labels twice.
+            "test": small_examples("test_", 200, 100, coarse_label=lambda n: n % 20),
+        },
+        version="3.0.2",
+    )
+    return SourceOptions(data_dir=str(root))
+
+
+@pytest.mark.parametrize("name", ["cifar_plus_10", "cifar_plus_50"])
+def test_cifar_plus_joins_the_test_images_of_two_datasets(name, cifars):
+    source = open_source(name, cifars)
+    source.check()
+    assert source.natural
+    assert len(set(source.class_names)) == 110
+    assert source.class_names[:10] == cifar10.CLASS_NAMES
+    assert (source.class_names[10], source.class_names[109]) == ("apple", "worm")
+    assert list(source.class_names[10:]) == sorted(source.class_names[10:])
+    train, test = source.load()
+    assert train.example_id.tolist() == [f"train_{n:05}" for n in range(30)]
+    assert train.label.tolist() == [(3 * n + 1) % 10 for n in range(30)]
+    assert len(set(test.example_id)) == len(test) == 220
+    assert test.example_id[19:21].tolist() == ["test_00019", "cifar100_test_00000"]
+    assert test.label.dtype == np.int32
+    numbers = np.arange(200)
+    np.testing.assert_array_equal(test.label[20:], 10 + (3 * numbers + 1) % 100)
+    np.testing.assert_array_equal(test.image[20:, 0, 0, 0], numbers)
+
+
+@pytest.mark.parametrize("name", ["cifar_plus_10", "cifar_plus_50"])
+@pytest.mark.parametrize("protocol", ["paper", "arpl"])
+def test_only_listed_classes_of_cifar_100_are_unknown(name, protocol, cifars):
+    source = open_source(name, cifars)
+    train, test = source.load()
+    listed = int(name[-2:])
+    fine = source.class_names[10:]
+    for trial in range(len(listed_trials(source, protocol))):
+        split = open_set_split(source, protocol, trial)
+        assert set(split.known) < set(cifar10.CLASS_NAMES)
+        assert len(split.unknown) == listed
+        assert set(split.unknown) < set(fine)
+        known_train, all_test = apply_split(source, split, train, test)
+        assert np.unique(known_train.label).tolist() == list(range(len(split.known)))
+        unknown = all_test.take(all_test.is_unknown)
+        # Two images of each class of the list, and none of any other.
+        names = [fine[(3 * int(i[-5:]) + 1) % 100] for i in unknown.example_id]
+        assert sorted(names) == sorted([*split.unknown, *split.unknown])
+        assert all(i.startswith("cifar100_test_") for i in unknown.example_id)
+        assert len(set(all_test.example_id)) == len(all_test)
+        for i, label in zip(all_test.example_id, all_test.label, strict=True):
+            if label >= 0:
+                of_cifar10 = cifar10.CLASS_NAMES[(3 * int(i[-5:]) + 1) % 10]
+                assert split.known[label] == of_cifar10
+
+
+def test_cifar_plus_has_the_protocols_of_its_name(cifars):
+    for name in ("cifar_plus_10", "cifar_plus_50"):
+        assert protocols_of(name) == ("paper", "arpl")
+        with pytest.raises(PmalError, match="must be one of paper, arpl"):
+            open_set_split(open_source(name, cifars), "neal", 0)
+
+
+def test_both_datasets_of_cifar_plus_are_looked_for(cifars, tmp_path):
+    for missing, there in (("cifar100", "cifar10"), ("cifar10", "cifar100")):
+        root = tmp_path / there
+        root.mkdir()
+        (root / there).symlink_to(os.path.join(cifars.data_dir, there))
+        source = open_source("cifar_plus_10", SourceOptions(data_dir=str(root)))
+        for look in (source.check, source.load):
+            with pytest.raises(PmalError, match=f"{missing!r} is not prepared"):
+                look()
+
+
+@pytest.mark.parametrize(
+    "name", ["svhn", "cifar_plus_10", "cifar_plus_50", "imagenet100", "imagenet200"]
+)
+def test_the_command_that_prepares_a_missing_dataset_exists(name, tmp_path):
+    # CIFAR-10 is there, so that CIFAR+ lacks CIFAR-100.
+    (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
+    (tmp_path / "cifar10" / "3.0.2" / "dataset_info.json").touch()
+    source = open_source(name, SourceOptions(data_dir=str(tmp_path)))
+    with pytest.raises(PmalError, match=r"pmal_tf\.data\.prepare") as caught:
+        source.check()
+    named = re.search(r"--dataset=(\w+)", str(caught.value))[1]
+    assert named in SOURCES

@@ -1,0 +1,103 @@
+import json
+import os
+import shutil
+
+import pytest
+from tiny_zip import write_tiny_imagenet_zip
+
+from pmal_tf.data import tfds_verify
+from pmal_tf.data.data_folder import manual_folder
+from pmal_tf.data.images import SourceOptions
+from pmal_tf.data.tfds_prepare import prepare_tfds
+from pmal_tf.data.tfds_verify import verify_prepared
+from pmal_tf.data.tiny_imagenet.prepare import prepare
+from pmal_tf.errors import PmalError
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("prepared")
+    write_tiny_imagenet_zip(manual_folder(root) / "tiny-imagenet-200.zip")
+    prepare(SourceOptions(data_dir=str(root)))
+    return root / "tiny_imagenet" / "1.0.0"
+
+
+@pytest.fixture
+def copy(prepared, tmp_path):
+    """A prepared dataset that may be damaged."""
+    folder = tmp_path / "tiny_imagenet" / "1.0.0"
+    shutil.copytree(prepared, folder)
+    return folder
+
+
+def damage(folder, kind):
+    (shard,) = folder.glob("*-train.tfrecord-*")
+    info = folder / "dataset_info.json"
+    content = bytearray(shard.read_bytes())
+    # A record is its length of 8 bytes, a checksum of 4, the data and a checksum of 4.
+    first_record = 16 + int.from_bytes(content[:8], "little")
+    if kind == "missing shard":
+        shard.unlink()
+    elif kind == "cut off in a record":
+        shard.write_bytes(content[:-5])
+    elif kind == "a record too few":
+        shard.write_bytes(content[first_record:])
+    elif kind == "overwritten":
+        content[-10] ^= 1
+        shard.write_bytes(content)
+    elif kind == "a record too many":
+        shard.write_bytes(content + content[:first_record])
+    elif kind == "description of another format":
+        info.write_text(info.read_text().replace('"tfrecord"', '"array_record"'))
+    elif kind == "description without splits":
+        info.write_text(json.dumps({**json.loads(info.read_text()), "splits": []}))
+    else:
+        info.write_text(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("missing shard", "no tiny_imagenet-train.tfrecord-00000-of-00001"),
+        ("cut off in a record", "tfrecord-00000-of-00001: .*truncated"),
+        ("a record too few", "399 records in .*, not 400"),
+        ("overwritten", "tfrecord-00000-of-00001: .*corrupted"),
+        ("a record too many", "401 records in .*, not 400"),
+        ("description of another format", "not TFRecord"),
+        ("description without splits", "without splits"),
+        ("", "Received"),
+        ('{"name": "tiny_ima', "Received"),
+        ("[]", "Received"),
+    ],
+)
+def test_a_damaged_dataset_is_an_error_that_names_the_folder(kind, reason, copy, capfd):
+    assert verify_prepared(copy) == {"train": 400, "test": 200}
+    damage(copy, kind)
+    options = SourceOptions(data_dir=str(copy.parent.parent))
+    with pytest.raises(PmalError, match=rf"is damaged.*{reason}.*Remove") as raised:
+        prepare(options)
+    assert repr(str(copy)) in str(raised.value)
+
+
+def test_verifying_shows_progress_when_it_takes_long(copy, monkeypatch, capfd):
+    verify_prepared(copy)
+    assert not capfd.readouterr().err
+    monkeypatch.setattr(tfds_verify, "_PATIENCE_SECONDS", 0.0)
+    verify_prepared(copy)
+    assert "Verifying tiny_imagenet: 100%" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("mnist", "60,000 train, 10,000 test"), ("cifar10", "50,000 train, 10,000 test")],
+)
+def test_real_datasets_are_verified_and_left_as_they_are(name, counts, tfds_data_dir):
+    def state():
+        below = os.path.join(tfds_data_dir, name)
+        return [(path, os.stat(path).st_mtime_ns) for path, *_ in os.walk(below)]
+
+    before = state()
+    line = prepare_tfds(name, SourceOptions(data_dir=tfds_data_dir))
+    assert "was already prepared in" in line
+    assert f"{counts} images" in line
+    assert state() == before

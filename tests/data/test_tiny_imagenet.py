@@ -1,0 +1,232 @@
+import hashlib
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from absl import logging
+from local_server import local_server
+from tiny_zip import DAMAGES, GREY, image_bytes, write_tiny_imagenet_zip
+
+from pmal_tf.data.images import SourceOptions
+from pmal_tf.data.tiny_imagenet import archive, prepare, wnids
+from pmal_tf.errors import PmalError
+
+ZIP = "downloads/manual/tiny-imagenet-200.zip"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A prepared small zip: its data folder, and the classes of its images."""
+    root = tmp_path_factory.mktemp("prepared")
+    classes = write_tiny_imagenet_zip(root / ZIP)
+    line = prepare.prepare(SourceOptions(data_dir=str(root)))
+    return root, classes, line
+
+
+@pytest.fixture(scope="module")
+def examples(prepared):
+    """The stored examples by split, with the images still encoded."""
+    builder = tfds.builder_from_directory(prepared[0] / "tiny_imagenet" / "1.0.0")
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    return {
+        split: list(builder.as_dataset(split, decoders=decoders).as_numpy_iterator())
+        for split in ("train", "test")
+    }
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with local_server() as server:
+        monkeypatch.setattr(prepare, "URL", f"{server.url}/tiny-imagenet-200.zip")
+        yield server
+
+
+def test_the_classes_are_200_sorted_wordnet_ids():
+    assert len(set(wnids())) == 200
+    assert list(wnids()) == sorted(wnids())
+    assert all(re.fullmatch(r"n\d{8}", wnid) for wnid in wnids())
+    # Goldfish is the first in sorted order; Egyptian cat leads the official wnids.txt.
+    assert wnids()[0] == "n01443537"
+    assert wnids().index("n02124075") == 32
+
+
+def test_the_class_list_does_not_wait_for_tensorflow():
+    code = (
+        "import sys, pmal_tf.data.tiny_imagenet as tiny; tiny.wnids(); "
+        "import pmal_tf.data.tiny_imagenet.archive; "
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_layout_lists_train_and_val_by_class(tmp_path):
+    train, val = write_tiny_imagenet_zip(tmp_path / "a.zip", 3, 2)
+    layout = archive.read_layout(tmp_path / "a.zip")
+    assert {member.file_name: member.wnid for member in layout.train} == train
+    assert {member.file_name: member.wnid for member in layout.test} == val
+    assert (len(layout.train), len(layout.test)) == (600, 400)
+    assert layout.words["n01443537"] == "name of n01443537"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_broken_zip_is_an_error_that_names_the_file_and_the_damage(damage, tmp_path):
+    path = tmp_path / ZIP
+    write_tiny_imagenet_zip(path, train_per_class=1, damage=damage)
+    with pytest.raises(PmalError, match=re.escape(DAMAGES[damage])) as raised:
+        prepare.prepare(SourceOptions(data_dir=str(tmp_path)))
+    assert str(path) in str(raised.value)
+    assert path.exists()
+    assert not (tmp_path / "tiny_imagenet").exists()
+
+
+def test_a_folder_in_the_place_of_the_zip_is_an_error(tmp_path):
+    (tmp_path / ZIP).mkdir(parents=True)
+    with pytest.raises(PmalError, match="IsADirectoryError"):
+        prepare.prepare(SourceOptions(data_dir=str(tmp_path)))
+
+
+def test_prepare_says_where_the_images_lie(prepared):
+    root, _, line = prepared
+    assert str(root / "tiny_imagenet" / "1.0.0") in line
+    assert "was prepared in" in line
+    assert "400 train, 200 test images" in line
+    again = prepare.prepare(SourceOptions(data_dir=str(root)))
+    assert "was already prepared in" in again
+
+
+def test_examples_have_the_class_of_their_file(prepared, examples):
+    _, (train, val), _ = prepared
+    for split, classes in (("train", train), ("test", val)):
+        found = {
+            example["file_name"].decode(): wnids()[example["label"]]
+            for example in examples[split]
+        }
+        assert found == classes
+        assert len(examples[split]) == len(classes)
+        for example in examples[split]:
+            expected = f"name of {wnids()[example['label']]}"
+            assert example["name"].decode() == expected
+
+
+def test_images_are_kept_as_they_are(examples):
+    by_name = {
+        example["file_name"].decode(): example["image"]
+        for split in examples.values()
+        for example in split
+    }
+    assert by_name[f"{wnids()[17]}_1.JPEG"] == image_bytes(17, 1)
+    assert by_name[GREY] == image_bytes(0, 0, grey=True)
+    assert by_name["val_0.JPEG"] == image_bytes(5, 1000)
+
+
+def test_grey_images_are_read_in_colour(prepared):
+    builder = tfds.builder_from_directory(prepared[0] / "tiny_imagenet" / "1.0.0")
+    dataset = builder.as_dataset("train").filter(
+        lambda example: example["file_name"] == GREY
+    )
+    (example,) = dataset.as_numpy_iterator()
+    assert example["image"].shape == (64, 64, 3)
+    np.testing.assert_array_equal(example["image"][..., 0], example["image"][..., 2])
+
+
+def test_a_prepared_copy_needs_no_builder_class(prepared):
+    code = (
+        "import sys, tensorflow_datasets as tfds; "
+        "builder = tfds.builder_from_directory(sys.argv[1]); "
+        "assert not any(name.startswith('pmal_tf') for name in sys.modules); "
+        "assert builder.info.features['label'].names[0] == 'n01443537'; "
+        "assert builder.info.splits['train'].num_examples == 400"
+    )
+    folder = prepared[0] / "tiny_imagenet" / "1.0.0"
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    subprocess.run([sys.executable, "-c", code, folder], check=True, env=environment)
+
+
+def test_the_order_of_examples_does_not_depend_on_the_zip(examples):
+    # TFDS sorts by a hash of the key, which is the name of the file.
+    names = [example["file_name"].decode() for example in examples["test"]]
+    assert names != sorted(names)
+    assert len(set(names)) == 200
+
+
+def warnings_of(monkeypatch, tmp_path, **counts):
+    told = []
+    monkeypatch.setattr(
+        logging, "warning", lambda text, *rest: told.append(text % rest)
+    )
+    path = tmp_path / "counted.zip"
+    write_tiny_imagenet_zip(path, **counts)
+    prepare._warn_of_counts(path, archive.read_layout(path))
+    return told
+
+
+def test_a_small_zip_is_warned_of(monkeypatch, tmp_path):
+    (line,) = warnings_of(monkeypatch, tmp_path, train_per_class=1)
+    assert "200 training and 200 validation images" in line
+    assert "100000 and 10000" in line
+
+
+def test_a_zip_of_the_official_size_is_not_warned_of(monkeypatch, tmp_path):
+    monkeypatch.setattr(prepare, "_OFFICIAL_COUNTS", (200, 200))
+    assert not warnings_of(monkeypatch, tmp_path, train_per_class=1)
+
+
+def test_a_missing_zip_is_downloaded_checked_and_prepared(
+    monkeypatch, server, tmp_path
+):
+    write_tiny_imagenet_zip(tmp_path / "served.zip", train_per_class=1)
+    content = (tmp_path / "served.zip").read_bytes()
+    server.files["tiny-imagenet-200.zip"] = content
+    monkeypatch.setattr(prepare, "MD5", hashlib.md5(content).hexdigest())
+    monkeypatch.setattr(prepare, "SIZE", len(content))
+    root = tmp_path / "data"
+    line = prepare.prepare(SourceOptions(data_dir=str(root)))
+    assert "200 train, 200 test images" in line
+    assert [path.name for path in (root / ZIP).parent.iterdir()] == [
+        "tiny-imagenet-200.zip"
+    ]
+    assert (root / ZIP).read_bytes() == content
+
+
+def test_a_download_with_a_wrong_checksum_is_not_kept(monkeypatch, server, tmp_path):
+    monkeypatch.setattr(prepare, "SIZE", 1000)
+    server.files["tiny-imagenet-200.zip"] = b"another file"
+    with pytest.raises(PmalError, match=rf"wrong checksum.*{prepare.MD5}"):
+        prepare.prepare(SourceOptions(data_dir=str(tmp_path)))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_without_a_connection_it_says_where_to_put_the_zip(monkeypatch, tmp_path):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(prepare, "URL", "http://127.0.0.1:9/tiny-imagenet-200.zip")
+    monkeypatch.setattr(prepare, "SIZE", 1000)
+    root = tmp_path / "data"
+    with pytest.raises(PmalError, match="Connection refused") as raised:
+        prepare.prepare(SourceOptions(data_dir=str(root)))
+    message = str(raised.value)
+    assert f"http://127.0.0.1:9/{archive.ZIP_NAME} as {archive.ZIP_NAME}" in message
+    assert repr(str((root / ZIP).parent)) in message
+    assert "tiny_imagenet/1.0.0" in message
+    assert not root.exists()
+
+
+def test_the_address_is_the_official_one():
+    assert prepare.URL == "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+    assert prepare.MD5 == "90528d7ca1a48142e341f4ef8d21d0de"
+    assert prepare.SIZE == 248_100_043
+
+
+def test_an_image_that_is_damaged_in_the_zip_leaves_nothing_behind(tmp_path):
+    write_tiny_imagenet_zip(tmp_path / ZIP, damage="damaged image")
+    with pytest.raises(PmalError, match="Bad CRC-32"):
+        prepare.prepare(SourceOptions(data_dir=str(tmp_path)))
+    assert not list(tmp_path.rglob("*incomplete*"))
+    write_tiny_imagenet_zip(tmp_path / ZIP, train_per_class=1)
+    assert tf.io.gfile.exists(str(tmp_path / ZIP))
+    assert "was prepared" in prepare.prepare(SourceOptions(data_dir=str(tmp_path)))
