@@ -39,8 +39,8 @@ def declared_size(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def decode_image(contents: tf.Tensor, size: int) -> tf.Tensor:
     """Decodes a JPEG, PNG, GIF (its first frame) or BMP file to a square RGB image.
 
-    Grey images are repeated over the channels, transparency is dropped, 16 bits become
-    8, palettes are looked up.
+    Grey images are repeated over the channels, transparency is dropped (where a GIF is
+    transparent it is black), 16 bits become 8, palettes are looked up.
 
     Args:
         contents: Scalar string, the bytes of a file.
@@ -53,7 +53,7 @@ def decode_image(contents: tf.Tensor, size: int) -> tf.Tensor:
         tf.errors.InvalidArgumentError: If the bytes are not a sound image of at most
             `MAX_PIXELS` pixels.
     """
-    height, width = declared_size(contents)
+    contents, height, width = _first_image(contents)
     checks = [
         tf.debugging.assert_positive(
             height * width, "not a JPEG, PNG, GIF or BMP file"

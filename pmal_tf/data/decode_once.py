@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -25,6 +26,8 @@ from pmal_tf.errors import PmalError
 _PIXELS, _EXAMPLES, _FACTS = "pixels.bin", "examples.npz", "facts.json"
 _WRITING = "writing_"
 _BATCH = 64
+_ATTEMPTS = 10
+_LEAST_IDLE_SECONDS = 600.0
 _SECONDS_BETWEEN_REPORTS = 10.0
 # Changes when `decode_image` gives other pixels than before.
 _DECODER = 1
@@ -148,10 +151,23 @@ def _write_store(
         )
         facts = {"made_from": made_from, "sha256": digest.hexdigest()}
         (writing / _FACTS).write_text(json.dumps(facts))
-        shutil.rmtree(folder, ignore_errors=True)
-        writing.rename(folder)
+        _replace_folder(folder, writing)
     finally:
         shutil.rmtree(writing, ignore_errors=True)
+
+
+def _replace_folder(folder: Path, writing: Path) -> None:
+    """Puts a new folder in the place of an old one, be there other processes at it."""
+    for attempt in range(_ATTEMPTS):
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            writing.rename(folder)
+        except OSError as error:
+            # Another process was quicker between the two lines.
+            if error.errno != errno.ENOTEMPTY or attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            return
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -159,9 +175,13 @@ def _remove_leftovers(folder: Path) -> None:
     for path in folder.parent.glob(f"{_WRITING}{platform.node()}_*_{folder.name}"):
         process = path.name.removeprefix(f"{_WRITING}{platform.node()}_").split("_")[0]
         try:
+            # Containers may share a folder and a name but not their processes: what
+            # was written to lately may be alive elsewhere.
+            idle = time.time() - (path / _PIXELS).stat().st_mtime
             os.kill(int(process), 0)
         except ProcessLookupError:
-            shutil.rmtree(path, ignore_errors=True)
+            if idle > _LEAST_IDLE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
         except (ValueError, OSError):
             continue
 

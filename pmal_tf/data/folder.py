@@ -89,12 +89,12 @@ def _load(
         np.array([label[path] for path in images.example_id], np.int32),
         images.example_id,
     )
-    in_test = test_paths(entries, options.held_out_classes)
+    in_test = held_out_paths(entries, options.held_out_classes)
     is_test = np.array([path in in_test for path in images.example_id], bool)
     return images.take(~is_test), images.take(is_test)
 
 
-def test_paths(
+def held_out_paths(
     entries: Sequence[ImageEntry], held_out_classes: Sequence[str]
 ) -> set[str]:
     """Returns the paths of the images that are tested on.
@@ -199,7 +199,7 @@ def _why_unreadable(path: Path) -> str:
     except OSError as error:
         return f"it cannot be opened: {error.strerror}"
     except tf.errors.OpError:
-        return "it is damaged or cut off"
+        return "it is damaged, cut off, or of a kind that TensorFlow does not read"
     return ""
 
 
@@ -231,8 +231,9 @@ def _prepare(options: SourceOptions) -> str:
     """Says what is in the folder: there is nothing to download."""
     source = _open(options)
     train, test = source.load()
+    classes = len(source.own_split[0]) if source.own_split else 0
     return (
-        f"{options.data_dir}: {len(source.class_names)} classes, {len(train)} images "
+        f"{options.data_dir}: {classes} classes, {len(train)} images "
         f"to train on and {len(test)} to test on; nothing to download"
     )
 

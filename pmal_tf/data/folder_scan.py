@@ -17,6 +17,7 @@ from pmal_tf.errors import PmalError
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif")
 # The class name of images directly in `unknown/`; no known class can have it.
 UNKNOWN = "unknown"
+_SIDES = ("train", "test", UNKNOWN)
 _LAYOUT = "train/<class>/*, optionally test/<class>/* and unknown/**"
 
 
@@ -51,7 +52,17 @@ class ImageFolder:
     passed_over: Counter[str]
 
     def warn_of_passed_over(self) -> None:
-        """Tells of files that are no images by their names."""
+        """Tells of folders and files that are no images by their names."""
+        folders = [
+            entry.name
+            for entry in _listed(self.root)
+            if entry.name not in _SIDES and _is_folder(entry)
+        ]
+        if folders:
+            logging.warning(
+                "Only train/, test/ and unknown/ are read. Passed over in %s: %s.",
+                *(self.root, ", ".join(map(repr, folders))),
+            )
         if self.passed_over:
             kinds = [f"{n} {kind}" for kind, n in sorted(self.passed_over.items())]
             logging.warning(

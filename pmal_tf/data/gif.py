@@ -15,6 +15,8 @@ _IMAGE_HEADER_BYTES = 10
 _TRAILER = b";"
 
 
+# Compiled, or each step of the loops would be a call from Python where it runs eagerly.
+@tf.function(input_signature=[tf.TensorSpec((), tf.string)])
 def first_frame(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Cuts a GIF off after its first frame.
 

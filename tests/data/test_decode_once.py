@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import shutil
+import time
 from collections import namedtuple
 
 import numpy as np
@@ -319,8 +320,14 @@ def test_what_an_ended_process_left_half_written_is_removed(files, cache):
     # has a number as large as this.
     half = cache / f"writing_{platform.node()}_99999999_toy_5"
     half.mkdir(parents=True)
-    (half / "pixels.bin").write_bytes(bytes(1000))
+    pixels_so_far = half / "pixels.bin"
+    pixels_so_far.write_bytes(bytes(1000))
+    # What was written to lately may belong to a process of another container.
     decode_once(files.encoded(), SIZE, str(cache))
+    assert half.name in names_in(cache)
+    long_ago = time.time() - 1000
+    os.utime(pixels_so_far, (long_ago, long_ago))
+    decode_once(files.encoded(made_from="others"), SIZE, str(cache))
     assert names_in(cache) == ["toy_5"]
 
 

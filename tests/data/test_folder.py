@@ -24,7 +24,7 @@ from pmal_tf.errors import PmalError
 from pmal_tf.experiment import run_experiment
 
 # By the name it has in the package, pytest would take it for a test.
-held_out_images = folder_module.test_paths
+held_out_images = folder_module.held_out_paths
 
 SIZE = 6
 CLASSES = ("cat", "dog", "emu")
@@ -497,8 +497,10 @@ def test_a_link_that_leads_back_is_an_error_that_names_it(loop, root, opened):
     path, target = LOOPS[loop]
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     (root / path).symlink_to(target)
-    with pytest.raises(PmalError, match=r"may not contain itself.*/loop"):
+    with pytest.raises(PmalError, match=r"may not contain itself.*/loop") as caught:
         opened()
+    # It is not gone round until the system gives up.
+    assert str(caught.value).count("loop") <= 2
 
 
 @pytest.mark.parametrize("place", ["file", "class", "unknown"])
@@ -550,8 +552,8 @@ def overwritten(contents):
 
 
 BAD_FILES = {
-    "train/cat/cut off.png": (lambda good: good[:-30], "damaged or cut off"),
-    "train/cat/corrupt.png": (overwritten, "damaged or cut off"),
+    "train/cat/cut off.png": (lambda good: good[:-30], "damaged, cut off"),
+    "train/cat/corrupt.png": (overwritten, "damaged, cut off"),
     "train/dog/empty.jpg": (lambda good: b"", "the file is empty"),
     "train/dog/text.jpg": (lambda good: b"some text", "not a JPEG, PNG, BMP or GIF"),
     "train/emu/large.png": (
@@ -560,7 +562,7 @@ BAD_FILES = {
     ),
     "unknown/jpeg cut in its header.jpg": (
         lambda good: b"\xff\xd8\xff\xe0\0\x10JFIF",
-        "damaged or cut off",
+        "damaged, cut off",
     ),
 }
 BROKEN_LINK = "unknown/broken link.png"
@@ -594,16 +596,19 @@ def test_unreadable_images_are_all_listed_with_the_reason(bad_folder, opened, ca
 
 
 def test_the_number_of_unreadable_images_is_counted_exactly(
-    bad_folder, loaded, tmp_path, caplog
+    bad_folder, opened, tmp_path, caplog
 ):
     with pytest.raises(PmalError, match=r"(?s)At most 6 .*Received: 7\."):
-        loaded(max_unreadable=6)
+        opened(max_unreadable=6).load()
     assert not list((tmp_path / "cache").iterdir())
-    train, test = loaded(max_unreadable=7)
-    assert ids(train) | ids(test) == {*FLAT, "unknown/sound.png"}
-    for images in (train, test):
-        for path, image in zip(images.example_id, images.image[:], strict=True):
-            np.testing.assert_array_equal(image, pixels_of(path))
+    source = opened(max_unreadable=7)
+    named = {
+        k: v for images in source.load() for k, v in names_of(source, images).items()
+    }
+    assert named == {
+        **{path: path.split("/")[1] for path in FLAT},
+        "unknown/sound.png": "unknown",
+    }
     (message,) = messages(caplog)
     assert message.startswith("Passed over 7 unreadable files:\n")
     assert_every_reason(message)
@@ -878,3 +883,13 @@ def test_an_experiment_on_a_folder_with_a_class_held_out(tmp_path):
     run.assert_served(known)
     flags = (trial_folder(tmp_path) / "flags.txt").read_text()
     assert '--held_out_classes="tea, green"\n' in flags
+
+
+def test_folders_that_are_not_read_are_named(root, loaded, caplog):
+    write_images(root, *FLAT)
+    for name in ("Test", "unkown", ".git"):
+        (root / name).mkdir()
+    loaded()
+    assert "Only train/, test/ and unknown/ are read" in caplog.text
+    assert "'Test', 'unkown'" in caplog.text
+    assert ".git" not in caplog.text
