@@ -19,11 +19,12 @@ from absl import logging
 from pmal_tf.config import Config, default_settings
 from pmal_tf.data.splits import trials_of_equal_classes
 from pmal_tf.errors import PmalError
+from pmal_tf.reports.exports import describe_export
 from pmal_tf.reports.summary import render_summary, summarise_experiment
 from pmal_tf.runner import Runner, Stage
 from pmal_tf.stages import control, evaluate, export, mine, optimize, pretrain
 from pmal_tf.trial import Trial
-from pmal_tf.workdir import check_writable, differences, read_json
+from pmal_tf.workdir import Marker, check_writable, differences, read_json
 
 
 def plan(config: Config) -> list[Stage]:
@@ -39,7 +40,9 @@ def plan(config: Config) -> list[Stage]:
     if config.control:
         stages.append(Stage("control", "control", control.run, ("pretrain_0",)))
         judged = (*judged, "control")
-    stages.append(Stage("evaluate", "evaluate", evaluate.run, judged))
+    stages.append(
+        Stage("evaluate", "evaluate", evaluate.run, judged, evaluate.is_stale)
+    )
     exported = ("mining", "optimize", "evaluate")
     stages.append(Stage("export", "export", export.run, exported, export.is_stale))
     return stages
@@ -67,12 +70,31 @@ def run_experiment(config: Config) -> str:
             "seed only.",
             *(", ".join(map(str, group)), config.dataset),
         )
+    logging.info(
+        "%s: trials %s, %d epochs a stage, backbone %s at width %g",
+        *(config.experiment, ", ".join(map(str, config.trials)), config.epochs),
+        *(config.backbone, config.width),
+    )
     for trial in config.trials:
         run_trial(config, trial)
     evaluated = _evaluated_trials(config)
     if not evaluated:
         return "No trial is evaluated yet.\n"
-    return render_summary(summarise_experiment(config.run_folder, evaluated))
+    summary = summarise_experiment(config.run_folder, evaluated)
+    return render_summary(summary) + _describe_exports(config)
+
+
+def _describe_exports(config: Config) -> str:
+    """Says where the models of the wanted trials lie and what they reject."""
+    lines = []
+    for number in config.trials:
+        trial = Trial(config, number)
+        marker = Marker.read(trial.folder / "export", "export")
+        if marker is not None:
+            folder = export.parent_folder(trial) / marker.facts["version"]
+            calibration = read_json(trial.folder / "calibration.json")
+            lines.append(describe_export(folder, calibration))
+    return "".join(["\n", *lines]) if lines else ""
 
 
 def run_trial(config: Config, number: int) -> None:
@@ -82,7 +104,10 @@ def run_trial(config: Config, number: int) -> None:
         PmalError: If a stage that is needed is missing, or a finished one is damaged.
     """
     stages = plan(config)
-    runner = Runner(Trial(config, number), stages)
+    trial = Trial(config, number)
+    if not config.overwrite:
+        trial.check_images()
+    runner = Runner(trial, stages)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(config.precision)
     try:

@@ -1,7 +1,8 @@
-"""Keeping other libraries' progress messages out of the run's log."""
+"""What commands write to stderr: plain lines, and few of other libraries."""
 
 from __future__ import annotations
 
+import logging as standard_logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,12 @@ def quiet_libraries() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def quiet_tensorflow() -> None:
-    """Keeps TensorFlow's start-up messages off stderr; to be called before it loads."""
+def plain_messages() -> None:
+    """Shows the log as time and text, and keeps TensorFlow's start-up messages out.
+
+    To be called by a command before TensorFlow loads.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.get_absl_handler().setFormatter(
+        standard_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S")
+    )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging as standard_logging
 import sys
 
 from absl import app, flags, logging
 
 from pmal_tf import config as settings
 from pmal_tf.errors import PmalError
-from pmal_tf.quiet import quiet_tensorflow
+from pmal_tf.quiet import plain_messages
 
 
 def main(argv: list[str]) -> None:
@@ -20,13 +19,10 @@ def main(argv: list[str]) -> None:
     """
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    plain_messages()
     logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().setFormatter(
-        standard_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S")
-    )
     try:
         config = settings.config_from_flags()
-        quiet_tensorflow()
         # TensorFlow takes seconds to import; a mistake in the flags is told before.
         from pmal_tf.experiment import run_experiment
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
@@ -21,6 +22,7 @@ from pmal_tf.data.sources import open_source
 from pmal_tf.data.splits import OpenSetSplit, apply_split, open_set_split
 from pmal_tf.errors import PmalError
 from pmal_tf.seeds import derive_seed
+from pmal_tf.training.checkpoints import remove_checkpoints
 from pmal_tf.training.fit import StageRecords
 from pmal_tf.training.recipe import Recipe
 from pmal_tf.workdir import MARKER, read_json, write_json
@@ -80,7 +82,8 @@ class Trial:
         train = take_per_class(train, self.config.train_images_per_class, rank)
         train, test = train.in_memory(), test.in_memory()
         unknown = int(test.is_unknown.sum())
-        record = {
+        record: dict[str, Any] = {
+            "state": self.source.state(),
             "training": {"images": len(train), "sha256": train.fingerprint},
             "test": {
                 "known": len(test) - unknown,
@@ -88,21 +91,49 @@ class Trial:
                 "sha256": test.fingerprint,
             },
         }
-        path = self.folder / "data.json"
-        finished = (self.folder / "pretrain_0" / MARKER).exists()
-        if path.exists() and finished and read_json(path) != record:
+        stored = self.data_record
+        trained = (self.folder / "pretrain_0" / MARKER).exists()
+        if trained and stored and stored["training"] != record["training"]:
             raise PmalError(
-                f"The images of {self.config.dataset} must be those that "
-                f"{self.folder} was trained on. Received: other counts or pixels than "
-                f"{path} tells. Name the old copy with --data_dir, or choose a new "
-                "--experiment."
+                f"The training images must be those that {self.folder} was trained on."
+                f" Received: other counts or pixels than {self._data_path} tells. "
+                "Choose a new --experiment, train anew with --overwrite, or name the "
+                "old copy with --data_dir."
             )
-        write_json(path, record)
+        if not trained and stored and stored["training"] != record["training"]:
+            for folder in self.folder.glob("pretrain_*"):
+                remove_checkpoints(folder)  # Of training on other images, cut short.
+        if trained and stored and stored["test"] != record["test"]:
+            logging.warning("The test images have changed since %s.", self._data_path)
+        write_json(self._data_path, record)
         logging.info(
             "%s: %d training images, %d known and %d unknown test images",
             *(self.config.dataset, len(train), len(test) - unknown, unknown),
         )
         return train, test
+
+    @property
+    def _data_path(self) -> Path:
+        """Where it is written down which images a trial was made from."""
+        return self.folder / "data.json"
+
+    @property
+    def data_record(self) -> dict[str, Any]:
+        """Counts and hashes of the images that the trial was made from, if any."""
+        return read_json(self._data_path) if self._data_path.exists() else {}
+
+    def check_images(self) -> None:
+        """Compares the images with those of the stages made before.
+
+        Where their names, sizes or times have changed they are read, as far as they
+        are still there; otherwise stages that are finished need no images.
+
+        Raises:
+            PmalError: If the training images are others.
+        """
+        stored = self.data_record
+        if stored and stored.get("state", "") != self.source.state():
+            _ = self._data
 
     @property
     def train(self) -> LabelledImages:

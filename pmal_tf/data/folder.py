@@ -43,7 +43,8 @@ def _open(options: SourceOptions) -> Source:
         raise PmalError(
             "`held_out_classes` must name class folders of train/ "
             f"({', '.join(map(repr, classes[:20]))}). "
-            f"Received: {', '.join(map(repr, missing))}"
+            f"Received: {', '.join(map(repr, missing))}. A name with a comma stands in "
+            """double quotes: --held_out_classes='"a, b",c'."""
         )
     known = tuple(name for name in classes if name not in held_out)
     unknown = (*(name for name in classes if name in held_out), *strangers)
@@ -53,6 +54,7 @@ def _open(options: SourceOptions) -> Source:
         class_names=class_names,
         natural=True,
         load=functools.partial(_load, folder, class_names, options),
+        state=functools.partial(_state, folder),
         own_split=(known, unknown),
         own_protocol="folder",
         unknown_is_estimate=bool(held_out),
@@ -76,7 +78,7 @@ def _load(
         name=f"folder_{where}",
         about=len(entries),
         stream=functools.partial(_stream, root, list(label)),
-        made_from="\n".join(_state(root, path) for path in label),
+        made_from=_state(folder),
     )
     images = decode_once(
         encoded,
@@ -121,13 +123,17 @@ def held_out_paths(
     return chosen
 
 
-def _state(root: Path, path: str) -> str:
-    """Returns a line that changes when a file does."""
-    try:
-        status = (root / path).stat()
-    except OSError as error:
-        return f"{path} {error.errno}"
-    return f"{path} {status.st_size} {status.st_mtime_ns}"
+def _state(folder: ImageFolder) -> str:
+    """Returns a hash that changes when a file does: names, sizes and times."""
+    digest = hashlib.sha256()
+    for entry in folder.entries:
+        try:
+            status = (folder.root / entry.path).stat()
+            state = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        except OSError as error:
+            state = str(error.errno)
+        digest.update(f"{entry.path} {state}\n".encode())
+    return digest.hexdigest()
 
 
 def _stream(root: Path, paths: list[str]) -> tf.data.Dataset:

@@ -111,6 +111,8 @@ class Source:
         natural: Whether images may be mirrored and shifted in training.
         load: Reads the whole dataset, as train and test images.
         check: Raises a `PmalError` if the images are not there.
+        state: Text that changes when any of the images may have; empty where the
+            version of the dataset tells.
         own_split: Known and unknown classes, of a dataset that brings its own split;
             None: the published lists apply.
         own_protocol: What results name as the protocol of that split.
@@ -123,6 +125,7 @@ class Source:
     natural: bool
     load: Callable[[], tuple[LabelledImages, LabelledImages]]
     check: Callable[[], object] = lambda: None
+    state: Callable[[], str] = lambda: ""
     own_split: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     own_protocol: str = ""
     unknown_is_estimate: bool = False

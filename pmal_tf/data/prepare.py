@@ -15,7 +15,7 @@ from absl import app, flags
 from pmal_tf.data.images import SourceOptions
 from pmal_tf.data.sources import SOURCES, get_dataset
 from pmal_tf.errors import PmalError
-from pmal_tf.quiet import quiet_tensorflow
+from pmal_tf.quiet import plain_messages
 
 _INTERRUPTED = 130  # What shells report of a command that Ctrl-C ended.
 
@@ -25,7 +25,7 @@ def _main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     values = flags.FLAGS
-    quiet_tensorflow()
+    plain_messages()
     try:
         dataset = get_dataset(values.dataset)
         line = dataset.prepare(SourceOptions(data_dir=values.data_dir))

@@ -23,7 +23,7 @@ from pmal_tf.data.class_lists import (
 from pmal_tf.data.images import LabelledImages, Source, SourceOptions
 from pmal_tf.data.sources import SOURCES, open_source
 from pmal_tf.errors import PmalError
-from pmal_tf.quiet import quiet_tensorflow
+from pmal_tf.quiet import plain_messages
 
 # What a result made with `--known_classes` names as its protocol.
 CUSTOM = "custom"
@@ -97,6 +97,12 @@ def open_set_split(
         PmalError: If the protocol or trial does not exist, or a class is not of the
             dataset, or on both sides.
     """
+    if known_classes and source.own_split is not None:
+        raise PmalError(
+            "`known_classes` chooses among published lists; for --dataset=folder, name "
+            "the other classes with --held_out_classes. Received: "
+            f"known_classes={list(known_classes)} with dataset={source.name!r}"
+        )
     trials = listed_trials(source, protocol)
     if not (0 <= trial < len(trials) or (len(trials) == 1 and trial >= 0)):
         raise PmalError(
@@ -228,7 +234,10 @@ def describe_splits(
     options: SourceOptions,
     known_classes: Sequence[str] = (),
 ) -> str:
-    """Returns a text with the classes and image counts of every trial."""
+    """Returns a text with the classes and image counts of every trial.
+
+    Where the dataset is not prepared it has no counts, but says so.
+    """
     source = open_source(dataset, options)
     count = 1 if known_classes else len(listed_trials(source, protocol))
     splits = [
@@ -236,11 +245,15 @@ def describe_splits(
     ]
     groups = trials_of_equal_classes((split.trial, split.known) for split in splits)
     first = {trial: group[0] for group in groups for trial in group[1:]}
-    train, test = source.load()
+    images, note = None, ""
+    try:
+        source.check()
+    except PmalError as error:
+        note = f"\nImages are not counted: {error}"
+    else:
+        images = source.load()
     lines = []
     for split in splits:
-        known_train, all_test = apply_split(source, split, train, test)
-        unknown_count = int(all_test.is_unknown.sum())
         same = ""
         if split.trial in first:
             same = f"  (the same known classes as trial {first[split.trial]})"
@@ -249,18 +262,22 @@ def describe_splits(
             f"openness {split.openness:.4f}{same}",
             f"  known:   {', '.join(split.known)}",
             f"  unknown: {', '.join(split.unknown) or 'none'}",
-            f"  images:  {len(known_train):,} training, "
-            f"{len(all_test) - unknown_count:,} known test, "
-            f"{unknown_count:,} unknown test",
         ]
-    return "\n".join(lines)
+        if images is not None:
+            train, test = apply_split(source, split, *images)
+            unknown = int(test.is_unknown.sum())
+            lines.append(
+                f"  images:  {len(train):,} training, {len(test) - unknown:,} known "
+                f"test, {unknown:,} unknown test"
+            )
+    return "\n".join(lines) + note
 
 
 def _main(argv: list[str]) -> None:
     """Prints the splits that the flags ask for."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    quiet_tensorflow()
+    plain_messages()
     values = flags.FLAGS
     options = SourceOptions(
         data_dir=values.data_dir,

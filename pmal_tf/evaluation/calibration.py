@@ -74,9 +74,9 @@ def calibrate(
     least = 1 / (len(used) + 1)
     if reject_rate < least:
         logging.warning(
-            "A false-rejection rate of %g needs more known test images; with %d to "
-            "calibrate on, the threshold promises %.3g.",
-            *(reject_rate, len(used), least),
+            "A false-rejection rate of %g needs %d known test images, half of them to "
+            "calibrate on; with %d to calibrate on, the threshold promises %.3g.",
+            *(reject_rate, 2 * (math.ceil(1 / reject_rate) - 1), len(used), least),
         )
         reject_rate = least
     rules = {}

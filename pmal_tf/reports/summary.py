@@ -84,7 +84,7 @@ def render_summary(summary: dict[str, Any]) -> str:
     spread = ", mean ± standard deviation over trials" if several else ""
     heading = (
         f"{summary['experiment']}: {summary['dataset']}, protocol "
-        f"`{summary['protocol']}`, {summary['backbone']}, trials {trials} "
+        f"`{summary['protocol']}`, backbone {summary['backbone']}, trials {trials} "
         f"(n = {len(summary['trials'])}); percent{spread}.\n"
         f"{_notes(summary)}\n"
     )

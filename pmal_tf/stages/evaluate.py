@@ -14,7 +14,7 @@ from pmal_tf.mining.prototypes import Prototypes
 from pmal_tf.stages.mine import load_prototypes
 from pmal_tf.training.model import PMALModel
 from pmal_tf.trial import Trial
-from pmal_tf.workdir import write_atomically, write_json
+from pmal_tf.workdir import Marker, write_atomically, write_json
 
 _SCORES = {
     "pmal": "scores.npz",
@@ -68,7 +68,17 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
             "models": metrics,
         },
     )
-    return [*made, "calibration.json", "result.json"], {}
+    return [*made, "calibration.json", "result.json"], {"test": _test_images(trial)}
+
+
+def is_stale(trial: Trial, marker: Marker) -> bool:
+    """Tells whether the test images have changed since they were scored."""
+    return marker.facts.get("test", _test_images(trial)) != _test_images(trial)
+
+
+def _test_images(trial: Trial) -> dict[str, Any]:
+    """Returns counts and hash of the test images."""
+    return trial.data_record["test"]
 
 
 def _with_prototypes(trial: Trial, stage: str, prototypes: Prototypes) -> PMALModel:

@@ -18,7 +18,7 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
     evaluated = Marker.read(trial.folder / "evaluate", "evaluate")
     made_from = evaluated.hash if evaluated else None
     versions = sorted(
-        (path for path in _parent(trial).glob("*") if path.name.isdigit()),
+        (path for path in parent_folder(trial).glob("*") if path.name.isdigit()),
         key=lambda path: int(path.name),
     )
     # A run that was killed between the export and its marker left a good version.
@@ -27,7 +27,7 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
         if facts.get("made_from") == made_from:
             return [], {"version": versions[-1].name}
     number = int(versions[-1].name) + 1 if versions else 1
-    folder = _parent(trial) / str(number)
+    folder = parent_folder(trial) / str(number)
     calibration = read_json(trial.folder / "calibration.json")
     export_saved_model(
         load_model(trial.folder / "optimize" / "model.keras"),
@@ -48,10 +48,10 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
 
 def is_stale(trial: Trial, marker: Marker) -> bool:
     """Tells whether the exported version is gone, or not what was written."""
-    return not is_intact(_parent(trial) / marker.facts["version"])
+    return not is_intact(parent_folder(trial) / marker.facts["version"])
 
 
-def _parent(trial: Trial) -> Path:
+def parent_folder(trial: Trial) -> Path:
     """Returns the folder of the trial's versions."""
     config = trial.config
     return Path(config.export_dir) / config.experiment / f"trial_{trial.number}"

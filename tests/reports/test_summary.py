@@ -105,7 +105,7 @@ def test_the_table_is_in_percent_with_one_row_per_model(summarise):
         summarise(make_result(0, 0.5, 0.75, models), make_result(1, 1.0, 0.25, models))
     )
     assert text.startswith(
-        "my_run: digits, protocol `neal`, oscri, trials 0, 1 (n = 2)"
+        "my_run: digits, protocol `neal`, backbone oscri, trials 0, 1 (n = 2)"
     )
     header, rows = cells(text)
     assert header == ["model", "ACC", "AUROC DR", "AUROC PR", "AUROC MLS"] + [
