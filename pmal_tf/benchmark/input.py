@@ -40,25 +40,25 @@ class InputSpeed:
 
     Attributes:
         dataset: The dataset.
-        size: Side of its images.
+        batch: Some of its images, for the training step.
+        num_classes: Known classes.
         load_images: Images read and decoded.
         load_seconds: In how long.
         pipeline: Images per second of shuffled, augmented batches.
         rand_augment: The same with two RandAugment operations per image.
         from_disk: The pipeline's rate when every batch is read from disk; None where
             images are never kept there.
-        step: Images per second of the training step.
         first_epoch: Images per second of a first epoch, reading included.
     """
 
     dataset: str
-    size: int
+    batch: LabelledImages
+    num_classes: int
     load_images: int
     load_seconds: float
     pipeline: Rates
     rand_augment: Rates
     from_disk: Rates | None
-    step: Rates
     first_epoch: float
 
 
@@ -77,7 +77,7 @@ def run(
     Raises:
         PmalError: If a dataset that is named is not there, or none is.
     """
-    speeds, absent = [], []
+    inputs, absent = [], []
     for name in datasets or SOURCES:
         try:
             source = open_source(name, options)
@@ -87,14 +87,16 @@ def run(
                 raise
             absent.append(name)
             continue
-        speeds.append(_measure(source))
-    if not speeds:
+        inputs.append(_measure_input(source))
+    if not inputs:
         raise PmalError(
             "No dataset is prepared. Received: none of " + ", ".join(absent)
         )
-    measurements = []
-    for speed in speeds:
-        step = speed.step.median
+    # Before the training step takes its own memory.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    steps = [_step_rate(speed.batch, speed.num_classes) for speed in inputs]
+    measurements = [Measurement("peak_memory", peak, "MiB")]
+    for speed, step in zip(inputs, steps, strict=True):
         ours = {
             "pipeline": speed.pipeline.median,
             "rand_augment": speed.rand_augment.median,
@@ -103,18 +105,19 @@ def run(
         if speed.from_disk is not None:
             ours["from_disk"] = speed.from_disk.median
         measurements += [
-            compare(f"{name}_over_step_{speed.dataset}", rate, step)
+            compare(f"{name}_over_step_{speed.dataset}", rate, step.median)
             for name, rate in ours.items()
         ]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    measurements.append(Measurement("peak_memory", peak, "MiB"))
-    lines = [_table(speeds), f"Peak memory of the process: {peak:,.0f} MiB."]
+    lines = [
+        _table(inputs, steps),
+        f"Peak memory of the process before the training step: {peak:,.0f} MiB.",
+    ]
     if absent:
         lines.append(f"Not prepared, so not measured: {', '.join(absent)}.")
     return "\n".join(lines) + "\n", measurements
 
 
-def _measure(source: Source) -> InputSpeed:
+def _measure_input(source: Source) -> InputSpeed:
     """Measures one dataset, on the training images of its first trial."""
     began = time.perf_counter()
     train, test = source.load()
@@ -122,23 +125,18 @@ def _measure(source: Source) -> InputSpeed:
     stored, _ = apply_split(source, split, train, test)
     known = stored.in_memory()
     load_seconds = time.perf_counter() - began
-    step = _step_rate(known, len(split.known))
     pipeline = _pipeline_rate(source, known, 0)
-    epoch_seconds = len(known) / pipeline.median
+    on_disk = isinstance(stored.image, StoredImages)
     return InputSpeed(
         dataset=source.name,
-        size=known.image.shape[1],
+        batch=known.take(np.arange(min(BATCH_SIZE, len(known)))),
+        num_classes=len(split.known),
         load_images=len(train) + len(test),
         load_seconds=load_seconds,
         pipeline=pipeline,
         rand_augment=_pipeline_rate(source, known, _RAND_AUGMENT_OPERATIONS),
-        from_disk=(
-            _pipeline_rate(source, stored, 0)
-            if isinstance(stored.image, StoredImages)
-            else None
-        ),
-        step=step,
-        first_epoch=len(known) / (load_seconds + epoch_seconds),
+        from_disk=_pipeline_rate(source, stored, 0) if on_disk else None,
+        first_epoch=len(known) / (load_seconds + len(known) / pipeline.median),
     )
 
 
@@ -179,13 +177,11 @@ def _step_rate(images: LabelledImages, num_classes: int) -> Rates:
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     step = tf.function(classifier.train_step, jit_compile=recipe.use_jit)
-    count = min(BATCH_SIZE, len(images))
-    chosen = images.take(np.arange(count))
-    batch = (tf.constant(chosen.image[:]), tf.constant(chosen.label))
+    batch = (tf.constant(images.image[:]), tf.constant(images.label))
 
     def one_step() -> int:
         float(step(batch)["loss"])
-        return count
+        return len(images)
 
     return measure_rate(one_step, repetitions=_REPETITIONS, seconds=_STEP_SECONDS)
 
@@ -196,7 +192,7 @@ def _first_protocol(source: Source) -> str:
     return published[0] if published else "paper"
 
 
-def _table(speeds: Sequence[InputSpeed]) -> str:
+def _table(inputs: Sequence[InputSpeed], steps: Sequence[Rates]) -> str:
     """Renders the measurements."""
     header = [
         *("dataset", "pixels", "read once, images/s", "pipeline, images/s"),
@@ -206,14 +202,13 @@ def _table(speeds: Sequence[InputSpeed]) -> str:
     rows = [
         [
             speed.dataset,
-            str(speed.size),
+            str(speed.batch.image.shape[1]),
             f"{speed.load_images / speed.load_seconds:,.0f}",
-            *map(str, (speed.pipeline, speed.rand_augment)),
-            str(speed.from_disk or "-"),
-            str(speed.step),
-            f"{speed.pipeline.median / speed.step.median:.1f}",
-            f"{speed.first_epoch / speed.step.median:.1f}",
+            *map(str, (speed.pipeline, speed.rand_augment, speed.from_disk or "-")),
+            str(step),
+            f"{speed.pipeline.median / step.median:.1f}",
+            f"{speed.first_epoch / step.median:.1f}",
         ]
-        for speed in speeds
+        for speed, step in zip(inputs, steps, strict=True)
     ]
     return markdown_table(header, rows)
