@@ -72,7 +72,7 @@ class Config:
         0,
         "Side of the square images in pixels; 0 for the dataset's own.",
         stage="pretrain",
-        allowed=_NOT_NEGATIVE,
+        allowed=Interval(low=0, high=1024),
     )
     protocol: str = setting(
         "paper",

@@ -31,7 +31,12 @@ def plan(config: Config) -> list[Stage]:
     """Returns the stages of a trial in order, wanted or not."""
     pretrained = tuple(f"pretrain_{model}" for model in range(config.num_models))
     stages = [
-        Stage(name, "pretrain", functools.partial(pretrain.run, model=model))
+        Stage(
+            name,
+            "pretrain",
+            functools.partial(pretrain.run, model=model),
+            is_stale=pretrain.is_stale,
+        )
         for model, name in enumerate(pretrained)
     ]
     stages.append(Stage("mining", "mine", mine.run, pretrained))
@@ -167,6 +172,7 @@ def _evaluated_trials(config: Config) -> list[dict[str, Any]]:
         if not (trial.folder / "result.json").exists():
             continue
         try:
+            trial.check_images()
             Runner(trial, plan(config)).finished("evaluate")
             results.append(read_json(trial.folder / "result.json"))
         except PmalError as error:

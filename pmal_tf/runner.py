@@ -21,7 +21,7 @@ from absl import logging
 from pmal_tf.config import default_settings
 from pmal_tf.environment import describe_environment
 from pmal_tf.errors import PmalError
-from pmal_tf.trial import Trial
+from pmal_tf.trial import DATA_RECORD, Trial
 from pmal_tf.workdir import (
     MARKER,
     Marker,
@@ -33,7 +33,7 @@ from pmal_tf.workdir import (
 )
 
 _STARTED = "started.json"
-_RECORDS = ("config.json", "flags.txt", "environment.json")
+_RECORDS = ("config.json", "flags.txt", "environment.json", DATA_RECORD)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,10 @@ class Runner:
             logging.info("%s: finished before (%.1f s), skipped", label, marker.seconds)
             self._hashes[stage.folder] = marker.hash
             return
-        self.trial.source.check()  # Before anything is touched.
+        # Before anything is touched; an export needs no images.
+        self.trial.source.check()
+        if stage.kind != "export":
+            self.trial.read_images()
         logging.info("%s: starts", label)
         with self._folder_of_its_own(stage, upstream):
             self._hashes[stage.folder] = self._make(stage, upstream, label)
@@ -213,6 +216,7 @@ class Runner:
         alone = dataclasses.replace(config, trials=(number,), overwrite=False)
         write_text(folder / "flags.txt", alone.to_flags())
         write_json(folder / "environment.json", describe_environment(config.seed))
+        self.trial.write_data_record()
 
     def _make(self, stage: Stage, upstream: dict[str, str], label: str) -> str:
         """Runs a stage and writes its marker, whose hash it returns."""

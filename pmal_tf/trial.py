@@ -27,6 +27,8 @@ from pmal_tf.training.fit import StageRecords
 from pmal_tf.training.recipe import Recipe
 from pmal_tf.workdir import MARKER, read_json, write_json
 
+DATA_RECORD = "data.json"
+
 
 def source_options(config: Config) -> SourceOptions:
     """Returns where an experiment's dataset lies and how it is read."""
@@ -71,11 +73,14 @@ class Trial:
         return Recipe(**{name: getattr(self.config, name) for name in names})
 
     @cached_property
-    def _data(self) -> tuple[LabelledImages, LabelledImages]:
+    def _data(self) -> tuple[LabelledImages, LabelledImages, dict[str, Any]]:
         """Loads the images, on first use: a run that skips every stage needs none.
 
+        Returns:
+            Training images, test images, and what `data.json` is to say of them.
+
         Raises:
-            PmalError: If they are not the images of the stages made before.
+            PmalError: If a model was trained on others.
         """
         train, test = apply_split(self.source, self.split, *self.source.load())
         rank = hash_ids(train.example_id, "subset", self.config.seed)
@@ -91,36 +96,57 @@ class Trial:
                 "sha256": test.fingerprint,
             },
         }
-        stored = self.data_record
-        trained = (self.folder / "pretrain_0" / MARKER).exists()
-        if trained and stored and stored["training"] != record["training"]:
+        stored = self._stored_record
+        if stored and stored["training"] != record["training"]:
+            self._give_up_other_images()
+        logging.info(
+            "%s: %d training images, %d known and %d unknown test images",
+            *(self.config.dataset, len(train), len(test) - unknown, unknown),
+        )
+        return train, test, record
+
+    def _give_up_other_images(self) -> None:
+        """Removes what training on other images left that was cut short.
+
+        Raises:
+            PmalError: If there is a model that was trained on them and is to stay.
+        """
+        anew = self.config.overwrite and "pretrain" in self.config.wanted_stages
+        if (self.folder / "pretrain_0" / MARKER).exists() and not anew:
             raise PmalError(
                 f"The training images must be those that {self.folder} was trained on."
                 f" Received: other counts or pixels than {self._data_path} tells. "
                 "Choose a new --experiment, train anew with --overwrite, or name the "
                 "old copy with --data_dir."
             )
-        if not trained and stored and stored["training"] != record["training"]:
-            for folder in self.folder.glob("pretrain_*"):
-                remove_checkpoints(folder)  # Of training on other images, cut short.
-        if trained and stored and stored["test"] != record["test"]:
-            logging.warning("The test images have changed since %s.", self._data_path)
-        write_json(self._data_path, record)
-        logging.info(
-            "%s: %d training images, %d known and %d unknown test images",
-            *(self.config.dataset, len(train), len(test) - unknown, unknown),
-        )
-        return train, test
+        for folder in self.folder.glob("pretrain_*"):
+            remove_checkpoints(folder)
 
     @property
     def _data_path(self) -> Path:
         """Where it is written down which images a trial was made from."""
-        return self.folder / "data.json"
+        return self.folder / DATA_RECORD
+
+    @property
+    def _stored_record(self) -> dict[str, Any]:
+        """What is written down, if anything is."""
+        return read_json(self._data_path) if self._data_path.exists() else {}
 
     @property
     def data_record(self) -> dict[str, Any]:
-        """Counts and hashes of the images that the trial was made from, if any."""
-        return read_json(self._data_path) if self._data_path.exists() else {}
+        """Counts and hashes of the images that the trial is made from.
+
+        Of those that were read, else of those that were written down.
+        """
+        return self._data[2] if "_data" in vars(self) else self._stored_record
+
+    def read_images(self) -> None:
+        """Reads the images, if they are not read yet.
+
+        Raises:
+            PmalError: If they cannot be read, or a model was trained on others.
+        """
+        _ = self._data
 
     def check_images(self) -> None:
         """Compares the images with those of the stages made before.
@@ -131,9 +157,19 @@ class Trial:
         Raises:
             PmalError: If the training images are others.
         """
-        stored = self.data_record
-        if stored and stored.get("state", "") != self.source.state():
-            _ = self._data
+        stored = self._stored_record
+        if not stored or stored.get("state", "") == self.source.state():
+            return
+        record = self._data[2]
+        if stored["test"] != record["test"]:
+            logging.warning("The test images have changed since %s.", self._data_path)
+        elif stored["training"] == record["training"]:
+            self.write_data_record()
+
+    def write_data_record(self) -> None:
+        """Writes down which images were read, if they were."""
+        if "_data" in vars(self):
+            write_json(self._data_path, self._data[2])
 
     @property
     def train(self) -> LabelledImages:

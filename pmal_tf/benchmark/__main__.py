@@ -47,6 +47,8 @@ if __name__ == "__main__":
     flags.DEFINE_list("datasets", [], "Datasets to measure; all prepared ones if none.")
     flags.DEFINE_string("data_dir", "", "Folder of prepared datasets, or of images.")
     flags.DEFINE_string("cache_dir", "", "Folder for decoded images.")
-    flags.DEFINE_integer("image_size", 0, "Side of the images; 0: the dataset's own.")
+    flags.DEFINE_integer(
+        "image_size", 0, "Side of the images; 0: the dataset's own.", 0, 1024
+    )
     flags.DEFINE_string("json", "", "File to write the measurements to.")
     app.run(_main)

@@ -20,7 +20,7 @@ from absl import logging
 
 from pmal_tf.data.decode import decode_image
 from pmal_tf.data.images import LabelledImages
-from pmal_tf.data.stored_images import ImageFile, StoredImages
+from pmal_tf.data.stored_images import ImageFile, StoredImages, pixel_digests
 from pmal_tf.errors import PmalError
 
 _PIXELS, _EXAMPLES, _FACTS = "pixels.bin", "examples.npz", "facts.json"
@@ -28,6 +28,8 @@ _WRITING = "writing_"
 _BATCH = 64
 _ATTEMPTS = 10
 _LEAST_IDLE_SECONDS = 600.0
+# Bytes of pixels that are compared with their hashes at every start, in a second.
+_MOST_CHECKED = 2**30
 _SECONDS_BETWEEN_REPORTS = 10.0
 # Changes when `decode_image` gives other pixels than before.
 _DECODER = 1
@@ -79,7 +81,7 @@ def decode_once(
         PmalError: If the folder cannot be written or has too little room.
         tf.errors.OpError: If an image cannot be read and all must be.
     """
-    root = Path(cache_dir) if cache_dir else default_cache_dir()
+    root = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
     folder = root / f"{encoded.name}_{size}"
     made_from = hashlib.sha256(f"{_DECODER} {encoded.made_from}".encode()).hexdigest()
     images = _read_store(folder, size, made_from)
@@ -108,13 +110,26 @@ def _read_store(folder: Path, size: int, made_from: str) -> LabelledImages | Non
         facts = json.loads((folder / _FACTS).read_text())
         with (folder / _EXAMPLES).open("rb") as opened, np.load(opened) as stored:
             label, example_id = stored["label"], stored["example_id"]
+            digests = stored["digest"]
         whole = (folder / _PIXELS).stat().st_size == len(label) * size * size * 3
         if facts["made_from"] != made_from or not whole:
             return None
-        file = ImageFile(folder / _PIXELS, size, facts["sha256"])
+        image = StoredImages.of_file(ImageFile(folder / _PIXELS, size), digests)
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None
-    return LabelledImages(StoredImages.of_file(file, len(label)), label, example_id)
+    if image.nbytes <= _MOST_CHECKED and not _is_sound(image):
+        logging.warning("Decoded images in %s are damaged; decoding anew.", folder)
+        return None
+    return LabelledImages(image, label, example_id)
+
+
+def _is_sound(image: StoredImages) -> bool:
+    """Tells whether all pixels are as they were decoded."""
+    return all(
+        np.array_equal(pixel_digests(image[start : start + _BATCH]), digests)
+        for start in range(0, len(image), _BATCH)
+        for digests in [image.digests[start : start + _BATCH]]
+    )
 
 
 def _write_store(
@@ -132,25 +147,28 @@ def _write_store(
     writing.mkdir(parents=True)
     try:
         _check_room(writing, encoded.about * size * size * 3)
-        digest = hashlib.sha256()
+        digests: list[np.ndarray] = [np.zeros((0, 16), np.uint8)]
         labels: list[int] = []
         ids: list[str] = []
         skip_unreadable = check_readable is not None
         with (writing / _PIXELS).open("wb") as file:
             for batch in _decoded_batches(encoded, size, skip_unreadable):
-                pixels = np.ascontiguousarray(batch["image"])
-                file.write(pixels.data)
-                digest.update(pixels.data)
+                file.write(np.ascontiguousarray(batch["image"]).data)
+                digests.append(pixel_digests(batch["image"]))
                 labels += batch["label"].tolist()
                 ids += [raw.decode() for raw in batch["example_id"]]
+            file.flush()
+            os.fsync(file.fileno())
         example_id = np.array(ids, dtype=str)
         if check_readable is not None:
             check_readable(example_id)
         np.savez_compressed(
-            writing / _EXAMPLES, label=np.array(labels, np.int32), example_id=example_id
+            writing / _EXAMPLES,
+            label=np.array(labels, np.int32),
+            example_id=example_id,
+            digest=np.concatenate(digests),
         )
-        facts = {"made_from": made_from, "sha256": digest.hexdigest()}
-        (writing / _FACTS).write_text(json.dumps(facts))
+        (writing / _FACTS).write_text(json.dumps({"made_from": made_from}))
         _replace_folder(folder, writing)
     finally:
         shutil.rmtree(writing, ignore_errors=True)

@@ -90,6 +90,12 @@ def scan(root: Path) -> ImageFolder:
             f"A folder of images must hold {_LAYOUT}. Received: data_dir={str(root)!r}"
             f"{_what_is_there(root)}"
         )
+    for side in _SIDES:
+        if os.path.lexists(root / side) and not (root / side).is_dir():
+            raise PmalError(
+                f"A folder of images must hold {_LAYOUT}. Received: "
+                f"{str(root / side)!r}, which is no folder or a link to none"
+            )
     entries: list[ImageEntry] = []
     passed_over: Counter[str] = Counter()
     for side in ("train", "test"):
@@ -99,6 +105,7 @@ def scan(root: Path) -> ImageFolder:
     if (root / UNKNOWN).is_dir():
         entries += _of_unknown(root, passed_over)
     _check_classes(root, entries)
+    _check_shared_files(root, entries)
     return ImageFolder(root, tuple(entries), passed_over)
 
 
@@ -153,7 +160,7 @@ def _of_unknown(root: Path, passed_over: Counter[str]) -> list[ImageEntry]:
 def _image_paths(folder: Path, root: Path, passed_over: Counter[str]) -> list[str]:
     """Returns the paths of image files below a folder, and counts the others."""
     paths = []
-    for path in _walk(folder, ()):
+    for path in _walk(folder, (), folder):
         if path.name.lower().endswith(SUFFIXES):
             paths.append(_named_in_unicode(path).relative_to(root).as_posix())
         else:
@@ -173,22 +180,27 @@ def _named_in_unicode(path: Path) -> Path:
     return path
 
 
-def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+def _walk(
+    folder: Path, above: tuple[tuple[int, int], ...], link: Path
+) -> Iterator[Path]:
     """Yields the files below a folder, following links.
 
     Args:
         folder: Where to look.
         above: Device and inode of the folders passed through, to notice a circle.
+        link: The last link passed through, which closes a circle if there is one.
     """
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:
-        raise _circle(folder)
+        raise _circle(link)
     for entry in _listed(folder):
+        path = Path(entry.path)
         if _is_folder(entry):
-            yield from _walk(Path(entry.path), (*above, here))
+            passed = path if entry.is_symlink() else link
+            yield from _walk(path, (*above, here), passed)
         elif entry.is_file() or entry.is_symlink():
-            yield Path(entry.path)
+            yield path
 
 
 def _listed(folder: Path) -> list[os.DirEntry[str]]:
@@ -219,8 +231,29 @@ def _circle(folder: Path) -> PmalError:
     return PmalError(
         "A folder of images may not contain itself. Received: the link "
         f"{str(folder)!r}, which leads back to a folder above it or to itself. Remove "
-        "it."
+        "the link."
     )
+
+
+def _check_shared_files(root: Path, entries: list[ImageEntry]) -> None:
+    """Checks that no file is there twice, by a link, as two different things.
+
+    Raises:
+        PmalError: If one is of two classes, or both trained and tested on.
+    """
+    seen: dict[tuple[int, int], ImageEntry] = {}
+    for entry in entries:
+        try:
+            status = (root / entry.path).stat()
+        except OSError:
+            continue  # It will be listed as unreadable.
+        first = seen.setdefault((status.st_dev, status.st_ino), entry)
+        if (first.side, first.class_name) != (entry.side, entry.class_name):
+            raise PmalError(
+                "A file may be of one class and one side only. Received: "
+                f"{first.path!r} and {entry.path!r} in {str(root)!r}, the same file "
+                "by a link. Remove one."
+            )
 
 
 def _check_classes(root: Path, entries: list[ImageEntry]) -> None:
@@ -240,16 +273,16 @@ def _check_classes(root: Path, entries: list[ImageEntry]) -> None:
                 f" Received: a class folder {name!r} in {str(root)!r}. Rename it, or "
                 f"move its images to {UNKNOWN}/ beside train/."
             )
-        if not name.isprintable():
+        if not name.isprintable() or name != name.strip():
             raise PmalError(
-                "Names of class folders must be printable text. Received: "
-                f"{name!r} in {str(root)!r}. Rename it."
+                "Names of class folders must be printable text without spaces at "
+                f"their ends. Received: {name!r} in {str(root)!r}. Rename it."
             )
         if seen.setdefault(folded, name) != name:
             raise PmalError(
-                "Names of classes must differ in more than upper and lower case. "
-                f"Received: {seen[folded]!r} and {name!r} in {str(root)!r}. Join the "
-                "two folders, or rename one."
+                "Names of classes must differ in more than upper and lower case or the "
+                f"Unicode form. Received: {seen[folded]!r} and {name!r} in "
+                f"{str(root)!r}. Join the two folders, or rename one."
             )
     if len(trained) < 2:
         raise PmalError(

@@ -303,8 +303,10 @@ def _define_flags() -> None:
     flags.DEFINE_list("known_classes", [], "Known classes; all others are unknown.")
     flags.DEFINE_string("data_dir", "", "Folder of prepared datasets, or of images.")
     flags.DEFINE_string("cache_dir", "", "Folder for decoded images.")
-    flags.DEFINE_integer("image_size", 0, "Side of the images; 0: the dataset's own.")
-    flags.DEFINE_integer("max_unreadable", 0, "Unreadable files to put up with.")
+    flags.DEFINE_integer(
+        "image_size", 0, "Side of the images; 0: the dataset's own.", 0, 1024
+    )
+    flags.DEFINE_integer("max_unreadable", 0, "Unreadable files to put up with.", 0)
     flags.DEFINE_list("held_out_classes", [], "Classes of a folder held out.")
     flags.DEFINE_string("unknown_dataset", "", "Dataset of imagenet_lt's unknowns.")
 

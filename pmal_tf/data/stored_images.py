@@ -19,12 +19,10 @@ class ImageFile:
     Args:
         path: The file.
         size: Side of the images in pixels.
-        fingerprint: Hash of the file's content.
     """
 
-    def __init__(self, path: Path, size: int, fingerprint: str) -> None:
+    def __init__(self, path: Path, size: int) -> None:
         self.size = size
-        self.fingerprint = fingerprint
         self._path = path
         self._descriptor = os.open(path, os.O_RDONLY)
 
@@ -52,21 +50,28 @@ class StoredImages:
         files: Where the pixels are; images of one size.
         file_index: [N] which file each image is in.
         rows: [N] position of each image in its file.
+        digests: [N, 16] hashes of the images' pixels, see `pixel_digests`.
     """
 
     def __init__(
-        self, files: tuple[ImageFile, ...], file_index: np.ndarray, rows: np.ndarray
+        self,
+        files: tuple[ImageFile, ...],
+        file_index: np.ndarray,
+        rows: np.ndarray,
+        digests: np.ndarray,
     ) -> None:
         self._files = files
         self._file_index = file_index
         self._rows = rows
+        self.digests = digests
         self.shape = (len(rows), files[0].size, files[0].size, 3)
         self.dtype = np.dtype(np.uint8)
 
     @classmethod
-    def of_file(cls, file: ImageFile, count: int) -> StoredImages:
-        """Returns the first `count` images of a file."""
-        return cls((file,), np.zeros(count, np.int64), np.arange(count))
+    def of_file(cls, file: ImageFile, digests: np.ndarray) -> StoredImages:
+        """Returns all images of a file, from their hashes."""
+        count = len(digests)
+        return cls((file,), np.zeros(count, np.int64), np.arange(count), digests)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -79,10 +84,7 @@ class StoredImages:
     @property
     def fingerprint(self) -> str:
         """Hash of the images and their order."""
-        digest = hashlib.sha256("".join(f.fingerprint for f in self._files).encode())
-        for numbers in (self._file_index, self._rows):
-            digest.update(numbers.astype(np.int64).tobytes())
-        return digest.hexdigest()
+        return hashlib.sha256(self.digests.tobytes()).hexdigest()
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """Reads images into memory.
@@ -108,7 +110,12 @@ class StoredImages:
         Args:
             index: [n] positions, or [N] boolean.
         """
-        return StoredImages(self._files, self._file_index[index], self._rows[index])
+        return StoredImages(
+            self._files,
+            self._file_index[index],
+            self._rows[index],
+            self.digests[index],
+        )
 
     def followed_by(self, other: StoredImages) -> StoredImages:
         """Returns these images and then others of the same size, still on disk."""
@@ -116,4 +123,14 @@ class StoredImages:
             self._files + other._files,
             np.concatenate([self._file_index, other._file_index + len(self._files)]),
             np.concatenate([self._rows, other._rows]),
+            np.concatenate([self.digests, other.digests]),
         )
+
+
+def pixel_digests(images: np.ndarray) -> np.ndarray:
+    """Returns a hash of each image, [N, 16] uint8."""
+    digests = [
+        hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+        for image in images
+    ]
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)

@@ -210,6 +210,8 @@ def load_encoded_split(
         return dataset
 
     with damage_told(name, folder, split):
-        made_from = f"{folder} {split} {(folder / 'dataset_info.json').read_text()}"
+        made_from = (
+            f"{folder.resolve()} {split} {(folder / 'dataset_info.json').read_text()}"
+        )
         encoded = EncodedImages(store, about, stream, made_from)
         return decode_once(encoded, size, options.cache_dir)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pmal_tf.data.splits import trials_of_equal_classes
+from pmal_tf.data.splits import CUSTOM, trials_of_equal_classes
 from pmal_tf.errors import PmalError
 from pmal_tf.evaluation.metrics import OPEN_SET_METRICS
 from pmal_tf.evaluation.scores import RULES
@@ -51,6 +51,8 @@ def summarise_experiment(
                 f"{name} {', '.join(values)} in {folder}"
             )
     first = results[0]
+    paper_row = (first["backbone"], first["dataset"])
+    is_estimate = any(r.get("unknown_is_estimate", False) for r in results)
     models = [m for m in MODEL_NAMES if all(m in r["models"] for r in results)]
     metrics = {
         model: {
@@ -69,8 +71,8 @@ def summarise_experiment(
         "epochs": first["epochs"],
         "models": metrics,
         "known": {str(result["trial"]): result["known"] for result in results},
-        "unknown_is_estimate": first.get("unknown_is_estimate", False),
-        "paper": PAPER_PMAL.get((first["backbone"], first["dataset"])),
+        "unknown_is_estimate": is_estimate,
+        "paper": None if first["protocol"] == CUSTOM else PAPER_PMAL.get(paper_row),
     }
     write_json(folder / "summary.json", summary)
     write_text(folder / "summary.md", render_summary(summary))

@@ -68,17 +68,15 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
             "models": metrics,
         },
     )
-    return [*made, "calibration.json", "result.json"], {"test": _test_images(trial)}
+    return [*made, "calibration.json", "result.json"], {
+        "test": trial.data_record["test"]
+    }
 
 
 def is_stale(trial: Trial, marker: Marker) -> bool:
     """Tells whether the test images have changed since they were scored."""
-    return marker.facts.get("test", _test_images(trial)) != _test_images(trial)
-
-
-def _test_images(trial: Trial) -> dict[str, Any]:
-    """Returns counts and hash of the test images."""
-    return trial.data_record["test"]
+    scored, current = marker.facts.get("test"), trial.data_record.get("test")
+    return None not in (scored, current) and scored != current
 
 
 def _with_prototypes(trial: Trial, stage: str, prototypes: Prototypes) -> PMALModel:

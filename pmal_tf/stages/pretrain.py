@@ -9,6 +9,7 @@ import keras
 from pmal_tf.backbones.classifier import build_classifier
 from pmal_tf.training.fit import finish, fit_classifier
 from pmal_tf.trial import Trial
+from pmal_tf.workdir import Marker
 
 
 def run(trial: Trial, model: int) -> tuple[list[str], dict[str, Any]]:
@@ -24,7 +25,16 @@ def run(trial: Trial, model: int) -> tuple[list[str], dict[str, Any]]:
         records=records,
     )
     finish(classifier, records)
-    return [f"{stage}/model.keras"], {}
+    return [f"{stage}/model.keras"], {"training": trial.data_record["training"]}
+
+
+def is_stale(trial: Trial, marker: Marker) -> bool:
+    """Tells whether a model is of other images than the trial's.
+
+    So it is where training anew on other images was cut short between two models.
+    """
+    trained, current = marker.facts.get("training"), trial.data_record.get("training")
+    return None not in (trained, current) and trained != current
 
 
 def new_classifier(trial: Trial, *purpose: str | int) -> keras.Model:

@@ -447,3 +447,25 @@ def test_a_batch_of_files_decodes_in_a_map_over_its_elements(eager):
     assert_equal_results(
         list(decoded.numpy()), [image for image in eager if image is not None]
     )
+
+
+def test_a_frame_beside_the_screen_of_a_gif_counts_in_full():
+    contents = bytearray(encode(Image.new("P", (4, 4)), "GIF"))
+    at = contents.index(b",")
+    # Left, top, width, height: TensorFlow makes room for the whole of it.
+    assert struct.unpack("<4H", contents[at + 1 : at + 9]) == (0, 0, 4, 4)
+    contents[at + 1 : at + 5] = struct.pack("<2H", 300, 20)
+    height, width = declared_size(tf.constant(bytes(contents)))
+    assert (int(height), int(width)) == (24, 304)
+
+
+def test_a_bitmap_that_does_not_count_its_palette_has_256_colours(rng):
+    colours = rng.integers(0, 256, (256, 3)).astype(np.uint8)
+    image = Image.new("P", (16, 16))
+    image.putpalette(colours.tobytes())
+    image.putdata(list(range(256)))
+    contents = bytearray(encode(image, "BMP"))
+    assert struct.unpack("<I", contents[46:50]) == (256,)
+    contents[46:50] = bytes(4)
+    decoded = decode_image(tf.constant(bytes(contents)), 16).numpy()
+    np.testing.assert_array_equal(decoded, colours.reshape(16, 16, 3))

@@ -143,9 +143,16 @@ def cut(path, by=1):
     os.truncate(path, path.stat().st_size - by)
 
 
+def overwrite(path):
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+
+
 DAMAGES = {
     "pixels cut off": lambda store: cut(store / "pixels.bin"),
     "pixels of one image less": lambda store: cut(store / "pixels.bin", 75),
+    "pixels overwritten": lambda store: overwrite(store / "pixels.bin"),
     "pixels too long": lambda store: os.truncate(store / "pixels.bin", 99_999),
     "no pixels": lambda store: (store / "pixels.bin").unlink(),
     "no labels": lambda store: (store / "examples.npz").unlink(),

@@ -22,6 +22,7 @@ from pmal_tf.data.sources import open_source
 from pmal_tf.data.splits import apply_split, describe_splits, open_set_split
 from pmal_tf.errors import PmalError
 from pmal_tf.experiment import run_experiment
+from pmal_tf.stages import pretrain
 from pmal_tf.training.checkpoints import list_checkpoints
 from pmal_tf.trial import Trial
 
@@ -57,8 +58,12 @@ def opened(root, tmp_path):
     """Opens the folder of images, decoded into another."""
 
     def open_folder(**options):
-        options = {"image_size": SIZE, "cache_dir": str(tmp_path / "cache"), **options}
-        return open_source("folder", SourceOptions(data_dir=str(root), **options))
+        defaults = {
+            "data_dir": str(root),
+            "cache_dir": str(tmp_path / "cache"),
+            "image_size": SIZE,
+        }
+        return open_source("folder", SourceOptions(**{**defaults, **options}))
 
     return open_folder
 
@@ -237,10 +242,10 @@ def test_folders_of_hidden_files_alone_are_empty(root, opened):
 def test_links_are_followed(root, tmp_path, opened):
     write_images(root, *FLAT)
     elsewhere = tmp_path / "elsewhere"
-    write_images(elsewhere, "fox/0.png", "fox/1.png", "single.png")
+    write_images(elsewhere, "fox/0.png", "fox/1.png", "single.png", "other.png")
     (root / "train" / "fox").symlink_to(elsewhere / "fox")
     (root / "train" / "cat" / "linked.png").symlink_to(elsewhere / "single.png")
-    os.link(elsewhere / "single.png", root / "train" / "dog" / "hard.png")
+    os.link(elsewhere / "other.png", root / "train" / "dog" / "hard.png")
     source = opened()
     assert source.class_names == ("cat", "dog", "emu", "fox")
     train, test = source.load()
@@ -948,7 +953,9 @@ def test_training_that_was_cut_short_does_not_go_on_with_other_images(tmp_path):
     stage = trial_folder(tmp_path) / "pretrain_0"
 
     def checkpoints_after_reading():
-        Trial(config, 0).train  # noqa: B018
+        trial = Trial(config, 0)
+        trial.read_images()
+        trial.write_data_record()
         return len(list_checkpoints(stage))
 
     stage.mkdir(parents=True)
@@ -963,3 +970,127 @@ def test_a_folder_chooses_its_unknown_classes_by_holding_out(root, opened):
     write_images(root, *FLAT)
     with pytest.raises(PmalError, match="--held_out_classes"):
         open_set_split(opened(), "paper", 0, ["cat", "dog"])
+
+
+def test_training_anew_that_fails_leaves_all_as_it_was(
+    run_again, tmp_path, monkeypatch
+):
+    record = (trial_folder(tmp_path) / "data.json").read_text()
+    write_squares(tmp_path / "images" / "train" / "rot" / "more", (200, 50, 50), 5)
+
+    def cut_short(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pmal_tf.stages.pretrain.fit_classifier", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            run_again(overwrite=True, stages=("pretrain",))
+    assert (trial_folder(tmp_path) / "data.json").read_text() == record
+    # The old model stands, and is not scored on what it was trained on.
+    with pytest.raises(PmalError, match="training images must be those"):
+        run_again(overwrite=True, stages=("evaluate",))
+    shutil.rmtree(tmp_path / "images" / "train" / "rot" / "more")
+    assert run_again() == []
+
+
+def test_training_anew_cut_short_between_two_models_is_made_whole(
+    run_again, tmp_path, monkeypatch
+):
+    write_squares(tmp_path / "images" / "train" / "rot" / "more", (200, 50, 50), 5)
+    finish = pretrain.finish
+
+    def cut_short(model, records):
+        if records.stage == "pretrain_1":
+            raise KeyboardInterrupt
+        return finish(model, records)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pmal_tf.stages.pretrain.finish", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            run_again(overwrite=True, stages=("pretrain",))
+    assert run_again() == ["pretrain_1", "mining", "optimize", "evaluate", "export"]
+
+
+def test_unreadable_images_leave_no_run_folder(tmp_path):
+    for name, colour in COLOURS.items():
+        write_squares(tmp_path / "images" / "train" / name, colour, 3)
+    (tmp_path / "images" / "train" / "rot" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(PmalError, match=r"broken\.png"):
+        Run(tmp_path)
+    assert names_in(tmp_path / "runs") == names_in(tmp_path / "cache") == []
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.rglob("*")) if folder.exists() else []
+
+
+def test_trials_of_other_images_are_not_averaged(run_again, tmp_path, caplog):
+    write_squares(tmp_path / "images" / "train" / "zebra", (9, 9, 9), 15)
+    with pytest.raises(PmalError, match="training images must be those"):
+        run_again(trials=(0, 1))
+    run_again(trials=(1,), stages=("pretrain", "mine", "optimize", "evaluate"))
+    summary = json.loads((tmp_path / "runs" / "tiny" / "summary.json").read_text())
+    assert summary["trials"] == [1]
+    assert "Trial 0 is left out of the table" in caplog.text
+
+
+@pytest.mark.parametrize("target", ["train/cat", "."])
+def test_the_link_that_closes_a_circle_is_named_and_not_what_it_leads_to(
+    root, opened, target
+):
+    write_images(root, *FLAT)
+    link = root / "train" / "cat" / "loop"
+    link.symlink_to(root / target)
+    with pytest.raises(PmalError, match=rf"the link '{re.escape(str(link))}', "):
+        opened()
+
+
+@pytest.mark.parametrize("name", ["test", "unknown"])
+@pytest.mark.parametrize("kind", ["file", "dangling", "itself"])
+def test_a_side_that_is_no_folder_is_an_error(root, opened, name, kind):
+    write_images(root, *FLAT)
+    if kind == "file":
+        (root / name).touch()
+    else:
+        (root / name).symlink_to("nowhere" if kind == "dangling" else name)
+    with pytest.raises(PmalError, match=rf"{name}', which is no folder"):
+        opened()
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("test", "train"),
+        ("unknown/cats", "train/cat"),
+        ("train/fox", "train/dog"),
+        ("train/cat/0.png", FLAT[-1]),
+    ],
+)
+def test_a_file_of_two_sides_or_classes_is_an_error(root, opened, link, target):
+    write_images(root, *FLAT)
+    (root / link).parent.mkdir(exist_ok=True)
+    (root / link).unlink(missing_ok=True)
+    (root / link).symlink_to(root / target)
+    with pytest.raises(PmalError, match="of one class and one side only"):
+        opened()
+
+
+def test_names_with_spaces_at_their_ends_are_an_error(root, opened):
+    write_images(root, *FLAT, "train/ cow/0.png")
+    with pytest.raises(PmalError, match="without spaces at their ends"):
+        opened()
+
+
+def test_the_same_folder_by_another_path_is_not_decoded_again(
+    root, opened, monkeypatch, tmp_path
+):
+    write_images(root, *FLAT)
+    streams = []
+    stream = folder_module._stream
+    monkeypatch.setattr(
+        folder_module, "_stream", lambda *a: streams.append(a) or stream(*a)
+    )
+    (tmp_path / "link").symlink_to(root)
+    for data_dir in (root, tmp_path / "link", f"{root}/"):
+        opened(data_dir=str(data_dir)).load()
+    assert len(streams) == 1

@@ -191,3 +191,14 @@ def test_the_tuner_that_holds_up_the_end_of_a_stage_is_off():
     )
     batches = images_only(pipeline.batches(0, 1))
     assert batches.options().autotune.enabled is False
+
+
+def test_rand_augment_changes_pixels_and_nothing_else():
+    plain = make_pipeline(augment=True)
+    strong = dataclasses.replace(plain, rand_augment=2, rand_augment_magnitude=20)
+    one, other = stream(plain, 0, 2), stream(strong, 0, 2)
+    np.testing.assert_array_equal(indices(one), indices(other))
+    assert (pixels(one) != pixels(other)).any(axis=(1, 2, 3)).mean() > 0.5
+    weak = dataclasses.replace(strong, rand_augment_magnitude=1)
+    assert (pixels(stream(weak, 0, 2)) != pixels(other)).any()
+    assert_equal_streams(stream(strong, 1, 2), stream(strong, 0, 2)[4:])

@@ -1,5 +1,4 @@
 import gc
-import hashlib
 import os
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import tensorflow as tf
 from pmal_tf.data import images as images_module
 from pmal_tf.data.images import LabelledImages
 from pmal_tf.data.pipeline import TrainingPipeline
-from pmal_tf.data.stored_images import ImageFile, StoredImages
+from pmal_tf.data.stored_images import ImageFile, StoredImages, pixel_digests
 
 COUNT, SIZE = 23, 6
 
@@ -22,10 +21,7 @@ def make_pixels(seed=0, count=COUNT, size=SIZE):
 
 def store(path, pixels):
     path.write_bytes(pixels.tobytes())
-    fingerprint = hashlib.sha256(pixels.tobytes()).hexdigest()
-    return StoredImages.of_file(
-        ImageFile(path, pixels.shape[1], fingerprint), len(pixels)
-    )
+    return StoredImages.of_file(ImageFile(path, pixels.shape[1]), pixel_digests(pixels))
 
 
 @pytest.fixture
@@ -138,7 +134,7 @@ def test_the_fingerprint_tells_order_content_and_number(tmp_path, stored, pixels
         stored.followed_by(stored).fingerprint,
     ]
     assert len(set(prints)) == len(prints)
-    # Rows of one file are told from the same rows of another.
+    # Images of one file are told from those of another at the same place.
     both = stored.followed_by(other)
     one, two = (both.take(np.array([row])).fingerprint for row in (0, COUNT))
     assert one != two
@@ -182,7 +178,7 @@ def test_the_file_is_closed_once_nothing_reads_from_it(tmp_path, pixels):
 
 def test_a_file_that_is_missing_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
-        ImageFile(tmp_path / "missing.bin", SIZE, "")
+        ImageFile(tmp_path / "missing.bin", SIZE)
 
 
 def labelled(image):
@@ -313,7 +309,9 @@ def test_images_on_disk_are_never_in_memory_all_at_once(tmp_path):
     path = tmp_path / "large.bin"
     path.touch()
     os.truncate(path, count * size * size * 3)  # Zeros that take no room on the disk.
-    stored = StoredImages.of_file(ImageFile(path, size, ""), count)
+    stored = StoredImages.of_file(
+        ImageFile(path, size), np.zeros((count, 16), np.uint8)
+    )
     assert stored.nbytes > 200e6
     pipeline = TrainingPipeline(
         image=stored,

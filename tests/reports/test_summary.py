@@ -216,3 +216,10 @@ def test_without_unknown_images_rejection_is_a_dash_and_said_to_be_missing(summa
     by_title = dict(zip(header, rows[0], strict=True))
     assert (by_title["ACC"], by_title["AUROC DR"]) == ("50.0", "-")
     assert "rejection was not measured" in render_summary(summary)
+
+
+def test_classes_of_one_s_own_are_not_put_beside_the_paper(summarise):
+    result = make_result(0, 0.5, 0.75, dataset="mnist")
+    assert summarise(result)["paper"] is not None
+    result["protocol"] = "custom"
+    assert summarise(result)["paper"] is None
