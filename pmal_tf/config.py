@@ -231,6 +231,17 @@ class Config:
         stage="mine",
         allowed=("rms", "literal"),
     )
+    mining_dtype: str = setting(
+        "float64",
+        "Number type of distances in mining.",
+        stage="mine",
+        allowed=("float32", "float64"),
+    )
+    mining_memory_mb: int = setting(
+        512,
+        "Memory in MiB for what grows with the number of images in mining.",
+        allowed=_AT_LEAST_ONE,
+    )
     margin: float = setting(
         0.5,
         "Margin delta of Eq. 9.",

@@ -86,6 +86,8 @@ def parse(defined_flags):
         ("precision", "float64"),
         ("jit", "yes"),
         ("topology_norm", "max"),
+        ("mining_dtype", "float16"),
+        ("mining_memory_mb", 0),
         ("prototype_mode", "both"),
         ("init", "zeros"),
         ("stages", ("mine", "train")),
@@ -205,7 +207,7 @@ def test_each_stage_adds_its_settings_to_those_of_the_stages_before():
     names = {stage: set(config.inputs_of(stage)) for stage in STAGES}
     assert {"dataset", "seed", "epochs", "num_models"} <= names["pretrain"]
     assert names["control"] == names["pretrain"]
-    mining = {"epsilon", "prototypes_per_class", "topology_norm"}
+    mining = {"epsilon", "prototypes_per_class", "topology_norm", "mining_dtype"}
     assert names["mine"] - names["pretrain"] == mining
     assert names["pretrain"] < names["mine"] < names["optimize"] < names["evaluate"]
     optimisation = {
@@ -228,6 +230,7 @@ def test_settings_that_never_change_a_result_are_inputs_of_no_stage():
         "data_dir",
         "cache_dir",
         "max_unreadable",
+        "mining_memory_mb",
         "trials",
         "stages",
         "workdir",
@@ -291,6 +294,8 @@ CONFIGS = [
         epsilon=1.0,
         prototypes_per_class=1,
         topology_norm="literal",
+        mining_dtype="float32",
+        mining_memory_mb=64,
         margin=2.0,
         prototype_weight=0.25,
         prototype_mode="inference",
@@ -373,13 +378,14 @@ def test_allowed_names_are_those_that_exist():
     from pmal_tf.backbones.classifier import BACKBONES
     from pmal_tf.data.class_lists import all_protocols
     from pmal_tf.data.sources import SOURCES
-    from pmal_tf.mining.robustness import TOPOLOGY_NORMS
+    from pmal_tf.mining.robustness import MINING_DTYPES, TOPOLOGY_NORMS
     from pmal_tf.training.model import PROTOTYPE_MODES
 
     owners = {
         "dataset": SOURCES,
         "backbone": BACKBONES,
         "protocol": all_protocols(),
+        "mining_dtype": MINING_DTYPES,
         "topology_norm": TOPOLOGY_NORMS,
         "prototype_mode": PROTOTYPE_MODES,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -65,6 +66,9 @@ def mine(
     epsilon: float = 0.7,
     prototypes_per_class: int = 10,
     topology_norm: str = "rms",
+    dtype: str = "float64",
+    memory_mb: int = 512,
+    unfinished: Path | None = None,
 ) -> MiningResult:
     """Mines the prototypes of every class.
 
@@ -77,7 +81,10 @@ def mine(
         class_names: K names, for the report.
         epsilon: Candidate threshold, in (0, 1].
         prototypes_per_class: T; a class with fewer images gives what it has.
-        topology_norm: See `topology_robustness`.
+        topology_norm: See `topology_robustness`, as for the following three.
+        dtype: Number type of distances.
+        memory_mb: Memory budget.
+        unfinished: File for sums of a computation that may be cut short.
 
     Raises:
         PmalError: If the arrays do not fit together or ids repeat.
@@ -90,7 +97,14 @@ def mine(
         )
     if len(np.unique(example_id)) != len(example_id):
         raise PmalError("Each example id may occur once. Received: repeated ids")
-    robustness = topology_robustness(embeddings, kernels, norm=topology_norm)
+    robustness = topology_robustness(
+        embeddings,
+        kernels,
+        norm=topology_norm,
+        dtype=dtype,
+        memory_mb=memory_mb,
+        unfinished=unfinished,
+    )
     rank = quality_rank(robustness.exponent, example_id)
     candidates = select_candidates(
         robustness.exponent,

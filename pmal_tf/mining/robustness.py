@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from pmal_tf.distances import centred_logits, pairwise_euclidean
 from pmal_tf.errors import PmalError
+from pmal_tf.mining.tiles import TilePlan, squared_difference_sums
+from pmal_tf.mining.unfinished import Unfinished
 
 TOPOLOGY_NORMS = ("rms", "literal")
-# Entries of one block of the distance matrix: 2 million float64 are 16 MiB, and a
-# handful of such buffers live at once, whatever N is.
-_BLOCK_ENTRIES = 1 << 21
+MINING_DTYPES = ("float32", "float64")
+_CHUNK_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ def topology_robustness(
     kernels: Sequence[np.ndarray],
     *,
     norm: str = "rms",
-    block_rows: int | None = None,
+    dtype: str = "float64",
+    memory_mb: int = 512,
+    unfinished: Path | None = None,
 ) -> Robustness:
     """Computes Eq. 7 over U embedding spaces.
 
@@ -52,71 +56,105 @@ def topology_robustness(
     order the samples alike. For U > 2 models r is the mean over all pairs (Section
     6.3), and e = -log mean exp(-e_pair), by log-sum-exp.
 
-    Distances come from centred logits (see `pmal_tf.distances.centred_logits`), in
-    float64, in blocks of rows; no [D, D] or [N, N] matrix is formed.
+    Distances come from centred logits (see `pmal_tf.distances.centred_logits`), which
+    take off the mean of the samples before squares are expanded. Samples that are equal
+    in every space count as one with a weight, so that their distance is 0 and not what
+    rounding leaves of it. No [D, D] or [N, N] matrix is formed. In float32 tiles the
+    exponent is within 1e-5 of itself plus 1e-5 of the mean distance of float64's.
 
     Args:
         embeddings: U >= 2 arrays [N, D_u].
         kernels: U kernels [D_u, K] of the models' linear heads.
         norm: `"rms"`, or `"literal"` for Eq. 7 as printed.
-        block_rows: Rows per block; by default, as many as keep memory small.
+        dtype: Number type within tiles, `"float32"` or `"float64"`. Sums over tiles are
+            float64.
+        memory_mb: Budget in MiB of what grows with N or with the tiles.
+        unfinished: File for the sums so far; where it holds those of the same numbers,
+            the work goes on from there, to the same bits. It is removed at the end.
 
     Returns:
         Exponent and robustness, [N] each.
 
     Raises:
-        PmalError: If there are fewer than two spaces, shapes do not fit, or a number is
-            not finite.
+        PmalError: If there are fewer than two spaces, shapes do not fit, a number is
+            not finite, or the budget is too small.
     """
-    if norm not in TOPOLOGY_NORMS:
-        raise PmalError(
-            f"`topology_norm` must be one of {', '.join(TOPOLOGY_NORMS)}. "
-            f"Received: topology_norm={norm!r}"
-        )
+    for name, value, allowed in (
+        ("topology_norm", norm, TOPOLOGY_NORMS),
+        ("mining_dtype", dtype, MINING_DTYPES),
+    ):
+        if value not in allowed:
+            raise PmalError(
+                f"`{name}` must be one of {', '.join(allowed)}. Received: "
+                f"{name}={value!r}"
+            )
     _check_spaces(embeddings, kernels)
+    count, classes = len(embeddings[0]), kernels[0].shape[1]
+    number = tf.as_dtype(dtype)
+    plan = TilePlan.within(count, classes, number, memory_mb * 2**20)
     spaces = [
-        centred_logits(embedding, kernel)
-        for embedding, kernel in zip(embeddings, kernels, strict=True)
+        _points(z, w, number.as_numpy_dtype)
+        for z, w in zip(embeddings, kernels, strict=True)
     ]
-    count = len(embeddings[0])
-    rows = block_rows or max(1, _BLOCK_ENTRIES // count)
-    pairs = list(combinations(spaces, 2))
-    log_sum = np.full(count, -np.inf)
-    for first, second in pairs:
-        squares = _squared_topology_difference(first, second, min(rows, count))
+    first, inverse = _distinct(spaces)
+    weight = np.bincount(inverse)
+    if len(first) < count:
+        spaces = [points[first] for points in spaces]
+    plan = TilePlan(len(first), min(plan.tile, len(first)), number)
+    log_sum = np.full(len(first), -np.inf)
+    pairs = list(combinations(range(len(spaces)), 2))
+    progress = Unfinished(unfinished, spaces, plan)
+    for pair, (one, other) in enumerate(pairs):
+        done = progress.load(pair) or (0, np.zeros(len(first)))
+        squares = done[1]
+        for blocks, squares in squared_difference_sums(
+            spaces[one], spaces[other], weight, plan, done=done
+        ):
+            progress.save(pair, blocks, squares)
         exponent = np.sqrt(squares / count if norm == "rms" else squares)
         log_sum = np.logaddexp(log_sum, -exponent)
-    exponent = np.maximum(np.log(len(pairs)) - log_sum, 0.0)
+    progress.remove()
+    exponent = np.maximum(np.log(len(pairs)) - log_sum, 0.0)[inverse]
     return Robustness(exponent=exponent, robustness=np.exp(-exponent))
 
 
-def _squared_topology_difference(
-    first: tf.Tensor, second: tf.Tensor, block_rows: int
+def _points(
+    embeddings: np.ndarray, kernel: np.ndarray, dtype: type[np.floating]
 ) -> np.ndarray:
-    """Returns [N] float64: sum over j of (d^1(i, j) - d^2(i, j))^2."""
-    count = first.shape[0]
-    parts = []
-    for start in range(0, count, block_rows):
-        # The last block overlaps the one before, so that all have one shape.
-        begin = max(0, min(start, count - block_rows))
-        block = _squared_difference_block(first, second, begin, block_rows)
-        parts.append(block.numpy()[start - begin :])
-    return np.concatenate(parts)
+    """Returns [N, K] centred logits, computed in float64 chunk by chunk."""
+    centre = np.mean(embeddings, axis=0, dtype=np.float64)
+    points = np.empty((len(embeddings), kernel.shape[1]), dtype)
+    for start in range(0, len(embeddings), _CHUNK_ROWS):
+        chunk = embeddings[start : start + _CHUNK_ROWS].astype(np.float64) - centre
+        points[start : start + len(chunk)] = _logits(chunk, kernel)
+    return points
 
 
-_MATRIX = tf.TensorSpec((None, None), tf.float64)
-_INTEGER = tf.TensorSpec((), tf.int32)
+def _logits(embeddings: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Returns Z A of embeddings that are centred already."""
+    kernel = np.asarray(kernel, np.float64)
+    return embeddings @ (kernel - kernel.mean(axis=1, keepdims=True))
 
 
-@tf.function(input_signature=[_MATRIX, _MATRIX, _INTEGER, _INTEGER])
-def _squared_difference_block(
-    first: tf.Tensor, second: tf.Tensor, begin: tf.Tensor, block_rows: tf.Tensor
-) -> tf.Tensor:
-    """Returns the [rows] sums of rows `begin` to `begin + block_rows`."""
-    end = begin + block_rows
-    difference = pairwise_euclidean(first[begin:end], first)
-    difference -= pairwise_euclidean(second[begin:end], second)
-    return tf.reduce_sum(difference**2, axis=1)
+def _distinct(spaces: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Finds samples that are equal in every space.
+
+    Returns:
+        Position of the first of each group of equal samples, ascending, and for every
+        sample the position of its group in that list.
+    """
+    seen: dict[bytes, int] = {}
+    inverse = np.empty(len(spaces[0]), np.int64)
+    first: list[int] = []
+    for index, rows in enumerate(zip(*spaces, strict=True)):
+        digest = hashlib.blake2b(digest_size=16)
+        for row in rows:
+            digest.update(np.ascontiguousarray(row).data)
+        group = seen.setdefault(digest.digest(), len(seen))
+        if group == len(first):
+            first.append(index)
+        inverse[index] = group
+    return np.array(first), inverse
 
 
 def _check_spaces(

@@ -51,6 +51,9 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
         epsilon=config.epsilon,
         prototypes_per_class=config.prototypes_per_class,
         topology_norm=config.topology_norm,
+        dtype=config.mining_dtype,
+        memory_mb=config.mining_memory_mb,
+        unfinished=folder / "unfinished.npz",
     )
     prototypes = Prototypes.from_selection(
         result.selection, train.image, train.example_id, result.robustness.robustness

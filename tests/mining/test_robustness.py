@@ -6,6 +6,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
 from pmal_tf.errors import PmalError
+from pmal_tf.mining import tiles
 from pmal_tf.mining.robustness import topology_robustness
 
 
@@ -49,12 +50,14 @@ def test_literal_norm_is_the_paper_s_equation(rng):
     np.testing.assert_allclose(rms.exponent, expected / np.sqrt(60), rtol=1e-7)
 
 
-@pytest.mark.parametrize("block_rows", [1, 7, 30, 59, 60, 1000])
-def test_blocks_do_not_change_the_result(rng, block_rows):
+@pytest.mark.parametrize("tile", [1, 7, 30, 59, 60, 1000])
+def test_tiles_do_not_change_the_result(rng, tile, monkeypatch):
     embeddings, kernels = random_spaces(rng)
     whole = topology_robustness(embeddings, kernels).exponent
-    blocks = topology_robustness(embeddings, kernels, block_rows=block_rows).exponent
-    np.testing.assert_allclose(blocks, whole, rtol=1e-12)
+    monkeypatch.setattr(tiles, "_BEST_TILE", tile)
+    monkeypatch.setattr(tiles, "_LEAST_TILE", 1)
+    parts = topology_robustness(embeddings, kernels).exponent
+    np.testing.assert_allclose(parts, whole, rtol=1e-12)
 
 
 def test_more_models_average_the_robustness_of_all_pairs(rng):

@@ -1,0 +1,164 @@
+"""The tiled sums against full distance matrices, at sizes where tiles matter."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.spatial.distance import cdist
+
+from pmal_tf.errors import PmalError
+from pmal_tf.mining import robustness, unfinished
+from pmal_tf.mining.robustness import topology_robustness
+from pmal_tf.mining.tiles import TilePlan, squared_difference_sums
+
+
+def spaces_of(rng, count, classes=6, offset=0.0, noise=0.2):
+    """Two noisy views of the same points, and kernels that leave them as they are."""
+    base = rng.normal(size=(count, classes))
+    views = [base + noise * rng.normal(size=base.shape) + offset for _ in range(2)]
+    return views, [np.eye(classes)] * 2
+
+
+def oracle(embeddings, kernels):
+    """Exponents by two full float64 distance matrices, and the mean distance."""
+    distances = []
+    for embedding, kernel in zip(embeddings, kernels, strict=True):
+        centred = kernel - kernel.mean(axis=1, keepdims=True)
+        logits = np.asarray(embedding, np.float64) @ centred
+        distances.append(cdist(logits, logits))
+    exponent = np.sqrt(((distances[0] - distances[1]) ** 2).mean(axis=1))
+    return exponent, distances[0].mean()
+
+
+def assert_within_bound(result, embeddings, kernels):
+    expected, mean_distance = oracle(embeddings, kernels)
+    error = np.abs(result.exponent - expected)
+    assert (error <= 1e-5 * expected + 1e-5 * mean_distance).all(), error.max()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("count", [2, 1023, 1024, 1025, 2500])
+def test_exponents_are_those_of_full_matrices(rng, count, dtype):
+    embeddings, kernels = spaces_of(rng, count)
+    result = topology_robustness(embeddings, kernels, dtype=dtype)
+    assert_within_bound(result, embeddings, kernels)
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e6])
+def test_embeddings_far_from_the_origin_lose_no_digits(rng, offset):
+    # Along a direction that the centred kernel keeps: equal parts would cancel in it.
+    embeddings, kernels = spaces_of(rng, 1500)
+    moved = [z + offset * np.arange(6.0) for z in embeddings]
+    result = topology_robustness(moved, kernels, dtype="float32")
+    assert_within_bound(result, moved, kernels)
+
+
+@pytest.mark.parametrize("copies", [2, 30])
+def test_equal_images_are_at_distance_zero(rng, copies):
+    embeddings, kernels = spaces_of(rng, 40)
+    # Expanded squares of float32 would leave 3e-4 of their norms between them.
+    order = rng.permutation(np.repeat(np.arange(40), copies))
+    repeated = [z[order] for z in embeddings]
+    result = topology_robustness(repeated, kernels, dtype="float32")
+    assert_within_bound(result, repeated, kernels)
+    for original in range(40):
+        assert len(set(result.exponent[order == original])) == 1
+
+
+def test_all_embeddings_equal_have_the_best_robustness():
+    embeddings = [np.full((50, 6), value) for value in (3.0, -7.0)]
+    result = topology_robustness(embeddings, [np.eye(6)] * 2, dtype="float32")
+    assert (result.robustness == 1.0).all()
+
+
+def test_views_that_nearly_agree_keep_their_digits(rng):
+    embeddings, kernels = spaces_of(rng, 2000, noise=1e-3)
+    result = topology_robustness(embeddings, kernels, dtype="float32")
+    assert_within_bound(result, embeddings, kernels)
+
+
+def test_the_same_numbers_give_the_same_bits(rng):
+    embeddings, kernels = spaces_of(rng, 3000)
+    one, other = (
+        topology_robustness(embeddings, kernels, dtype="float32") for _ in range(2)
+    )
+    np.testing.assert_array_equal(one.exponent, other.exponent)
+
+
+def test_weights_count_samples_several_times(rng):
+    first, second = rng.normal(size=(2, 50, 4))
+    weight = rng.integers(1, 5, 50)
+    plan = TilePlan(50, 16, tf.float64)
+    start = (0, np.zeros(50))
+    *_, (blocks, sums) = squared_difference_sums(
+        first, second, weight, plan, done=start
+    )
+    assert blocks == plan.blocks == 4
+    squares = (cdist(first, first) - cdist(second, second)) ** 2
+    np.testing.assert_allclose(sums, squares @ weight, rtol=1e-12)
+
+
+def test_a_memory_budget_makes_tiles_smaller_down_to_the_least(rng):
+    plan = TilePlan.within(20_000, 6, tf.float32, 512 * 2**20)
+    assert (plan.tile, plan.blocks) == (1024, 20)
+    small = TilePlan.within(20_000, 6, tf.float32, 4 * 2**20)
+    assert small.tile < 1024
+    assert TilePlan.memory(20_000, 6, tf.float32, small.tile) <= 4 * 2**20
+    with pytest.raises(PmalError, match=r"at least 2 for 20000 images.*=1$"):
+        TilePlan.within(20_000, 6, tf.float32, 2**20)
+    embeddings, kernels = spaces_of(rng, 3000)
+    result = topology_robustness(embeddings, kernels, dtype="float32", memory_mb=1)
+    assert_within_bound(result, embeddings, kernels)
+
+
+class Killed(BaseException):
+    """Stands for a signal that nothing catches."""
+
+
+@pytest.mark.parametrize("killed_after", [1, 2, 5])
+def test_a_killed_computation_goes_on_to_the_same_bits(
+    rng, killed_after, tmp_path, monkeypatch
+):
+    (first, second), _ = spaces_of(rng, 2000)
+    third = first + 0.3 * rng.normal(size=first.shape)
+    kernels = [np.eye(6)] * 3
+    arguments = ([first, second, third], kernels)
+    whole = topology_robustness(*arguments, dtype="float32")
+    monkeypatch.setattr(unfinished, "_SECONDS_BETWEEN", 0.0)
+    path = tmp_path / "mining" / "unfinished.npz"
+    # Two blocks of rows a pair, three pairs.
+    sums, made = robustness.squared_difference_sums, []
+
+    def counted(*args, **kwargs):
+        for result in sums(*args, **kwargs):
+            made.append(result[0])
+            yield result
+            if len(made) == killed_after:
+                raise Killed
+
+    monkeypatch.setattr(robustness, "squared_difference_sums", counted)
+    with pytest.raises(Killed):
+        topology_robustness(*arguments, dtype="float32", unfinished=path)
+    assert path.exists()
+    resumed = topology_robustness(*arguments, dtype="float32", unfinished=path)
+    np.testing.assert_array_equal(resumed.exponent, whole.exponent)
+    assert len(made) == 6
+    assert not path.exists()
+
+
+def test_sums_of_other_numbers_or_a_damaged_file_are_not_gone_on_from(
+    rng, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(unfinished, "_SECONDS_BETWEEN", 0.0)
+    plan = TilePlan(4, 2, tf.float32)
+    points = rng.normal(size=(2, 4, 3))
+    path = tmp_path / "unfinished.npz"
+    kept = unfinished.Unfinished(path, points, plan)
+    kept.save(0, 1, np.arange(4.0))
+    blocks, sums = unfinished.Unfinished(path, points, plan).load(0)
+    assert (blocks, sums.tolist()) == (1, [0.0, 1.0, 2.0, 3.0])
+    assert unfinished.Unfinished(path, points, plan).load(1) is None
+    assert unfinished.Unfinished(path, points + 1, plan).load(0) is None
+    other = TilePlan(4, 4, tf.float32)
+    assert unfinished.Unfinished(path, points, other).load(0) is None
+    path.write_bytes(path.read_bytes()[:100])
+    assert unfinished.Unfinished(path, points, plan).load(0) is None
