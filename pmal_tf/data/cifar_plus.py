@@ -13,7 +13,9 @@ import numpy as np
 
 from pmal_tf.data import cifar10
 from pmal_tf.data.images import Dataset, LabelledImages, Source, SourceOptions
-from pmal_tf.data.tfds_source import find_prepared, load_split
+from pmal_tf.data.tfds_source import check_prepared, load_split, prepare_all
+
+_TFDS_NAMES = ("cifar10", "cifar100")
 
 
 @functools.cache
@@ -21,12 +23,6 @@ def _class_names() -> tuple[str, ...]:
     """Returns the names of all 110 classes in order of label."""
     file = resources.files("pmal_tf.data") / "cifar100_classes.txt"
     return (*cifar10.CLASS_NAMES, *file.read_text().split())
-
-
-def _check(options: SourceOptions) -> None:
-    """Looks for both datasets."""
-    for name in ("cifar10", "cifar100"):
-        find_prepared(name, options.data_dir)
 
 
 def _load(options: SourceOptions) -> tuple[LabelledImages, LabelledImages]:
@@ -40,12 +36,6 @@ def _load(options: SourceOptions) -> tuple[LabelledImages, LabelledImages]:
     return train, known.followed_by(LabelledImages(unknown.image, label, ids))
 
 
-def _prepare(options: SourceOptions) -> str:
-    from pmal_tf.data.tfds_prepare import prepare_tfds
-
-    return "\n".join(prepare_tfds(name, options) for name in ("cifar10", "cifar100"))
-
-
 def _dataset(name: str) -> Dataset:
     """Makes the entry of one of the two; they differ in their class lists only."""
 
@@ -55,10 +45,14 @@ def _dataset(name: str) -> Dataset:
             class_names=_class_names(),
             natural=True,
             load=functools.partial(_load, options),
-            check=functools.partial(_check, options),
+            check=functools.partial(check_prepared, _TFDS_NAMES, options),
         )
 
-    return Dataset(name=name, open=open_dataset, prepare=_prepare)
+    return Dataset(
+        name=name,
+        open=open_dataset,
+        prepare=functools.partial(prepare_all, _TFDS_NAMES),
+    )
 
 
 CIFAR_PLUS_10 = _dataset("cifar_plus_10")

@@ -28,7 +28,7 @@ _WRITING = "writing_"
 _BATCH = 64
 _ATTEMPTS = 10
 _LEAST_IDLE_SECONDS = 600.0
-# Bytes of pixels that are compared with their hashes at every start, in a second.
+# Bytes of pixels that are compared with their hashes at every start.
 _MOST_CHECKED = 2**30
 _SECONDS_BETWEEN_REPORTS = 10.0
 # Changes when `decode_image` gives other pixels than before.

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import logging
 
-from pmal_tf.data.folder_scan import ImageEntry, ImageFolder, scan
+from pmal_tf.data.folder_scan import (
+    JPEG_SUFFIXES,
+    UNKNOWN,
+    ImageEntry,
+    ImageFolder,
+    scan,
+)
 from pmal_tf.data.hashing import hash_ids
 from pmal_tf.data.images import Dataset, LabelledImages, Source, SourceOptions
 from pmal_tf.errors import PmalError
@@ -35,8 +41,8 @@ def _open(options: SourceOptions) -> Source:
         )
     folder = scan(Path(options.data_dir).expanduser())
     entries = folder.entries
-    classes = sorted({e.class_name for e in entries if e.side != "unknown"})
-    strangers = sorted({e.class_name for e in entries if e.side == "unknown"})
+    classes = sorted({e.class_name for e in entries if e.side != UNKNOWN})
+    strangers = sorted({e.class_name for e in entries if e.side == UNKNOWN})
     held_out = options.held_out_classes
     missing = [name for name in held_out if name not in classes]
     if missing:
@@ -215,7 +221,7 @@ def _warn_of_orientation(root: Path, paths: list[str]) -> None:
 
     rotated = 0
     for path in paths:
-        if not path.lower().endswith((".jpg", ".jpeg", ".jpe", ".jfif")):
+        if not path.lower().endswith(JPEG_SUFFIXES):
             continue
         try:
             with warnings.catch_warnings():

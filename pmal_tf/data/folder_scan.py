@@ -14,7 +14,8 @@ from absl import logging
 
 from pmal_tf.errors import PmalError
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif")
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+SUFFIXES = (*JPEG_SUFFIXES, ".png", ".bmp", ".gif")
 # The class name of images directly in `unknown/`; no known class can have it.
 UNKNOWN = "unknown"
 _SIDES = ("train", "test", UNKNOWN)

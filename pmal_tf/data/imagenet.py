@@ -12,13 +12,12 @@ ImageNet-100 and 7.5 GB for its test images.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from importlib import resources
 
 import numpy as np
 
 from pmal_tf.data.images import Dataset, LabelledImages, Source, SourceOptions
-from pmal_tf.data.tfds_source import find_prepared, load_encoded_split
+from pmal_tf.data.tfds_source import check_prepared, load_encoded_split, prepare_all
 from pmal_tf.errors import PmalError
 
 _SIZE = 224
@@ -67,21 +66,14 @@ def _first_classes(name: str, known: int) -> Dataset:
             class_names=_wnids(),
             natural=True,
             load=functools.partial(_load_first, options, known),
-            check=functools.partial(find_prepared, "imagenet2012", options.data_dir),
+            check=functools.partial(check_prepared, ("imagenet2012",), options),
         )
 
-    return Dataset(name=name, open=open_dataset, prepare=_preparer("imagenet2012"))
-
-
-def _preparer(tfds_name: str) -> Callable[[SourceOptions], str]:
-    """Returns the function that prepares a dataset."""
-
-    def prepare(options: SourceOptions) -> str:
-        from pmal_tf.data.tfds_prepare import prepare_tfds
-
-        return prepare_tfds(tfds_name, options)
-
-    return prepare
+    return Dataset(
+        name=name,
+        open=open_dataset,
+        prepare=functools.partial(prepare_all, ("imagenet2012",)),
+    )
 
 
 def _load_long_tailed(options: SourceOptions) -> tuple[LabelledImages, LabelledImages]:
@@ -122,12 +114,6 @@ def _unknown_split(options: SourceOptions) -> tuple[str, str]:
     return name, split or "test"
 
 
-def _check_long_tailed(options: SourceOptions) -> None:
-    """Looks for both datasets."""
-    for name in ("imagenet_lt", _unknown_split(options)[0]):
-        find_prepared(name, options.data_dir)
-
-
 def _open_long_tailed(options: SourceOptions) -> Source:
     if not options.unknown_dataset:
         raise PmalError(
@@ -136,12 +122,13 @@ def _open_long_tailed(options: SourceOptions) -> Source:
             "NAME:SPLIT. Received: unknown_dataset=''"
         )
     known, unknown = _wnids(), (options.unknown_dataset,)
+    needed = ("imagenet_lt", _unknown_split(options)[0])
     return Source(
         name="imagenet_lt",
         class_names=(*known, *unknown),
         natural=True,
         load=functools.partial(_load_long_tailed, options),
-        check=functools.partial(_check_long_tailed, options),
+        check=functools.partial(check_prepared, needed, options),
         own_split=(known, unknown),
         own_protocol="paper",
     )
@@ -150,5 +137,7 @@ def _open_long_tailed(options: SourceOptions) -> Source:
 IMAGENET_100 = _first_classes("imagenet100", 100)
 IMAGENET_200 = _first_classes("imagenet200", 200)
 IMAGENET_LT = Dataset(
-    name="imagenet_lt", open=_open_long_tailed, prepare=_preparer("imagenet_lt")
+    name="imagenet_lt",
+    open=_open_long_tailed,
+    prepare=functools.partial(prepare_all, ("imagenet_lt",)),
 )

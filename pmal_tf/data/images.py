@@ -103,7 +103,7 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset that is at hand and can be split into known and unknown classes.
+    """A dataset, found by its options, that can be split into known and unknown.
 
     Attributes:
         name: The value of `--dataset`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from pmal_tf.data.images import Dataset, LabelledImages, Source, SourceOptions
-from pmal_tf.data.tfds_source import find_prepared, load_split
+from pmal_tf.data.tfds_source import check_prepared, load_split, prepare_all
 
 DIGITS = tuple(str(digit) for digit in range(10))
 
@@ -42,12 +42,11 @@ def small_dataset(
             class_names=class_names,
             natural=natural,
             load=functools.partial(load, options),
-            check=functools.partial(find_prepared, tfds_name, options.data_dir),
+            check=functools.partial(check_prepared, (tfds_name,), options),
         )
 
-    def prepare(options: SourceOptions) -> str:
-        from pmal_tf.data.tfds_prepare import prepare_tfds
-
-        return prepare_tfds(tfds_name, options)
-
-    return Dataset(name=name, open=open_dataset, prepare=prepare)
+    return Dataset(
+        name=name,
+        open=open_dataset,
+        prepare=functools.partial(prepare_all, (tfds_name,)),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,27 @@ def find_prepared(name: str, data_dir: str) -> Path:
             "name the folder that holds it with --data_dir or TFDS_DATA_DIR."
         )
     return max(versions, key=lambda path: _version_key(path.name))
+
+
+def check_prepared(names: Sequence[str], options: SourceOptions) -> None:
+    """Looks for prepared datasets.
+
+    Raises:
+        PmalError: If one is missing.
+    """
+    for name in names:
+        find_prepared(name, options.data_dir)
+
+
+def prepare_all(names: Sequence[str], options: SourceOptions) -> str:
+    """Prepares datasets, and returns a line on where each lies.
+
+    Raises:
+        PmalError: If that fails.
+    """
+    from pmal_tf.data.tfds_prepare import prepare_tfds  # Slow to import.
+
+    return "\n".join(prepare_tfds(name, options) for name in names)
 
 
 def _version_key(version: str) -> tuple[int, ...]:

@@ -91,7 +91,7 @@ def topology_robustness(
     _check_spaces(embeddings, kernels)
     count, classes = len(embeddings[0]), kernels[0].shape[1]
     number = tf.as_dtype(dtype)
-    plan = TilePlan.within(count, classes, number, memory_mb * 2**20)
+    plan = TilePlan.within(count, classes, number, memory_mb * 2**20, len(embeddings))
     spaces = [
         _points(z, w, number.as_numpy_dtype)
         for z, w in zip(embeddings, kernels, strict=True)
