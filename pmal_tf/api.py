@@ -12,14 +12,15 @@ import tensorflow as tf
 from pmal_tf.backbones.classifier import (
     build_classifier,
     embedding_and_logits,
-    head_kernel,
+    linear_head,
 )
 from pmal_tf.data.images import check_arrays
 from pmal_tf.data.pipeline import TrainingPipeline
 from pmal_tf.errors import PmalError, first_line
 from pmal_tf.inference import forward_in_batches
-from pmal_tf.mining.mine import mine
+from pmal_tf.mining.mine import MiningSettings, mine
 from pmal_tf.mining.prototypes import Prototypes
+from pmal_tf.mining.spaces import Space
 from pmal_tf.seeds import derive_seed
 from pmal_tf.training.fit import fit_classifier, fit_pmal
 from pmal_tf.training.model import PMALModel
@@ -81,6 +82,9 @@ def mine_prototypes(
     *,
     prototypes_per_class: int = 10,
     epsilon: float = 0.7,
+    quality: str = "robustness",
+    diversity: str = "algorithm1",
+    seed: int = 0,
 ) -> Prototypes:
     """Mines prototypes among the training images (Section 4).
 
@@ -90,6 +94,9 @@ def mine_prototypes(
         labels: [N].
         prototypes_per_class: T.
         epsilon: Candidate threshold in (0, 1].
+        quality: `robustness`, `probability`, `deep_ensembles` or `none`.
+        diversity: `algorithm1`, `random`, `kmeans` or `none`.
+        seed: Seed of filters that draw.
 
     Raises:
         PmalError: If an argument does not fit.
@@ -97,13 +104,17 @@ def mine_prototypes(
     check_arrays(images, labels)
     ids = _position_ids(len(labels))
     result = mine(
-        [embed(classifier, images)["embedding"] for classifier in classifiers],
-        [head_kernel(classifier).numpy() for classifier in classifiers],
+        [embed(classifier, images) for classifier in classifiers],
         labels,
         ids,
         class_names=[str(k) for k in range(int(labels.max()) + 1)],
-        epsilon=epsilon,
-        prototypes_per_class=prototypes_per_class,
+        settings=MiningSettings(
+            epsilon=epsilon,
+            prototypes_per_class=prototypes_per_class,
+            quality=quality,
+            diversity=diversity,
+        ),
+        seed=seed,
     )
     return Prototypes.from_selection(
         result.selection, images, ids, result.robustness.robustness
@@ -152,10 +163,39 @@ def train_pmal(
     return model
 
 
-def embed(classifier: keras.Model, images: Images) -> dict[str, np.ndarray]:
-    """Returns `embedding` [N, D] and `logits` [N, K] in inference mode."""
-    network = embedding_and_logits(classifier)
-    return forward_in_batches(lambda batch: network(batch, training=False), images)
+def embed(
+    classifier: keras.Model,
+    images: Images,
+    *,
+    path: Path | None = None,
+    jit: bool = False,
+) -> Space:
+    """Embeds images in inference mode, in one pass.
+
+    Args:
+        classifier: A functional model from images to logits.
+        images: [N, H, W, 3].
+        path: `.npy` file to write the embeddings to, batch by batch, as float32; they
+            are memory-mapped then. None keeps them in memory.
+        jit: Whether to compile with XLA.
+
+    Raises:
+        PmalError: If the classifier does not end in a linear layer.
+    """
+    network, head = embedding_and_logits(classifier), linear_head(classifier)
+
+    def forward(batch: tf.Tensor) -> dict[str, tf.Tensor]:
+        embedding = network(batch, training=False)["embedding"]
+        return {"embedding": tf.cast(embedding, tf.float32)}
+
+    def allocate(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        if path is None:
+            return np.empty(shape, dtype)
+        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+    outputs = forward_in_batches(forward, images, jit=jit, allocate=allocate)
+    kernel, bias = (keras.ops.convert_to_numpy(w) for w in (head.kernel, head.bias))
+    return Space(outputs["embedding"], kernel, bias)
 
 
 def load_model(path: str | Path) -> keras.Model:

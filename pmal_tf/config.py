@@ -231,14 +231,49 @@ class Config:
         stage="mine",
         allowed=("rms", "literal"),
     )
+    quality: str = setting(
+        "robustness",
+        "What makes a training image a candidate: the paper's robustness, or a rival "
+        "of its Table 4; none takes every image.",
+        stage="mine",
+        allowed=("robustness", "probability", "deep_ensembles", "mc_dropout", "none"),
+    )
+    diversity: str = setting(
+        "algorithm1",
+        "How prototypes are chosen among candidates: the paper's Algorithm 1, or a "
+        "rival of its Table 4; none takes the best.",
+        stage="mine",
+        allowed=("algorithm1", "random", "kmeans", "none"),
+    )
+    candidate_rule: str = setting(
+        "matched",
+        "Candidates of a quality other than robustness: matched (as many per class as "
+        "robustness has) or literal (by --epsilon).",
+        stage="mine",
+        allowed=("matched", "literal"),
+    )
+    topology_anchors: int = setting(
+        0,
+        "Images that every image is compared with, drawn class by class, for an "
+        "estimate of the robustness; 0 for all.",
+        stage="mine",
+        allowed=_NOT_NEGATIVE,
+    )
+    embedding_precision: str = setting(
+        "trained",
+        "Number type of the networks' arithmetic when they embed the training images; "
+        "trained: as in training.",
+        stage="mine",
+        allowed=("trained", "float32", "mixed_bfloat16", "mixed_float16"),
+    )
     mining_dtype: str = setting(
-        "float64",
-        "Number type of distances in mining.",
+        "float32",
+        "Number type of distances in mining; sums are float64.",
         stage="mine",
         allowed=("float32", "float64"),
     )
     mining_memory_mb: int = setting(
-        512,
+        2048,
         "Memory in MiB for what grows with the number of images in mining.",
         allowed=_AT_LEAST_ONE,
     )

@@ -10,35 +10,10 @@ _MIN_SQUARED_NORM = 1e-24
 _MASKED_SCORE = -1e30
 
 
-def centred_logits(embeddings: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Maps embeddings to where the paper's Mahalanobis distance is Euclidean.
-
-    Section 4.1 takes Sigma^-1 = A A^T with A = W - mean_k(w_k). Hence
-
-        d_M(z_i, z_j)^2 = (z_i - z_j) A A^T (z_i - z_j)^T = |z_i A - z_j A|^2,
-
-    so distances need the [N, K] matrix Z A and never a [D, D] one. The mean over the
-    samples is taken off too: distances do not feel it, and expanded squares of small
-    numbers lose fewer digits.
-
-    Args:
-        embeddings: [N, D] embeddings z.
-        kernel: [D, K] kernel W of the classifier's last linear layer.
-
-    Returns:
-        [N, K] centred logits, in float64.
-    """
-    embeddings = tf.cast(embeddings, tf.float64)
-    kernel = tf.cast(kernel, tf.float64)
-    centred_kernel = kernel - tf.reduce_mean(kernel, axis=1, keepdims=True)
-    logits = tf.matmul(embeddings, centred_kernel)
-    return logits - tf.reduce_mean(logits, axis=0, keepdims=True)
-
-
 def pairwise_euclidean(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
     """Returns the [n, m] Euclidean distances of [n, K] rows to [m, K] columns.
 
-    Squares are expanded, so centre both sides first (see `centred_logits`).
+    Squares are expanded, so centre both sides first, or digits are lost.
     """
     squares = (
         tf.reduce_sum(rows**2, axis=1)[:, None]

@@ -29,7 +29,10 @@ from pmal_tf.workdir import Marker, check_writable, differences, read_json
 
 def plan(config: Config) -> list[Stage]:
     """Returns the stages of a trial in order, wanted or not."""
-    pretrained = tuple(f"pretrain_{model}" for model in range(config.num_models))
+    models: list[int | str] = list(range(config.num_models))
+    if config.quality == pretrain.MC_DROPOUT:
+        models.append(pretrain.MC_DROPOUT)
+    pretrained = tuple(f"pretrain_{model}" for model in models)
     stages = [
         Stage(
             name,
@@ -37,7 +40,7 @@ def plan(config: Config) -> list[Stage]:
             functools.partial(pretrain.run, model=model),
             is_stale=pretrain.is_stale,
         )
-        for model, name in enumerate(pretrained)
+        for name, model in zip(pretrained, models, strict=True)
     ]
     stages.append(Stage("mining", "mine", mine.run, pretrained))
     stages.append(Stage("optimize", "optimize", optimize.run, ("pretrain_0", "mining")))
@@ -67,7 +70,9 @@ def run_experiment(config: Config) -> str:
         PmalError: If something the user can mend is wrong.
     """
     # Fail before any work is done.
-    splits = [Trial(config, number).split for number in config.trials]
+    trials = [Trial(config, number) for number in config.trials]
+    splits = [trial.split for trial in trials]
+    _ = trials[0].mining_settings
     _check_folders(config)
     for group in trials_of_equal_classes((s.trial, s.known) for s in splits):
         logging.warning(

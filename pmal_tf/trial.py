@@ -21,6 +21,7 @@ from pmal_tf.data.pipeline import TrainingPipeline
 from pmal_tf.data.sources import open_source
 from pmal_tf.data.splits import OpenSetSplit, apply_split, open_set_split
 from pmal_tf.errors import PmalError
+from pmal_tf.mining.mine import MiningSettings
 from pmal_tf.seeds import derive_seed
 from pmal_tf.training.checkpoints import remove_checkpoints
 from pmal_tf.training.fit import StageRecords
@@ -71,6 +72,12 @@ class Trial:
         """How networks are trained."""
         names = Recipe.__dataclass_fields__
         return Recipe(**{name: getattr(self.config, name) for name in names})
+
+    @cached_property
+    def mining_settings(self) -> MiningSettings:
+        """How prototypes are mined."""
+        names = MiningSettings.__dataclass_fields__
+        return MiningSettings(**{name: getattr(self.config, name) for name in names})
 
     @cached_property
     def _data(self) -> tuple[LabelledImages, LabelledImages, dict[str, Any]]:

@@ -86,6 +86,11 @@ def parse(defined_flags):
         ("precision", "float64"),
         ("jit", "yes"),
         ("topology_norm", "max"),
+        ("topology_anchors", -1),
+        ("quality", "sharpness"),
+        ("diversity", "greedy"),
+        ("candidate_rule", "exact"),
+        ("embedding_precision", "float16"),
         ("mining_dtype", "float16"),
         ("mining_memory_mb", 0),
         ("prototype_mode", "both"),
@@ -207,7 +212,10 @@ def test_each_stage_adds_its_settings_to_those_of_the_stages_before():
     names = {stage: set(config.inputs_of(stage)) for stage in STAGES}
     assert {"dataset", "seed", "epochs", "num_models"} <= names["pretrain"]
     assert names["control"] == names["pretrain"]
-    mining = {"epsilon", "prototypes_per_class", "topology_norm", "mining_dtype"}
+    mining = {
+        *("epsilon", "prototypes_per_class", "quality", "diversity", "candidate_rule"),
+        *("topology_norm", "topology_anchors", "mining_dtype", "embedding_precision"),
+    }
     assert names["mine"] - names["pretrain"] == mining
     assert names["pretrain"] < names["mine"] < names["optimize"] < names["evaluate"]
     optimisation = {
@@ -293,8 +301,13 @@ CONFIGS = [
         num_models=3,
         epsilon=1.0,
         prototypes_per_class=1,
+        quality="mc_dropout",
+        diversity="kmeans",
+        candidate_rule="literal",
         topology_norm="literal",
-        mining_dtype="float32",
+        topology_anchors=1024,
+        embedding_precision="mixed_bfloat16",
+        mining_dtype="float64",
         mining_memory_mb=64,
         margin=2.0,
         prototype_weight=0.25,
@@ -378,6 +391,9 @@ def test_allowed_names_are_those_that_exist():
     from pmal_tf.backbones.classifier import BACKBONES
     from pmal_tf.data.class_lists import all_protocols
     from pmal_tf.data.sources import SOURCES
+    from pmal_tf.mining.filters.registry import FILTERS
+    from pmal_tf.mining.mine import CANDIDATE_RULES
+    from pmal_tf.mining.qualities.registry import QUALITIES
     from pmal_tf.mining.robustness import MINING_DTYPES, TOPOLOGY_NORMS
     from pmal_tf.training.model import PROTOTYPE_MODES
 
@@ -387,6 +403,9 @@ def test_allowed_names_are_those_that_exist():
         "protocol": all_protocols(),
         "mining_dtype": MINING_DTYPES,
         "topology_norm": TOPOLOGY_NORMS,
+        "quality": QUALITIES,
+        "diversity": FILTERS,
+        "candidate_rule": CANDIDATE_RULES,
         "prototype_mode": PROTOTYPE_MODES,
     }
     allowed = {f.name: f.metadata["allowed"] for f in dataclasses.fields(Config)}

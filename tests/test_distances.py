@@ -3,11 +3,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.spatial.distance import cdist
 
 from pmal_tf.distances import (
-    centred_logits,
-    pairwise_euclidean,
     point_to_set_distance,
 )
 
@@ -102,25 +99,3 @@ def test_half_precision_inputs_are_computed_in_float32(rng):
     )
     assert low.dtype == tf.float32
     np.testing.assert_array_equal(low, high)
-
-
-def test_centred_logits_give_the_mahalanobis_distance(rng):
-    embeddings, kernel = rng.normal(size=(20, 6)), rng.normal(size=(6, 4))
-    centred = kernel - kernel.mean(axis=1, keepdims=True)
-    expected = cdist(embeddings, embeddings, "mahalanobis", VI=centred @ centred.T)
-    logits = centred_logits(embeddings, kernel)
-    np.testing.assert_allclose(pairwise_euclidean(logits, logits), expected, atol=1e-7)
-
-
-def test_distances_far_from_the_origin_keep_their_digits(rng):
-    embeddings = rng.normal(size=(30, 6), scale=1e-2) + 1e3
-    kernel = rng.normal(size=(6, 4))
-    logits = centred_logits(embeddings, kernel)
-    centred = kernel - kernel.mean(axis=1, keepdims=True)
-    expected = cdist(embeddings @ centred, embeddings @ centred)
-    off_diagonal = ~np.eye(30, dtype=bool)
-    np.testing.assert_allclose(
-        pairwise_euclidean(logits, logits).numpy()[off_diagonal],
-        expected[off_diagonal],
-        rtol=1e-8,
-    )

@@ -26,6 +26,9 @@ def test_run_folder_explains_itself(finished):
         *("optimize/model.keras", "control/model.keras"),
         *("mining/embedding_0.npy", "mining/embedding_1.npy"),
         *("mining/robustness.npz", "mining/prototypes.npz", "mining/report.json"),
+        *("mining/sheets.npz", "mining/sheets/0_2.png", "mining/sheets/1_3.png"),
+        *("mining/sheets/2_4.png", "mining/sheets/3_5.png", "mining/sheets/4_8.png"),
+        "mining/sheets/5_9.png",
         *("scores.npz", "scores_softmax.npz", "scores_control.npz"),
         *("result.json", "calibration.json", "metrics.jsonl"),
     }
@@ -37,6 +40,42 @@ def test_run_folder_explains_itself(finished):
     assert {name.split("/")[1] for name in events} == {
         *("pretrain_0", "pretrain_1", "mining", "optimize", "control")
     }
+
+
+def test_rival_of_the_robustness_trains_the_model_it_needs(tmp_path):
+    config = tiny(
+        tmp_path,
+        quality="mc_dropout",
+        diversity="kmeans",
+        topology_anchors=64,
+        embedding_precision="mixed_bfloat16",
+        epochs=1,
+        train_images_per_class=20,
+        stages=("pretrain", "mine"),
+        control=False,
+    )
+    assert run_experiment(config) == "No trial is evaluated yet.\n"
+    trial = trial_folder(tmp_path)
+    assert (trial / "pretrain_mc_dropout" / "model.keras").exists()
+    with np.load(trial / "mining" / "robustness.npz") as stored:
+        assert stored["exponent"].shape == stored["standard_error"].shape == (120,)
+        assert (stored["standard_error"] > 0).all()
+        variance = stored["quality_exponent"]
+        assert ((variance >= 0) & (variance <= 0.25)).all()
+        assert len(np.unique(variance)) > 100
+        # The same head on the same embeddings.
+        kernel, predicted = stored["kernel_0"], stored["predicted_0"]
+    embedding = np.load(trial / "mining" / "embedding_0.npy", mmap_mode="r")
+    assert embedding.dtype == np.float32
+    assert (embedding @ kernel).shape == (120, 6)
+    assert set(predicted.tolist()) <= set(range(6))
+
+
+def test_no_way_to_choose_is_refused_before_any_work(tmp_path, started):
+    with pytest.raises(PmalError, match="diversity=random"):
+        run_experiment(tiny(tmp_path, quality="none", diversity="none"))
+    assert not started
+    assert not (tmp_path / "runs").exists()
 
 
 def test_results_are_complete_and_in_range(finished):

@@ -24,6 +24,7 @@ def build_classifier(
     *,
     width: float = 1.0,
     dropout: float = 0.2,
+    embedding_dropout: float = 0.0,
 ) -> keras.Model:
     """Builds a backbone with a linear head, Eq. 1.
 
@@ -33,6 +34,7 @@ def build_classifier(
         num_classes: Number K of known classes.
         width: The backbone's width multiplier.
         dropout: The backbone's dropout rate.
+        embedding_dropout: Dropout rate of the embedding before the head.
 
     Returns:
         A functional model from [batch, H, W, 3] images to [batch, K] float32 logits.
@@ -48,7 +50,32 @@ def build_classifier(
     trunk = BACKBONES[backbone](input_shape, width=width, dropout=dropout)
     # Under mixed precision the head stays in float32, or probabilities saturate.
     head = keras.layers.Dense(num_classes, dtype="float32", name="logits")
-    return keras.Model(trunk.input, head(trunk.output), name=f"{backbone}_classifier")
+    embedding = trunk.output
+    if embedding_dropout:
+        dropped = keras.layers.Dropout(embedding_dropout, name="embedding_dropout")
+        embedding = dropped(embedding)
+    return keras.Model(trunk.input, head(embedding), name=f"{backbone}_classifier")
+
+
+def with_precision(classifier: keras.Model, policy: str) -> keras.Model:
+    """Returns a copy of a classifier that computes in another precision.
+
+    Args:
+        classifier: A functional model that ends in a linear layer; that layer stays in
+            float32.
+        policy: A Keras dtype policy: `float32`, `mixed_bfloat16`, `mixed_float16`.
+    """
+    head = linear_head(classifier)
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if layer is not head and not isinstance(layer, keras.layers.InputLayer):
+            config["dtype"] = policy
+        return type(layer).from_config(config)
+
+    copy = keras.models.clone_model(classifier, clone_function=clone)
+    copy.set_weights(classifier.get_weights())
+    return copy
 
 
 def linear_head(classifier: keras.Model) -> keras.layers.Dense:

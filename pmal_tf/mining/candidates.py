@@ -45,12 +45,32 @@ def quality_rank(exponent: np.ndarray, example_id: np.ndarray) -> np.ndarray:
     return rank
 
 
+def check_class_index(class_index: np.ndarray, num_classes: int) -> None:
+    """Checks that every class has a sample, and every sample a class.
+
+    Args:
+        class_index: [N], to be in [0, K).
+        num_classes: K.
+
+    Raises:
+        PmalError: If not.
+    """
+    present = np.unique(class_index)
+    if not np.array_equal(present, np.arange(num_classes)):
+        outside = present[(present < 0) | (present >= num_classes)].tolist()
+        without = sorted(set(range(num_classes)) - set(present.tolist()))
+        raise PmalError(
+            f"Every class index in 0..{num_classes - 1} needs a sample, and no other "
+            f"may occur. Received: indices {outside[:10]} outside, classes "
+            f"{without[:10]} without a sample"
+        )
+
+
 def select_candidates(
     exponent: np.ndarray,
     class_index: np.ndarray,
     rank: np.ndarray,
     *,
-    num_classes: int,
     epsilon: float,
     at_least: int,
 ) -> Candidates:
@@ -61,36 +81,52 @@ def select_candidates(
 
     Args:
         exponent: [N] float64 exponents of the robustness.
-        class_index: [N] in [0, K).
+        class_index: [N]; every one of 0..K-1 occurs.
         rank: [N] from `quality_rank`.
-        num_classes: K.
         epsilon: Threshold in (0, 1].
         at_least: Wanted candidates, the number T of prototypes per class.
 
     Raises:
-        PmalError: If `epsilon` is out of range or a class has no sample.
+        PmalError: If `epsilon` is out of range.
     """
     if not 0.0 < epsilon <= 1.0:
         raise PmalError(f"`epsilon` must lie in (0, 1]. Received: epsilon={epsilon}")
-    size = np.bincount(class_index, minlength=num_classes)
-    if len(size) > num_classes or (size == 0).any():
-        raise PmalError(
-            f"Every class index in 0..{num_classes - 1} needs a sample, and no other "
-            f"may occur. Received: samples per class {size.tolist()}"
-        )
-    slack = -np.log(epsilon)
+    size = np.bincount(class_index)
     labels = class_index.astype(np.int32)
-    mask = np.array(_within_slack(exponent, labels, slack, num_classes))
-    passed = np.bincount(class_index[mask], minlength=num_classes)
+    mask = np.array(_within_slack(exponent, labels, -np.log(epsilon), len(size)))
+    passed = np.bincount(class_index[mask], minlength=len(size))
     relaxed = passed < np.minimum(at_least, size)
-    # Rank within the class: position in the class-sorted order less the class's start.
+    mask |= relaxed[class_index] & (_rank_in_class(rank, class_index) < at_least)
+    count = np.bincount(class_index[mask], minlength=len(size))
+    return Candidates(mask=mask, count=count, relaxed=relaxed)
+
+
+def matched_candidates(
+    model: Candidates, rank: np.ndarray, class_index: np.ndarray
+) -> Candidates:
+    """Keeps as many of every class as another quality kept, the best by this one.
+
+    A threshold on probabilities or variances means something else than one on
+    robustness: exp(-variance) of a probability is never below 0.78, so that any epsilon
+    below keeps every image. Qualities are compared fairly at equal numbers.
+
+    Args:
+        model: The candidates to match.
+        rank: [N] from `quality_rank`, by this quality.
+        class_index: [N] in [0, K).
+    """
+    mask = _rank_in_class(rank, class_index) < model.count[class_index]
+    return Candidates(mask=mask, count=model.count, relaxed=model.relaxed)
+
+
+def _rank_in_class(rank: np.ndarray, class_index: np.ndarray) -> np.ndarray:
+    """Returns the [N] ranks within the samples' own classes."""
+    size = np.bincount(class_index)
     order = np.lexsort((rank, class_index))
     start = np.cumsum(size) - size
-    rank_in_class = np.empty(len(order), np.int64)
-    rank_in_class[order] = np.arange(len(order)) - np.repeat(start, size)
-    mask |= relaxed[class_index] & (rank_in_class < at_least)
-    count = np.bincount(class_index[mask], minlength=num_classes)
-    return Candidates(mask=mask, count=count, relaxed=relaxed)
+    in_class = np.empty(len(order), np.int64)
+    in_class[order] = np.arange(len(order)) - np.repeat(start, size)
+    return in_class
 
 
 @tf.function(

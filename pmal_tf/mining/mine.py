@@ -8,11 +8,74 @@ from pathlib import Path
 
 import numpy as np
 
-from pmal_tf.distances import centred_logits
 from pmal_tf.errors import PmalError
-from pmal_tf.mining.candidates import quality_rank, select_candidates
-from pmal_tf.mining.diversity import diverse_subset
+from pmal_tf.mining.candidates import (
+    Candidates,
+    check_class_index,
+    matched_candidates,
+    quality_rank,
+    select_candidates,
+)
+from pmal_tf.mining.filters.ranked_candidates import RankedCandidates
+from pmal_tf.mining.filters.registry import FILTERS
+from pmal_tf.mining.qualities.quality_input import QualityInput
+from pmal_tf.mining.qualities.registry import QUALITIES
 from pmal_tf.mining.robustness import Robustness, topology_robustness
+from pmal_tf.mining.spaces import Space
+
+CANDIDATE_RULES = ("matched", "literal")
+
+
+@dataclass(frozen=True)
+class MiningSettings:
+    """How prototypes are mined; the defaults are the paper's.
+
+    Attributes:
+        epsilon: Candidate threshold, in (0, 1].
+        prototypes_per_class: T; a class with fewer images gives what it has.
+        quality: Name in `qualities.registry.QUALITIES`.
+        diversity: Name in `filters.registry.FILTERS`.
+        candidate_rule: For a quality other than robustness: `matched`, as many
+            candidates per class as robustness has at this epsilon, or `literal`, those
+            within epsilon of the best.
+        topology_norm: As for the following three, see `topology_robustness`.
+        topology_anchors: Number M of anchors; 0 for all images.
+        mining_dtype: Number type of distances.
+        mining_memory_mb: Memory budget.
+    """
+
+    epsilon: float = 0.7
+    prototypes_per_class: int = 10
+    quality: str = "robustness"
+    diversity: str = "algorithm1"
+    candidate_rule: str = "matched"
+    topology_norm: str = "rms"
+    topology_anchors: int = 0
+    mining_dtype: str = "float32"
+    mining_memory_mb: int = 2048
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("quality", tuple(QUALITIES)),
+            ("diversity", tuple(FILTERS)),
+            ("candidate_rule", CANDIDATE_RULES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise PmalError(
+                    f"`{name}` must be one of {', '.join(allowed)}. Received: "
+                    f"{name}={getattr(self, name)!r}"
+                )
+        if self.prototypes_per_class < 1:
+            raise PmalError(
+                "`prototypes_per_class` must be at least 1. Received: "
+                f"prototypes_per_class={self.prototypes_per_class}"
+            )
+        if self.quality == self.diversity == "none":
+            raise PmalError(
+                "Without a quality and without diversity nothing tells which images to "
+                "take. Received: quality=none, diversity=none. For prototypes at "
+                "random, set diversity=random."
+            )
 
 
 @dataclass(frozen=True)
@@ -48,90 +111,152 @@ class MiningResult:
         selection: For each class, positions of its prototypes among the N images, in
             order of selection.
         robustness: Exponent and robustness of every image.
+        quality_exponent: [N] exponents of the quality that was asked for; those of the
+            robustness where that is it.
         report: One entry per class.
     """
 
     selection: list[np.ndarray]
     robustness: Robustness
+    quality_exponent: np.ndarray
     report: list[ClassReport]
 
 
 def mine(
-    embeddings: Sequence[np.ndarray],
-    kernels: Sequence[np.ndarray],
+    spaces: Sequence[Space],
     class_index: np.ndarray,
     example_id: np.ndarray,
     *,
     class_names: Sequence[str],
-    epsilon: float = 0.7,
-    prototypes_per_class: int = 10,
-    topology_norm: str = "rms",
-    dtype: str = "float64",
-    memory_mb: int = 512,
+    settings: MiningSettings | None = None,
+    dropout_space: Space | None = None,
+    seed: int = 0,
     unfinished: Path | None = None,
 ) -> MiningResult:
     """Mines the prototypes of every class.
 
     Args:
-        embeddings: U arrays [N, D_u]: the training images in each space. Distances
-            between candidates are taken in the first.
-        kernels: U kernels [D_u, K].
+        spaces: The U >= 2 models' views of the N training images. Distances between
+            candidates are taken in the first.
         class_index: [N] in [0, K).
         example_id: [N] strings, each once; they break ties.
         class_names: K names, for the report.
-        epsilon: Candidate threshold, in (0, 1].
-        prototypes_per_class: T; a class with fewer images gives what it has.
-        topology_norm: See `topology_robustness`, as for the following three.
-        dtype: Number type of distances.
-        memory_mb: Memory budget.
-        unfinished: File for sums of a computation that may be cut short.
+        settings: How; by default as the paper does.
+        dropout_space: The view of the model that `mc_dropout` needs.
+        seed: Seed of anchors, of dropout, and of filters that draw.
+        unfinished: File for the numbers of a computation that may be cut short.
 
     Raises:
         PmalError: If the arrays do not fit together or ids repeat.
     """
-    if len({len(class_index), len(example_id), *map(len, embeddings)}) != 1:
+    settings = settings or MiningSettings()
+    class_index = np.asarray(class_index)
+    _check_images(spaces, class_index, example_id, len(class_names))
+    robustness = topology_robustness(
+        [space.embedding for space in spaces],
+        [space.kernel for space in spaces],
+        norm=settings.topology_norm,
+        dtype=settings.mining_dtype,
+        memory_mb=settings.mining_memory_mb,
+        anchors=settings.topology_anchors,
+        class_index=class_index,
+        seed=seed,
+        unfinished=unfinished,
+    )
+    exponent = QUALITIES[settings.quality](
+        QualityInput(spaces, class_index, robustness.exponent, dropout_space, seed)
+    )
+    candidates, rank = _candidates(
+        robustness.exponent, exponent, class_index, example_id, settings
+    )
+    ranked = RankedCandidates.of(candidates.mask, class_index, rank, spaces[0])
+    chosen = FILTERS[settings.diversity](ranked, settings.prototypes_per_class, seed)
+    selection = [ranked.position[rows] for rows in chosen]
+    return MiningResult(
+        selection,
+        robustness,
+        exponent,
+        _report(class_names, class_index, candidates, selection, robustness),
+    )
+
+
+def _candidates(
+    robustness: np.ndarray,
+    exponent: np.ndarray,
+    class_index: np.ndarray,
+    example_id: np.ndarray,
+    settings: MiningSettings,
+) -> tuple[Candidates, np.ndarray]:
+    """Selects candidates and ranks all images.
+
+    Args:
+        robustness: [N] exponents of the robustness.
+        exponent: [N] exponents of the quality that was asked for.
+        class_index: [N].
+        example_id: [N].
+        settings: The settings.
+
+    Returns:
+        The candidates, and [N] ranks by the quality. Without a quality all images are
+        candidates, and Algorithm 1, which needs an order, goes by robustness.
+    """
+    anything = settings.quality == "none"
+    rank = quality_rank(robustness if anything else exponent, example_id)
+    by_epsilon = settings.quality in ("robustness", "none")
+    literal = settings.candidate_rule == "literal"
+    candidates = select_candidates(
+        exponent if by_epsilon or literal else robustness,
+        class_index,
+        rank if by_epsilon or literal else quality_rank(robustness, example_id),
+        epsilon=settings.epsilon,
+        at_least=settings.prototypes_per_class,
+    )
+    if not (by_epsilon or literal):
+        candidates = matched_candidates(candidates, rank, class_index)
+    return candidates, rank
+
+
+def _check_images(
+    spaces: Sequence[Space],
+    class_index: np.ndarray,
+    example_id: np.ndarray,
+    num_classes: int,
+) -> None:
+    """Checks that all arrays tell of the same images, and each class of some."""
+    counts = [len(space.embedding) for space in spaces]
+    if len({len(class_index), len(example_id), *counts}) != 1:
         raise PmalError(
             "Embeddings, class indices and example ids must tell of the same images. "
-            f"Received: {[len(z) for z in embeddings]} embeddings, {len(class_index)} "
-            f"class indices, {len(example_id)} ids"
+            f"Received: {counts} embeddings, {len(class_index)} class indices, "
+            f"{len(example_id)} ids"
         )
     if len(np.unique(example_id)) != len(example_id):
         raise PmalError("Each example id may occur once. Received: repeated ids")
-    robustness = topology_robustness(
-        embeddings,
-        kernels,
-        norm=topology_norm,
-        dtype=dtype,
-        memory_mb=memory_mb,
-        unfinished=unfinished,
+    check_class_index(class_index, num_classes)
+
+
+def _report(
+    class_names: Sequence[str],
+    class_index: np.ndarray,
+    candidates: Candidates,
+    selection: Sequence[np.ndarray],
+    robustness: Robustness,
+) -> list[ClassReport]:
+    """Sums up what was done in every class."""
+    order = np.argsort(class_index, kind="stable")
+    values = np.split(
+        robustness.robustness[order], np.cumsum(np.bincount(class_index))[:-1]
     )
-    rank = quality_rank(robustness.exponent, example_id)
-    candidates = select_candidates(
-        robustness.exponent,
-        class_index,
-        rank,
-        num_classes=len(class_names),
-        epsilon=epsilon,
-        at_least=prototypes_per_class,
-    )
-    logits = centred_logits(embeddings[0], kernels[0]).numpy()
-    selection, report = [], []
-    for index, name in enumerate(class_names):
-        members = class_index == index
-        pool = np.flatnonzero(members & candidates.mask)
-        chosen = diverse_subset(logits[pool], rank[pool], prototypes_per_class)
-        selection.append(pool[chosen])
-        values = robustness.robustness[members]
-        report.append(
-            ClassReport(
-                class_name=name,
-                images=int(members.sum()),
-                candidates=len(pool),
-                relaxed=bool(candidates.relaxed[index]),
-                prototypes=len(chosen),
-                robustness_min=float(values.min()),
-                robustness_median=float(np.median(values)),
-                robustness_max=float(values.max()),
-            )
+    return [
+        ClassReport(
+            class_name=name,
+            images=len(own),
+            candidates=int(candidates.count[index]),
+            relaxed=bool(candidates.relaxed[index]),
+            prototypes=len(selection[index]),
+            robustness_min=float(own.min()),
+            robustness_median=float(np.median(own)),
+            robustness_max=float(own.max()),
         )
-    return MiningResult(selection=selection, robustness=robustness, report=report)
+        for index, (name, own) in enumerate(zip(class_names, values, strict=True))
+    ]

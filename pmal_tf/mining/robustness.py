@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -12,12 +12,20 @@ import numpy as np
 import tensorflow as tf
 
 from pmal_tf.errors import PmalError
+from pmal_tf.mining.anchors import (
+    Anchors,
+    anchored_means,
+    draw_anchors,
+    rows_within,
+)
+from pmal_tf.mining.points import CentredLogits, check_spaces, chunks, groups_of_equals
+from pmal_tf.mining.progress import Progress
+from pmal_tf.mining.replicas import full_precision
 from pmal_tf.mining.tiles import TilePlan, squared_difference_sums
-from pmal_tf.mining.unfinished import Unfinished
+from pmal_tf.mining.unfinished import Unfinished, fingerprint
 
 TOPOLOGY_NORMS = ("rms", "literal")
 MINING_DTYPES = ("float32", "float64")
-_CHUNK_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -28,10 +36,13 @@ class Robustness:
         exponent: [N] float64, e >= 0; smaller means higher quality.
         robustness: [N] float64, r = exp(-e) in [0, 1]. Where r underflows to 0, the
             exponent still orders the samples, so selection uses the exponent.
+        standard_error: [N] float64 of the exponent, where it was estimated from
+            anchors; None where it is exact.
     """
 
     exponent: np.ndarray
     robustness: np.ndarray
+    standard_error: np.ndarray | None = None
 
 
 def topology_robustness(
@@ -39,8 +50,11 @@ def topology_robustness(
     kernels: Sequence[np.ndarray],
     *,
     norm: str = "rms",
-    dtype: str = "float64",
+    dtype: str = "float32",
     memory_mb: int = 512,
+    anchors: int = 0,
+    class_index: np.ndarray | None = None,
+    seed: int = 0,
     unfinished: Path | None = None,
 ) -> Robustness:
     """Computes Eq. 7 over U embedding spaces.
@@ -56,21 +70,31 @@ def topology_robustness(
     order the samples alike. For U > 2 models r is the mean over all pairs (Section
     6.3), and e = -log mean exp(-e_pair), by log-sum-exp.
 
-    Distances come from centred logits (see `pmal_tf.distances.centred_logits`), which
-    take off the mean of the samples before squares are expanded. Samples that are equal
-    in every space count as one with a weight, so that their distance is 0 and not what
-    rounding leaves of it. No [D, D] or [N, N] matrix is formed. In float32 tiles the
-    exponent is within 1e-5 of itself plus 1e-5 of the mean distance of float64's.
+    Distances come from centred logits (see `pmal_tf.mining.points.CentredLogits`), so
+    that squares of small numbers are expanded. Samples that are equal in every space
+    count as one with a weight, so that their distance is 0 and not what rounding leaves
+    of it. No [D, D] or [N, N] matrix is formed. In float32 the exponent is within 1e-5
+    of itself plus 1e-5 of the mean distance of float64's.
+
+    Under a `tf.distribute` strategy's scope, rows are spread over its replicas.
 
     Args:
-        embeddings: U >= 2 arrays [N, D_u].
+        embeddings: U >= 2 arrays or tensors [N, D_u]; memory-mapped ones are read in
+            parts.
         kernels: U kernels [D_u, K] of the models' linear heads.
         norm: `"rms"`, or `"literal"` for Eq. 7 as printed.
         dtype: Number type within tiles, `"float32"` or `"float64"`. Sums over tiles are
             float64.
         memory_mb: Budget in MiB of what grows with N or with the tiles.
-        unfinished: File for the sums so far; where it holds those of the same numbers,
-            the work goes on from there, to the same bits. It is removed at the end.
+        anchors: Number M of samples to compare every sample with, drawn class by class;
+            the square of the exponent is estimated without bias then. 0, or N and more:
+            all of them, exactly.
+        class_index: [N] classes to draw anchors from in proportion; without, all
+            samples are drawn from alike.
+        seed: Seed of the anchors.
+        unfinished: File for the numbers so far; where it holds those of the same
+            arguments, the work goes on from there, to the same bits. It is removed at
+            the end.
 
     Returns:
         Exponent and robustness, [N] each.
@@ -88,108 +112,181 @@ def topology_robustness(
                 f"`{name}` must be one of {', '.join(allowed)}. Received: "
                 f"{name}={value!r}"
             )
-    _check_spaces(embeddings, kernels)
-    count, classes = len(embeddings[0]), kernels[0].shape[1]
-    number = tf.as_dtype(dtype)
-    plan = TilePlan.within(count, classes, number, memory_mb * 2**20, len(embeddings))
-    spaces = [
-        _points(z, w, number.as_numpy_dtype)
-        for z, w in zip(embeddings, kernels, strict=True)
-    ]
-    first, inverse = _distinct(spaces)
-    weight = np.bincount(inverse)
+    embeddings = [np.asarray(embedding) for embedding in embeddings]
+    kernels = [np.asarray(kernel) for kernel in kernels]
+    check_spaces(embeddings, kernels)
+    number, memory_bytes = tf.as_dtype(dtype), memory_mb * 2**20
+    count = len(embeddings[0])
+    estimated = 0 < anchors < count
+    if estimated:
+        strata = np.zeros(count) if class_index is None else np.asarray(class_index)
+        if len(strata) != count:
+            raise PmalError(
+                "`class_index` must tell the class of every sample. Received: "
+                f"{len(strata)} for {count} samples"
+            )
+        sample = draw_anchors(strata, anchors, seed)
+        pairs = _estimated_squares(
+            embeddings, kernels, sample, number, memory_bytes, unfinished
+        )
+    else:
+        pairs = _exact_squares(embeddings, kernels, number, memory_bytes, unfinished)
+    scale = 1.0 if norm == "rms" else np.sqrt(count)
+    with full_precision():
+        exponent, error = _mean_over_pairs(pairs, scale)
+    return Robustness(exponent, np.exp(-exponent), error if estimated else None)
+
+
+def _mean_over_pairs(
+    pairs: Iterator[np.ndarray], scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns e = -log mean exp(-e_pair) and its standard error.
+
+    Args:
+        pairs: For each pair of spaces [2, N], the mean square of a sample and the
+            variance of that.
+        scale: Factor of the root of the mean square.
+
+    Returns:
+        [N] exponents, and [N] errors by the delta method: d sqrt(x) = dx / (2 sqrt(x)),
+        and e weighs e_pair with exp(-e_pair) / sum exp(-e_pair). All pairs share their
+        anchors, so errors are added as if they went together: a bound for U > 2.
+    """
+    exponents, errors = [], []
+    for mean, variance in pairs:
+        root = np.sqrt(mean)
+        exponents.append(scale * root)
+        at_zero = root == 0.0
+        errors.append(
+            np.where(at_zero, 0.0, scale * np.sqrt(variance))
+            / np.where(at_zero, 1.0, 2.0 * root)
+        )
+    log_sum = np.logaddexp.reduce([-exponent for exponent in exponents], axis=0)
+    weights = np.exp([-exponent - log_sum for exponent in exponents])
+    # Rounding may leave -1e-17 where all spaces are equal.
+    exponent = np.maximum(np.log(len(exponents)) - log_sum, 0.0)
+    return exponent, (weights * errors).sum(axis=0)
+
+
+def _exact_squares(
+    embeddings: Sequence[np.ndarray],
+    kernels: Sequence[np.ndarray],
+    dtype: tf.DType,
+    memory_bytes: int,
+    unfinished: Path | None,
+) -> Iterator[np.ndarray]:
+    """Yields, for every pair of spaces, [2, N] mean squares and zeros."""
+    count = len(embeddings[0])
+    plan = TilePlan.within(
+        count, kernels[0].shape[1], dtype, memory_bytes, len(embeddings)
+    )
+    arrays = _points(embeddings, kernels, plan)
+    first, group = groups_of_equals([points[:count] for points in arrays])
     if len(first) < count:
-        spaces = [points[first] for points in spaces]
-    plan = TilePlan(len(first), min(plan.tile, len(first)), number)
-    log_sum = np.full(len(first), -np.inf)
-    pairs = list(combinations(range(len(spaces)), 2))
-    progress = Unfinished(unfinished, spaces, plan)
-    for pair, (one, other) in enumerate(pairs):
-        done = progress.load(pair) or (0, np.zeros(len(first)))
-        squares = done[1]
-        for blocks, squares in squared_difference_sums(
-            spaces[one], spaces[other], weight, plan, done=done
-        ):
-            progress.save(pair, blocks, squares)
-        exponent = np.sqrt(squares / count if norm == "rms" else squares)
-        log_sum = np.logaddexp(log_sum, -exponent)
-    progress.remove()
-    exponent = np.maximum(np.log(len(pairs)) - log_sum, 0.0)[inverse]
-    return Robustness(exponent=exponent, robustness=np.exp(-exponent))
+        plan = plan.for_count(len(first))
+        arrays = [_compacted(points, first, plan) for points in arrays]
+    weight = np.bincount(group)
+    made_from = fingerprint(plan, weight, *arrays) if unfinished else ""
+    blocks_of = functools.partial(squared_difference_sums, weight=weight, plan=plan)
+    for sums in _work_through(
+        _tensors(arrays),
+        blocks_of,
+        np.zeros(len(first)),
+        plan,
+        plan.tiles_after,
+        Unfinished(unfinished, made_from),
+    ):
+        yield np.stack([sums[group] / count, np.zeros(count)])
+
+
+def _estimated_squares(
+    embeddings: Sequence[np.ndarray],
+    kernels: Sequence[np.ndarray],
+    sample: Anchors,
+    dtype: tf.DType,
+    memory_bytes: int,
+    unfinished: Path | None,
+) -> Iterator[np.ndarray]:
+    """Yields, for every pair of spaces, [2, N] estimated mean squares and variances."""
+    count, classes = len(embeddings[0]), kernels[0].shape[1]
+    plan = rows_within(
+        count, classes, len(sample.position), dtype, memory_bytes, len(embeddings)
+    )
+    arrays = _points(embeddings, kernels, plan)
+    _, group = groups_of_equals([points[:count] for points in arrays])
+    made_from = fingerprint(plan, *vars(sample).values(), *arrays) if unfinished else ""
+    yield from _work_through(
+        _tensors(arrays),
+        functools.partial(anchored_means, group=group, anchors=sample, plan=plan),
+        np.zeros((2, count)),
+        plan,
+        lambda blocks: blocks,
+        Unfinished(unfinished, made_from),
+    )
+
+
+def _work_through(
+    spaces: Sequence[tf.Tensor],
+    blocks_of: Callable[..., Iterator[tuple[int, np.ndarray]]],
+    nothing: np.ndarray,
+    plan: TilePlan,
+    work_after: Callable[[int], int],
+    kept: Unfinished,
+) -> Iterator[np.ndarray]:
+    """Goes through the blocks of every pair of spaces, from where it was cut short.
+
+    Args:
+        spaces: U tensors of points.
+        blocks_of: Called with two of them and `done`; yields the number of blocks done
+            and the numbers they gave so far.
+        nothing: Those numbers before the first block.
+        plan: The blocks.
+        work_after: How much work a number of blocks is.
+        kept: Where they are kept.
+
+    Yields:
+        The numbers of each pair, whole.
+    """
+    pairs = list(combinations(spaces, 2))
+    before = [kept.load(pair) or (0, nothing) for pair in range(len(pairs))]
+    with Progress(
+        "Robustness",
+        total=len(pairs) * work_after(plan.blocks),
+        done=sum(work_after(blocks) for blocks, _ in before),
+    ) as progress:
+        for pair, (one, other) in enumerate(pairs):
+            finished, values = before[pair]
+            for blocks, values in blocks_of(one, other, done=before[pair]):
+                kept.save(pair, blocks, values)
+                progress.advance(work_after(blocks) - work_after(finished))
+                finished = blocks
+            yield values
+    kept.remove()
 
 
 def _points(
-    embeddings: np.ndarray, kernel: np.ndarray, dtype: type[np.floating]
-) -> np.ndarray:
-    """Returns [N, K] centred logits, computed in float64 chunk by chunk."""
-    centre = np.mean(embeddings, axis=0, dtype=np.float64)
-    points = np.empty((len(embeddings), kernel.shape[1]), dtype)
-    for start in range(0, len(embeddings), _CHUNK_ROWS):
-        chunk = embeddings[start : start + _CHUNK_ROWS].astype(np.float64) - centre
-        points[start : start + len(chunk)] = _logits(chunk, kernel)
-    return points
+    embeddings: Sequence[np.ndarray], kernels: Sequence[np.ndarray], plan: TilePlan
+) -> list[np.ndarray]:
+    """Returns [padded, K] centred logits of every space."""
+    spaces = []
+    for embedding, kernel in zip(embeddings, kernels, strict=True):
+        points = np.zeros((plan.padded, kernel.shape[1]), plan.dtype.as_numpy_dtype)
+        CentredLogits(embedding, kernel).fill(points)
+        spaces.append(points)
+    return spaces
 
 
-def _logits(embeddings: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Returns Z A of embeddings that are centred already."""
-    kernel = np.asarray(kernel, np.float64)
-    return embeddings @ (kernel - kernel.mean(axis=1, keepdims=True))
+def _compacted(points: np.ndarray, first: np.ndarray, plan: TilePlan) -> np.ndarray:
+    """Moves the rows `first`, which ascend, to the top, without a copy of all."""
+    for where, rows in chunks(first):
+        points[where] = points[rows]
+    points[len(first) :] = 0.0
+    return points[: plan.padded]
 
 
-def _distinct(spaces: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Finds samples that are equal in every space.
-
-    Returns:
-        Position of the first of each group of equal samples, ascending, and for every
-        sample the position of its group in that list.
-    """
-    seen: dict[bytes, int] = {}
-    inverse = np.empty(len(spaces[0]), np.int64)
-    first: list[int] = []
-    for index, rows in enumerate(zip(*spaces, strict=True)):
-        digest = hashlib.blake2b(digest_size=16)
-        for row in rows:
-            digest.update(np.ascontiguousarray(row).data)
-        group = seen.setdefault(digest.digest(), len(seen))
-        if group == len(first):
-            first.append(index)
-        inverse[index] = group
-    return np.array(first), inverse
-
-
-def _check_spaces(
-    embeddings: Sequence[np.ndarray], kernels: Sequence[np.ndarray]
-) -> None:
-    """Checks that spaces, samples, widths and classes fit together."""
-    if len(embeddings) < 2 or len(embeddings) != len(kernels):
-        raise PmalError(
-            "Robustness compares at least 2 embedding spaces, with one kernel each. "
-            f"Received: {len(embeddings)} embeddings and {len(kernels)} kernels"
-        )
-    shapes = [
-        (np.shape(z), np.shape(w)) for z, w in zip(embeddings, kernels, strict=True)
-    ]
-    first_z, first_w = shapes[0]
-    for z_shape, w_shape in shapes:
-        fits = (
-            len(z_shape) == 2
-            and len(w_shape) == 2
-            and z_shape[1] == w_shape[0]
-            and z_shape[0] == first_z[0] > 0
-            and w_shape[1] == first_w[1]
-        )
-        if not fits:
-            raise PmalError(
-                "Embeddings must be [N, D_u] and kernels [D_u, K], with the same N "
-                "and K in every space. Received: (embeddings, kernel) shapes "
-                f"{shapes}"
-            )
-    for space, (embedding, kernel) in enumerate(zip(embeddings, kernels, strict=True)):
-        broken = np.flatnonzero(~np.isfinite(np.asarray(embedding)).all(axis=1))
-        if len(broken) or not np.isfinite(np.asarray(kernel)).all():
-            where = f"rows {broken[:10].tolist()}" if len(broken) else "the kernel"
-            raise PmalError(
-                "Embeddings and kernels must be finite numbers; the model they come "
-                "from has diverged. Received: NaN or infinity in space "
-                f"{space}, {where}"
-            )
+def _tensors(arrays: list[np.ndarray]) -> list[tf.Tensor]:
+    """Hands arrays to TensorFlow, giving each up at once: they may be large."""
+    tensors = []
+    while arrays:
+        tensors.append(tf.convert_to_tensor(arrays.pop(0)))
+    return tensors

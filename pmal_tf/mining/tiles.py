@@ -12,17 +12,20 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
 
 from pmal_tf.distances import pairwise_euclidean
 from pmal_tf.errors import PmalError
+from pmal_tf.mining.replicas import on_replicas
 
 # Two cores of an Intel Xeon, N = 20,000, float32, medians of 5, tiles of 512, 1024 and
 # 2048: 0.31, 0.25, 0.24 s for 6 classes, 0.59, 0.50, 0.51 s for 100.
 _BEST_TILE, _LEAST_TILE = 1024, 16
+# A GPU has no cache to keep to, and larger tiles need fewer launches (not measured).
+_BEST_TILE_ON_GPU = 4096
 # Tiles that live at once: two distance matrices, what they are made from, the result.
 _TILES_AT_ONCE = 6
 
@@ -46,6 +49,19 @@ class TilePlan:
         """Tiles along one side; the last may stick out."""
         return math.ceil(self.count / self.tile)
 
+    @property
+    def padded(self) -> int:
+        """Samples with those that fill up the last tile."""
+        return self.blocks * self.tile
+
+    def tiles_after(self, blocks: int) -> int:
+        """Returns the tiles worked through after a number of blocks of rows."""
+        return blocks * self.blocks - blocks * (blocks - 1) // 2
+
+    def for_count(self, count: int) -> TilePlan:
+        """Returns the plan for fewer samples."""
+        return replace(self, count=count, tile=min(self.tile, count))
+
     @classmethod
     def within(
         cls,
@@ -67,7 +83,8 @@ class TilePlan:
         Raises:
             PmalError: If not even the smallest tile fits.
         """
-        tile = max(min(_BEST_TILE, count), 1)
+        on_gpu = bool(tf.config.list_logical_devices("GPU"))
+        tile = max(min(_BEST_TILE_ON_GPU if on_gpu else _BEST_TILE, count), 1)
         while cls.memory(count, classes, dtype, tile, spaces) > memory_bytes:
             if tile <= _LEAST_TILE:
                 least = cls.memory(count, classes, dtype, tile, spaces) / 2**20
@@ -85,17 +102,17 @@ class TilePlan:
     ) -> int:
         """Returns the bytes that a tile size takes: logits, sums and tiles.
 
-        Beside the logits of every space there are padded copies of the two at work.
+        While the logits of a space are handed to TensorFlow they are there twice.
         """
         padded = math.ceil(count / tile) * tile
-        logits = (spaces + 2) * padded * classes * dtype.size
+        logits = (spaces + 1) * padded * classes * dtype.size
         sums = 4 * padded * 8
         return logits + sums + _TILES_AT_ONCE * tile * tile * dtype.size
 
 
 def squared_difference_sums(
-    first: np.ndarray,
-    second: np.ndarray,
+    first: tf.Tensor,
+    second: tf.Tensor,
     weight: np.ndarray,
     plan: TilePlan,
     *,
@@ -103,9 +120,14 @@ def squared_difference_sums(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Sums (d^1(i, j) - d^2(i, j))^2 weight_j over j, for every i.
 
+    The blocks of rows are dealt to the replicas of the `tf.distribute` strategy in use.
+    Their sums are added in the order of the blocks, so that the number of replicas
+    changes no bit.
+
     Args:
-        first: [N, K] points of one space, distances between them are Euclidean.
-        second: [N, K] points of the other.
+        first: [padded, K] points of one space, of which the first N count; distances
+            between them are Euclidean.
+        second: [padded, K] points of the other.
         weight: [N] how often each point counts, integers.
         plan: The tiles.
         done: Blocks done before and the sums they gave, as they were yielded.
@@ -115,23 +137,17 @@ def squared_difference_sums(
         far; the sums are whole with the last. They are the same object each time.
     """
     count, tile = plan.count, plan.tile
-    spaces = [_padded(points, plan) for points in (first, second)]
-    weights = tf.constant(np.pad(weight, (0, plan.blocks * tile - count)), plan.dtype)
+    # What fills up the last tile has no weight.
+    weights = tf.constant(np.pad(weight, (0, plan.padded - count)), plan.dtype)
     compiled = _compiled_stripe(plan.blocks, tile, first.shape[1], plan.dtype)
     finished, sums = done
-    whole = np.zeros(plan.blocks * tile)
+    whole = np.zeros(plan.padded)
     whole[:count] = sums
-    for block in range(finished, plan.blocks):
-        rows, columns = compiled(*spaces, weights, tf.constant(block))
-        whole[block * tile : (block + 1) * tile] += rows.numpy()
-        whole += columns.numpy()
+    stripes = on_replicas(compiled, (first, second, weights), finished, plan.blocks)
+    for block, (rows, columns) in stripes:
+        whole[block * tile : (block + 1) * tile] += rows
+        whole += columns
         yield block + 1, whole[:count]
-
-
-def _padded(points: np.ndarray, plan: TilePlan) -> tf.Tensor:
-    """Fills points up to whole tiles; what is added has no weight."""
-    missing = plan.blocks * plan.tile - plan.count
-    return tf.constant(np.pad(points, ((0, missing), (0, 0))), plan.dtype)
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""Sums of a long computation, kept so that a killed one goes on."""
+"""What a long computation has so far, kept so that a killed one goes on."""
 
 from __future__ import annotations
 
@@ -6,66 +6,67 @@ import hashlib
 import os
 import time
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pmal_tf.mining.tiles import TilePlan
+_SECONDS_BETWEEN = 2.0
 
-_SECONDS_BETWEEN = 5.0
+
+def fingerprint(*parts: object) -> str:
+    """Returns a hash of arrays, and of other things by their `repr`."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(repr((part.shape, part.dtype)).encode())
+            digest.update(np.ascontiguousarray(part).data)
+        else:
+            digest.update(repr(part).encode())
+    return digest.hexdigest()
 
 
 class Unfinished:
-    """The sums over the blocks that are done, in a file.
+    """The numbers of the blocks that are done, in a file.
 
     Args:
         path: The file; None keeps nothing.
-        spaces: The numbers they are made from.
-        plan: The tiles; other tiles round otherwise.
+        made_from: `fingerprint` of all they are made from.
     """
 
-    def __init__(
-        self, path: Path | None, spaces: Sequence[np.ndarray], plan: TilePlan
-    ) -> None:
+    def __init__(self, path: Path | None, made_from: str) -> None:
         self._path = path
         self._saved_at = time.monotonic()
-        self._made_from = ""
+        self._made_from = made_from
         self._arrays: dict[str, np.ndarray] = {}
-        if path is not None:
-            digest = hashlib.sha256(repr((plan.count, plan.tile, plan.dtype)).encode())
-            for points in spaces:
-                digest.update(np.ascontiguousarray(points).data)
-            self._made_from = digest.hexdigest()
 
     def load(self, pair: int) -> tuple[int, np.ndarray] | None:
-        """Returns the blocks done of a pair of spaces and their sums, if any are."""
+        """Returns the blocks done of a pair of spaces and their numbers, if any are."""
         if self._path is None or not self._path.exists():
             return None
         try:
             with self._path.open("rb") as file, np.load(file) as stored:
                 if str(stored["made_from"]) != self._made_from:
                     return None
-                blocks, sums = stored[f"blocks_{pair}"], stored[f"sums_{pair}"]
+                blocks, values = stored[f"blocks_{pair}"], stored[f"values_{pair}"]
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None
-        self._keep(pair, int(blocks), sums)
-        return int(blocks), sums
+        self._keep(pair, int(blocks), values)
+        return int(blocks), values
 
-    def _keep(self, pair: int, blocks: int, sums: np.ndarray) -> None:
+    def _keep(self, pair: int, blocks: int, values: np.ndarray) -> None:
         """Holds what the file will say of a pair; earlier pairs stay beside it."""
         self._arrays[f"blocks_{pair}"] = np.array(blocks)
-        self._arrays[f"sums_{pair}"] = sums.copy()
+        self._arrays[f"values_{pair}"] = values.copy()
 
-    def save(self, pair: int, blocks: int, sums: np.ndarray) -> None:
-        """Writes the sums so far, if some time has passed since the last."""
+    def save(self, pair: int, blocks: int, values: np.ndarray) -> None:
+        """Writes the numbers so far, if some time has passed since the last."""
         if self._path is None:
             return
-        self._keep(pair, blocks, sums)
         now = time.monotonic()
         if now - self._saved_at < _SECONDS_BETWEEN:
             return
         self._saved_at = now
+        self._keep(pair, blocks, values)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         writing = self._path.with_name(f"writing.{self._path.name}")
         with writing.open("wb") as file:

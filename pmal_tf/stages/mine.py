@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,22 @@ import tensorflow as tf
 from absl import logging
 
 from pmal_tf.api import embed, load_model
-from pmal_tf.backbones.classifier import head_kernel
+from pmal_tf.backbones.classifier import with_precision
 from pmal_tf.mining.mine import MiningResult, mine
 from pmal_tf.mining.prototypes import Prototypes
-from pmal_tf.reports.sheets import contact_sheet
+from pmal_tf.mining.spaces import Space
+from pmal_tf.reports.class_sheets import (
+    SheetImages,
+    collect_sheets,
+    draw_class_sheet,
+    write_class_sheets,
+)
 from pmal_tf.reports.tables import markdown_table
+from pmal_tf.stages.pretrain import MC_DROPOUT
 from pmal_tf.trial import Trial
 from pmal_tf.workdir import write_atomically, write_json
 
 FOLDER = "mining"
-_SHEET_SCALE = 3
 
 
 def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
@@ -31,51 +37,40 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
     """
     config, train = trial.config, trial.train
     folder = trial.folder / FOLDER
-    spaces, kernels, predicted = [], [], []
-    for model in range(config.num_models):
-        classifier = load_model(trial.folder / f"pretrain_{model}" / "model.keras")
-        outputs = embed(classifier, train.image)
-        spaces.append(outputs["embedding"].astype(np.float32))
-        kernels.append(head_kernel(classifier).numpy())
-        predicted.append(outputs["logits"].argmax(axis=1).astype(np.int32))
-        write_atomically(
-            folder / f"embedding_{model}.npy",
-            functools.partial(np.save, arr=spaces[-1]),
-        )
+    spaces = [_space(trial, model) for model in range(config.num_models)]
+    dropped = config.quality == MC_DROPOUT
     result = mine(
         spaces,
-        kernels,
         train.label,
         train.example_id,
         class_names=trial.split.known,
-        epsilon=config.epsilon,
-        prototypes_per_class=config.prototypes_per_class,
-        topology_norm=config.topology_norm,
-        dtype=config.mining_dtype,
-        memory_mb=config.mining_memory_mb,
+        settings=trial.mining_settings,
+        dropout_space=_space(trial, MC_DROPOUT) if dropped else None,
+        seed=trial.seed("mining"),
         unfinished=folder / "unfinished.npz",
     )
     prototypes = Prototypes.from_selection(
         result.selection, train.image, train.example_id, result.robustness.robustness
     )
     write_atomically(folder / "prototypes.npz", prototypes.save)
-    arrays = {
-        "example_id": train.example_id,
-        "class_index": train.label,
-        "robustness": result.robustness.robustness,
-        "exponent": result.robustness.exponent,
-        **{f"kernel_{u}": kernel for u, kernel in enumerate(kernels)},
-        **{f"predicted_{u}": value for u, value in enumerate(predicted)},
-    }
+    arrays = _robustness_arrays(trial, spaces, result)
     write_atomically(
-        folder / "robustness.npz", lambda path: np.savez_compressed(path, **arrays)
+        folder / "robustness.npz",
+        lambda path: np.savez_compressed(path, allow_pickle=False, **arrays),
     )
     write_json(folder / "report.json", [dataclasses.asdict(r) for r in result.report])
     logging.info("Mined prototypes:\n%s", _render_report(result))
+    sheets = collect_sheets(
+        *(train.image, train.label, result.robustness.robustness, train.example_id),
+        result.selection,
+    )
+    write_atomically(folder / "sheets.npz", sheets.save)
+    write_class_sheets(sheets, trial.split.known, folder / "sheets")
     if config.tensorboard:
-        _write_images(trial, prototypes)
+        _write_images(trial, sheets)
     names = [f"embedding_{model}.npy" for model in range(config.num_models)]
-    names += ["robustness.npz", "prototypes.npz", "report.json"]
+    # The pictures are for looking; what they are made from counts.
+    names += ["robustness.npz", "prototypes.npz", "report.json", "sheets.npz"]
     return [f"{FOLDER}/{name}" for name in names], {}
 
 
@@ -84,8 +79,50 @@ def load_prototypes(trial: Trial) -> Prototypes:
     return Prototypes.load(trial.folder / FOLDER / "prototypes.npz")
 
 
+def _space(trial: Trial, model: int | str) -> Space:
+    """Embeds the training images with a pre-trained classifier, into a file."""
+    classifier = load_model(trial.folder / f"pretrain_{model}" / "model.keras")
+    precision = trial.config.embedding_precision
+    if precision != "trained":
+        classifier = with_precision(classifier, precision)
+    path = trial.folder / FOLDER / f"embedding_{model}.npy"
+    spaces = []
+
+    def write(temporary: Path) -> None:
+        spaces.append(
+            embed(
+                classifier, trial.train.image, path=temporary, jit=trial.recipe.use_jit
+            )
+        )
+
+    write_atomically(path, write)
+    embedding = np.load(path, mmap_mode="r")
+    return dataclasses.replace(spaces[0], embedding=embedding)
+
+
+def _robustness_arrays(
+    trial: Trial, spaces: list[Space], result: MiningResult
+) -> dict[str, np.ndarray]:
+    """Returns what `robustness.npz` holds of every training image."""
+    arrays = {
+        "example_id": trial.train.example_id,
+        "class_index": trial.train.label,
+        "robustness": result.robustness.robustness,
+        "exponent": result.robustness.exponent,
+    }
+    if result.robustness.standard_error is not None:
+        arrays["standard_error"] = result.robustness.standard_error
+    if trial.config.quality != "robustness":
+        arrays["quality_exponent"] = result.quality_exponent
+    for number, space in enumerate(spaces):
+        parts = [space.logits(part).argmax(axis=1) for _, part in space.chunks()]
+        arrays[f"kernel_{number}"] = space.kernel
+        arrays[f"predicted_{number}"] = np.concatenate(parts).astype(np.int32)
+    return arrays
+
+
 def _render_report(result: MiningResult) -> str:
-    """Renders the mining report as a table."""
+    """Renders the mining report as a table, and the error of an estimate."""
     header = [
         *("class", "images", "candidates", "relaxed", "prototypes"),
         "robustness min / median / max",
@@ -102,16 +139,23 @@ def _render_report(result: MiningResult) -> str:
         ]
         for entry in result.report
     ]
-    return markdown_table(header, rows)
+    table = markdown_table(header, rows)
+    error = result.robustness.standard_error
+    if error is None:
+        return table
+    return (
+        f"{table}Estimated from anchors: standard error of the exponent, median "
+        f"{np.median(error):.2g}, largest {error.max():.2g}.\n"
+    )
 
 
-def _write_images(trial: Trial, prototypes: Prototypes) -> None:
-    """Shows every class's prototypes in TensorBoard."""
+def _write_images(trial: Trial, sheets: SheetImages) -> None:
+    """Shows every class's sheet in TensorBoard."""
     folder = trial.folder / "tensorboard" / FOLDER
     writer = tf.summary.create_file_writer(str(folder))
     with writer.as_default(step=0):
-        for index, name in enumerate(trial.split.known):
-            images = prototypes.image[index][prototypes.mask[index]]
-            sheet = contact_sheet(images, scale=_SHEET_SCALE)
-            tf.summary.image(f"prototypes/{name}", sheet[None])
+        for index in np.unique(sheets.class_index):
+            name = trial.split.known[index]
+            sheet = draw_class_sheet(sheets, int(index), name)
+            tf.summary.image(f"quality/{name}", sheet[None])
     writer.close()

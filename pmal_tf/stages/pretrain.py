@@ -7,14 +7,24 @@ from typing import Any
 import keras
 
 from pmal_tf.backbones.classifier import build_classifier
+from pmal_tf.mining.qualities import mc_dropout
 from pmal_tf.training.fit import finish, fit_classifier
 from pmal_tf.trial import Trial
 from pmal_tf.workdir import Marker
 
+# The classifier that a rival of Table 4 needs beside M^1 .. M^U.
+MC_DROPOUT = "mc_dropout"
 
-def run(trial: Trial, model: int) -> tuple[list[str], dict[str, Any]]:
-    """Trains classifier `model`, with weights, order and dropout of its own seed."""
-    classifier = new_classifier(trial, "pretrain", model)
+
+def run(trial: Trial, model: int | str) -> tuple[list[str], dict[str, Any]]:
+    """Trains classifier `model`, with weights, order and dropout of its own seed.
+
+    Args:
+        trial: The trial.
+        model: Its number u, or `MC_DROPOUT` for one with dropout on the embedding.
+    """
+    rate = mc_dropout.RATE if model == MC_DROPOUT else 0.0
+    classifier = new_classifier(trial, "pretrain", model, embedding_dropout=rate)
     stage = f"pretrain_{model}"
     records = trial.records(stage)
     fit_classifier(
@@ -37,7 +47,9 @@ def is_stale(trial: Trial, marker: Marker) -> bool:
     return None not in (trained, current) and trained != current
 
 
-def new_classifier(trial: Trial, *purpose: str | int) -> keras.Model:
+def new_classifier(
+    trial: Trial, *purpose: str | int, embedding_dropout: float = 0.0
+) -> keras.Model:
     """Returns a classifier with fresh weights for a purpose."""
     keras.utils.set_random_seed(trial.seed("weights", *purpose))
     config = trial.config
@@ -47,4 +59,5 @@ def new_classifier(trial: Trial, *purpose: str | int) -> keras.Model:
         len(trial.split.known),
         width=config.width,
         dropout=config.dropout,
+        embedding_dropout=embedding_dropout,
     )

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 
 from pmal_tf.errors import PmalError
-from pmal_tf.mining.candidates import quality_rank, select_candidates
+from pmal_tf.mining.candidates import (
+    matched_candidates,
+    quality_rank,
+    select_candidates,
+)
 
 
-def select(robustness, class_index, epsilon, at_least, num_classes=None):
+def select(robustness, class_index, epsilon, at_least):
     exponent = -np.log(np.asarray(robustness, float))
     ids = np.array([f"{n:04d}" for n in range(len(exponent))])
     class_index = np.asarray(class_index)
@@ -15,7 +19,6 @@ def select(robustness, class_index, epsilon, at_least, num_classes=None):
         exponent,
         class_index,
         quality_rank(exponent, ids),
-        num_classes=num_classes or class_index.max() + 1,
         epsilon=epsilon,
         at_least=at_least,
     )
@@ -73,11 +76,14 @@ def test_epsilon_out_of_range_is_an_error(epsilon):
         select([0.5, 0.4], [0, 0], epsilon=epsilon, at_least=1)
 
 
-def test_class_without_samples_is_an_error():
-    with pytest.raises(PmalError, match=r"\[2, 0, 1\]"):
-        select([0.5, 0.4, 0.3], [0, 0, 2], epsilon=0.5, at_least=1)
-
-
-def test_class_index_out_of_range_is_an_error():
-    with pytest.raises(PmalError, match="no other may occur"):
-        select([0.5, 0.4, 0.3], [0, 1, 2], epsilon=0.5, at_least=1, num_classes=2)
+def test_matched_candidates_are_the_best_of_another_quality(rng):
+    class_index = rng.integers(0, 3, size=60)
+    model = select(rng.uniform(0.3, 1, size=60), class_index, 0.7, at_least=2)
+    rank = rng.permutation(60)
+    result = matched_candidates(model, rank, class_index)
+    for k in range(3):
+        members = np.flatnonzero(class_index == k)
+        ordered = members[np.argsort(rank[members])]
+        expected = set(ordered[: model.count[k]].tolist())
+        assert set(members[result.mask[members]].tolist()) == expected
+    np.testing.assert_array_equal(result.count, model.count)

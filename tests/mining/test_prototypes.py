@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 
 from pmal_tf.errors import PmalError
-from pmal_tf.mining.mine import mine
 from pmal_tf.mining.prototypes import Prototypes
 
 
@@ -75,59 +74,3 @@ def test_plain_pairs_belong_to_no_prototype(prototypes, training):
     batch, _label = next(iter(prototypes.attach(dataset, ids)))
     # Neither an image's position nor the padding's.
     assert not np.isin(batch["example_index"], batch["prototype_index"]).any()
-
-
-def test_mining_reports_every_class(rng):
-    class_index = np.repeat([0, 1, 2], [30, 20, 3])
-    ids = np.arange(53).astype(str)
-    result = mine(
-        [rng.normal(size=(53, 6)), rng.normal(size=(53, 6))],
-        [rng.normal(size=(6, 3)), rng.normal(size=(6, 3))],
-        class_index,
-        ids,
-        class_names=["cat", "dog", "rare"],
-        epsilon=1.0,
-        prototypes_per_class=5,
-    )
-    assert [len(chosen) for chosen in result.selection] == [5, 5, 3]
-    for k, (chosen, report) in enumerate(
-        zip(result.selection, result.report, strict=True)
-    ):
-        assert (class_index[chosen] == k).all()
-        # Algorithm 1 starts from the class's most robust image.
-        members = np.flatnonzero(class_index == k)
-        robustness = result.robustness.robustness[members]
-        assert chosen[0] == members[robustness.argmax()]
-        assert report.robustness_max == robustness.max()
-        assert report.images == len(members)
-        assert report.relaxed
-
-
-def test_mining_does_not_depend_on_the_order_of_images(rng):
-    spaces = [rng.normal(size=(60, 5)) for _ in range(2)]
-    kernels = [rng.normal(size=(5, 2)) for _ in range(2)]
-    class_index, ids = np.arange(60) % 2, np.arange(60).astype(str)
-    shuffle = rng.permutation(60)
-
-    def chosen_ids(order):
-        result = mine(
-            [space[order] for space in spaces],
-            kernels,
-            class_index[order],
-            ids[order],
-            class_names=["a", "b"],
-            prototypes_per_class=4,
-        )
-        return [ids[order][chosen].tolist() for chosen in result.selection]
-
-    assert chosen_ids(shuffle) == chosen_ids(np.arange(60))
-
-
-def test_repeated_ids_and_other_lengths_are_errors(rng):
-    spaces = [rng.normal(size=(4, 5)) for _ in range(2)]
-    kernels = [rng.normal(size=(5, 2)) for _ in range(2)]
-    label = np.array([0, 0, 1, 1])
-    with pytest.raises(PmalError, match="repeated ids"):
-        mine(spaces, kernels, label, np.array(list("abca")), class_names="ab")
-    with pytest.raises(PmalError, match="3 ids"):
-        mine(spaces, kernels, label, np.array(list("abc")), class_names="ab")

@@ -34,7 +34,7 @@ def test_exponent_by_hand():
     # (0, 1, 0), (1, 0, 1), (0, 1, 0), so e = sqrt(2/3), sqrt(4/3), sqrt(2/3).
     kernel = np.array([[1.0, -1.0]])
     first, second = np.array([[0.0], [1.0], [3.0]]), np.array([[0.0], [2.0], [3.0]])
-    result = topology_robustness([first, second], [kernel, kernel])
+    result = topology_robustness([first, second], [kernel, kernel], dtype="float64")
     expected = np.sqrt([2 / 3, 4 / 3, 2 / 3])
     assert result.exponent == pytest.approx(expected, abs=1e-12)
     assert result.robustness == pytest.approx(np.exp(-expected), abs=1e-12)
@@ -43,8 +43,8 @@ def test_exponent_by_hand():
 def test_literal_norm_is_the_paper_s_equation(rng):
     embeddings, kernels = random_spaces(rng)
     expected = scipy_exponent(*zip(embeddings, kernels, strict=True))
-    literal = topology_robustness(embeddings, kernels, norm="literal")
-    rms = topology_robustness(embeddings, kernels)
+    literal = topology_robustness(embeddings, kernels, norm="literal", dtype="float64")
+    rms = topology_robustness(embeddings, kernels, dtype="float64")
     # Expanded squares leave 1e-8 on the diagonal, where scipy has an exact 0.
     np.testing.assert_allclose(literal.exponent, expected, rtol=1e-7)
     np.testing.assert_allclose(rms.exponent, expected / np.sqrt(60), rtol=1e-7)
@@ -53,10 +53,10 @@ def test_literal_norm_is_the_paper_s_equation(rng):
 @pytest.mark.parametrize("tile", [1, 7, 30, 59, 60, 1000])
 def test_tiles_do_not_change_the_result(rng, tile, monkeypatch):
     embeddings, kernels = random_spaces(rng)
-    whole = topology_robustness(embeddings, kernels).exponent
+    whole = topology_robustness(embeddings, kernels, dtype="float64").exponent
     monkeypatch.setattr(tiles, "_BEST_TILE", tile)
     monkeypatch.setattr(tiles, "_LEAST_TILE", 1)
-    parts = topology_robustness(embeddings, kernels).exponent
+    parts = topology_robustness(embeddings, kernels, dtype="float64").exponent
     np.testing.assert_allclose(parts, whole, rtol=1e-12)
 
 

@@ -89,9 +89,8 @@ def test_weights_count_samples_several_times(rng):
     weight = rng.integers(1, 5, 50)
     plan = TilePlan(50, 16, tf.float64)
     start = (0, np.zeros(50))
-    *_, (blocks, sums) = squared_difference_sums(
-        first, second, weight, plan, done=start
-    )
+    padded = [tf.constant(np.pad(z, ((0, 14), (0, 0)))) for z in (first, second)]
+    *_, (blocks, sums) = squared_difference_sums(*padded, weight, plan, done=start)
     assert blocks == plan.blocks == 4
     squares = (cdist(first, first) - cdist(second, second)) ** 2
     np.testing.assert_allclose(sums, squares @ weight, rtol=1e-12)
@@ -103,9 +102,9 @@ def test_a_memory_budget_makes_tiles_smaller_down_to_the_least(rng):
     small = TilePlan.within(20_000, 6, tf.float32, 4 * 2**20)
     assert small.tile < 1024
     assert TilePlan.memory(20_000, 6, tf.float32, small.tile) <= 4 * 2**20
-    # Four copies of the logits are 1.83 MiB, four sums 0.61, tiles next to nothing;
+    # Three copies of the logits are 1.37 MiB, four sums 0.61, tiles next to nothing;
     # each further space adds 0.46 MiB.
-    for spaces, least in ((2, 3), (4, 4)):
+    for spaces, least in ((2, 2), (4, 3)):
         with pytest.raises(PmalError, match=rf"at least {least} for 20000 images.*=1$"):
             TilePlan.within(20_000, 6, tf.float32, 2**20, spaces)
     embeddings, kernels = spaces_of(rng, 3000)
@@ -148,20 +147,55 @@ def test_a_killed_computation_goes_on_to_the_same_bits(
     assert not path.exists()
 
 
-def test_sums_of_other_numbers_or_a_damaged_file_are_not_gone_on_from(
+def test_numbers_of_other_arguments_or_a_damaged_file_are_not_gone_on_from(
     rng, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(unfinished, "_SECONDS_BETWEEN", 0.0)
-    plan = TilePlan(4, 2, tf.float32)
-    points = rng.normal(size=(2, 4, 3))
     path = tmp_path / "unfinished.npz"
-    kept = unfinished.Unfinished(path, points, plan)
+    kept = unfinished.Unfinished(path, "these")
     kept.save(0, 1, np.arange(4.0))
-    blocks, sums = unfinished.Unfinished(path, points, plan).load(0)
+    blocks, sums = unfinished.Unfinished(path, "these").load(0)
     assert (blocks, sums.tolist()) == (1, [0.0, 1.0, 2.0, 3.0])
-    assert unfinished.Unfinished(path, points, plan).load(1) is None
-    assert unfinished.Unfinished(path, points + 1, plan).load(0) is None
-    other = TilePlan(4, 4, tf.float32)
-    assert unfinished.Unfinished(path, points, other).load(0) is None
+    assert unfinished.Unfinished(path, "these").load(1) is None
+    assert unfinished.Unfinished(path, "others").load(0) is None
     path.write_bytes(path.read_bytes()[:100])
-    assert unfinished.Unfinished(path, points, plan).load(0) is None
+    assert unfinished.Unfinished(path, "these").load(0) is None
+
+
+def test_a_fingerprint_tells_numbers_shapes_and_plans_apart(rng):
+    points, plan = rng.normal(size=(4, 3)), TilePlan(4, 2, tf.float32)
+    prints = {
+        unfinished.fingerprint(plan, points),
+        unfinished.fingerprint(plan, points + 1),
+        unfinished.fingerprint(plan, points.astype(np.float32)),
+        unfinished.fingerprint(plan, points.reshape(3, 4)),
+        unfinished.fingerprint(TilePlan(4, 4, tf.float32), points),
+    }
+    assert len(prints) == 5
+    assert unfinished.fingerprint(plan, points.copy()) in prints
+
+
+@pytest.mark.parametrize("anchors", [0, 300])
+def test_replicas_change_no_bit(rng, anchors):
+    # Five blocks of rows over two replicas: the last one is alone.
+    embeddings, kernels = spaces_of(rng, 600)
+    arguments = (embeddings, kernels)
+    options = {"anchors": anchors, "memory_mb": 1, "dtype": "float64"}
+    alone = topology_robustness(*arguments, **options)
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        spread = topology_robustness(*arguments, **options)
+    np.testing.assert_array_equal(spread.exponent, alone.exponent)
+    assert np.unique(alone.exponent).size == 600
+
+
+def test_tensors_and_memory_mapped_files_are_taken(rng, tmp_path):
+    embeddings, kernels = spaces_of(rng, 100)
+    expected = topology_robustness(embeddings, kernels).exponent
+    tensors = topology_robustness(
+        [tf.constant(z) for z in embeddings], [tf.constant(w) for w in kernels]
+    )
+    np.testing.assert_array_equal(tensors.exponent, expected)
+    np.save(tmp_path / "z.npy", embeddings[0])
+    mapped = np.load(tmp_path / "z.npy", mmap_mode="r")
+    on_disk = topology_robustness([mapped, embeddings[1]], kernels)
+    np.testing.assert_array_equal(on_disk.exponent, expected)

@@ -1,0 +1,229 @@
+"""Robustness estimated from a stratified sample of the images, with its error.
+
+The exponent's square is a mean over all N images, e_i^2 = mean_j x_ij with
+x_ij = (d^1(i, j) - d^2(i, j))^2. Drawing m_h of the N_h images of every class h gives
+
+    e_i^2 ~ sum_h (N_h / N) mean_{j in sample of h} x_ij,
+
+without bias, and its variance is
+
+    sum_h (N_h / N)^2 (1 - m_h / N_h) S_h^2 / m_h.
+
+Since the sample of a class is in random order, the squared differences of neighbours,
+(x_{i,a+1} - x_{i,a})^2, have twice the class's variance S_h^2 as their mean. So the
+variance is one weighted sum of neighbours' differences, and no sums per class are kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from pmal_tf.distances import pairwise_euclidean
+from pmal_tf.errors import PmalError
+from pmal_tf.mining.replicas import on_replicas
+from pmal_tf.mining.tiles import TilePlan
+
+# The variance within a class needs two of its images.
+_LEAST_PER_CLASS = 2
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """A stratified sample.
+
+    Attributes:
+        position: [M] positions among the N samples, class by class, in random order
+            within each.
+        weight: [M] of x_ij in the mean; they sum to 1.
+        difference_weight: [M] of (x_{i,a+1} - x_{i,a})^2 in the variance of that mean;
+            0 where a and a + 1 are of different classes, and for the last.
+    """
+
+    position: np.ndarray
+    weight: np.ndarray
+    difference_weight: np.ndarray
+
+
+def draw_anchors(class_index: np.ndarray, count: int, seed: int) -> Anchors:
+    """Draws a stratified sample in proportion to the classes' sizes.
+
+    Args:
+        class_index: [N] integers; classes that have no sample are passed over.
+        count: Number M of anchors, less than N.
+        seed: Seed of the draw.
+
+    Raises:
+        PmalError: If there are fewer than two anchors for every class.
+    """
+    _, strata, size = np.unique(class_index, return_inverse=True, return_counts=True)
+    drawn = _allocate(size, count)
+    order = np.random.default_rng(seed).permutation(len(strata))
+    shuffled = order[np.argsort(strata[order], kind="stable")]
+    start = np.cumsum(size) - size
+    position = np.concatenate(
+        [shuffled[s : s + m] for s, m in zip(start, drawn, strict=True)]
+    )
+    share = size / size.sum()
+    # A class of one image has no variance and none is estimated.
+    variance = share**2 * (1 - drawn / size) / drawn / (2 * np.maximum(drawn - 1, 1))
+    stratum = np.repeat(np.arange(len(size)), drawn)
+    same = np.append(stratum[1:] == stratum[:-1], False)
+    return Anchors(
+        position=position,
+        weight=(share / drawn)[stratum],
+        difference_weight=np.where(same, variance[stratum], 0.0),
+    )
+
+
+def _allocate(size: np.ndarray, count: int) -> np.ndarray:
+    """Shares anchors out in proportion, at least two per class, by largest remainder.
+
+    Args:
+        size: [H] images per class.
+        count: Number M of anchors.
+
+    Returns:
+        [H] anchors per class, M in all.
+    """
+    least = np.minimum(_LEAST_PER_CLASS, size)
+    if least.sum() > count:
+        raise PmalError(
+            "`topology_anchors` must allow two per class for an error to be estimated, "
+            f"{least.sum()} in all; 0 takes every image. Received: "
+            f"topology_anchors={count}"
+        )
+    drawn = np.maximum(np.floor(count * size / size.sum()).astype(np.int64), least)
+    while drawn.sum() != count:
+        gap = count * size / size.sum() - drawn
+        if drawn.sum() < count:
+            drawn[np.argmax(np.where(drawn < size, gap, -np.inf))] += 1
+        else:
+            drawn[np.argmin(np.where(drawn > least, gap, np.inf))] -= 1
+    return drawn
+
+
+def anchored_means(
+    first: tf.Tensor,
+    second: tf.Tensor,
+    group: np.ndarray,
+    anchors: Anchors,
+    plan: TilePlan,
+    *,
+    done: tuple[int, np.ndarray],
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Estimates mean_j (d^1(i, j) - d^2(i, j))^2 for every i, and the variance of that.
+
+    Args:
+        first: [padded, K] points of one space, of which the first N count.
+        second: [padded, K] points of the other.
+        group: [N] integers; samples of one group are at distance 0 in both spaces.
+        anchors: The sample.
+        plan: `plan.tile` rows are compared with all anchors at once.
+        done: Blocks done before and the numbers they gave, as they were yielded.
+
+    Yields:
+        After each block of rows the number of blocks done and [2, N] float64 means and
+        variances so far, the same object each time.
+    """
+    tile, padded = plan.tile, plan.padded
+    groups = np.pad(group, (0, padded - plan.count), constant_values=-1)
+    arrays = (
+        *(first, second, tf.constant(groups, tf.int32)),
+        *(tf.gather(points, anchors.position) for points in (first, second)),
+        tf.constant(group[anchors.position], tf.int32),
+        tf.constant(anchors.weight, plan.dtype),
+        tf.constant(anchors.difference_weight[:-1], plan.dtype),
+    )
+    compiled = _compiled_block(
+        padded, tile, len(anchors.position), first.shape[1], plan.dtype
+    )
+    finished, values = done
+    whole = np.zeros((2, padded))
+    whole[:, : plan.count] = values
+    for block, results in on_replicas(compiled, arrays, finished, plan.blocks):
+        whole[:, block * tile : (block + 1) * tile] = results
+        yield block + 1, whole[:, : plan.count]
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_block(
+    padded: int, tile: int, anchors: int, classes: int, dtype: tf.DType
+) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+    """Returns the function of one block of rows, compiled once per shape."""
+    points = tf.TensorSpec((padded, classes), dtype)
+    anchor_points = tf.TensorSpec((anchors, classes), dtype)
+    signature = [
+        *(points, points, tf.TensorSpec((padded,), tf.int32)),
+        *(anchor_points, anchor_points, tf.TensorSpec((anchors,), tf.int32)),
+        *(tf.TensorSpec((anchors,), dtype), tf.TensorSpec((anchors - 1,), dtype)),
+        tf.TensorSpec((), tf.int32),
+    ]
+
+    @tf.function(jit_compile=True, input_signature=signature)
+    def block(
+        first: tf.Tensor,
+        second: tf.Tensor,
+        group: tf.Tensor,
+        first_anchors: tf.Tensor,
+        second_anchors: tf.Tensor,
+        anchor_group: tf.Tensor,
+        weight: tf.Tensor,
+        difference_weight: tf.Tensor,
+        number: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        def own(values: tf.Tensor) -> tf.Tensor:
+            start = [number * tile] + [0] * (values.shape.rank - 1)
+            return tf.slice(values, start, [tile, *values.shape[1:]])
+
+        near = pairwise_euclidean(own(first), first_anchors)
+        far = pairwise_euclidean(own(second), second_anchors)
+        # Equal samples are at distance 0, whatever rounding makes of it.
+        apart = tf.cast(own(group)[:, None] != anchor_group[None, :], dtype)
+        squares = apart * (near - far) ** 2
+        mean = tf.linalg.matvec(squares, weight)
+        steps = (squares[:, 1:] - squares[:, :-1]) ** 2
+        variance = tf.linalg.matvec(steps, difference_weight)
+        return tf.cast(mean, tf.float64), tf.cast(variance, tf.float64)
+
+    return block
+
+
+def rows_within(
+    count: int,
+    classes: int,
+    anchors: int,
+    dtype: tf.DType,
+    memory_bytes: int,
+    spaces: int = 2,
+) -> TilePlan:
+    """Chooses how many rows are compared with all anchors at once.
+
+    Args:
+        count: N samples.
+        classes: Width K of the points.
+        anchors: Number M of anchors.
+        dtype: Number type of distances.
+        memory_bytes: For everything that grows with N, M or the rows.
+        spaces: Number U of embedding spaces, whose logits are all held.
+
+    Raises:
+        PmalError: If not even one row fits.
+    """
+    logits = ((spaces + 1) * count + 2 * anchors) * classes * dtype.size
+    per_row = 6 * anchors * dtype.size
+    rows = (memory_bytes - logits - 4 * count * 8) // per_row
+    if rows < 1:
+        least = math.ceil((memory_bytes + per_row * (1 - rows)) / 2**20)
+        raise PmalError(
+            f"`mining_memory_mb` must be at least {least} for {count} images of "
+            f"{classes} classes and {anchors} anchors. Received: "
+            f"mining_memory_mb={memory_bytes / 2**20:g}"
+        )
+    best = max(2**20 // anchors, 16)
+    return TilePlan(count, int(min(rows, best, count)), dtype)

@@ -1,0 +1,134 @@
+"""Training images as points between which the paper's distance is Euclidean (Eq. 6)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pmal_tf.errors import PmalError
+
+_CHUNK_ROWS = 4096
+
+
+class CentredLogits:
+    """The map from embeddings of one space to their points.
+
+    Section 4.1 takes Sigma^-1 = A A^T with A = W - mean_k(w_k). Hence
+
+        d_M(z_i, z_j)^2 = (z_i - z_j) A A^T (z_i - z_j)^T = |z_i A - z_j A|^2,
+
+    so distances need the [N, K] matrix Z A and never a [D, D] one. The mean embedding
+    is taken off too: distances do not feel it, and expanded squares of small numbers
+    lose fewer digits. All in float64.
+
+    Args:
+        embeddings: [N, D] embeddings z, in memory or on disk.
+        kernel: [D, K] kernel W of the classifier's last linear layer.
+    """
+
+    def __init__(self, embeddings: np.ndarray, kernel: np.ndarray) -> None:
+        kernel = np.asarray(kernel, np.float64)
+        self._embeddings = embeddings
+        self._kernel = kernel - kernel.mean(axis=1, keepdims=True)
+        self._centre = sum(
+            chunk.sum(axis=0, dtype=np.float64) for _, chunk in chunks(embeddings)
+        ) / len(embeddings)
+
+    def __call__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Returns the [n, K] float64 points of a slice or of positions."""
+        part = np.asarray(self._embeddings[rows], np.float64)
+        return (part - self._centre) @ self._kernel
+
+    def fill(self, points: np.ndarray) -> None:
+        """Writes the points of all N embeddings into the first N rows of an array."""
+        for where, _ in chunks(self._embeddings):
+            points[where] = self(where)
+
+
+def chunks(array: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yields an array's rows in parts of which a copy takes little memory."""
+    for start in range(0, len(array), _CHUNK_ROWS):
+        where = slice(start, min(start + _CHUNK_ROWS, len(array)))
+        yield where, array[where]
+
+
+def groups_of_equals(spaces: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Finds samples that are equal in every space.
+
+    Args:
+        spaces: Arrays [N, K].
+
+    Returns:
+        Position of the first of each group of equal samples, ascending, and for every
+        sample the position of its group in that list.
+    """
+    seen: dict[bytes, int] = {}
+    inverse = np.empty(len(spaces[0]), np.int64)
+    first: list[int] = []
+    for index, rows in enumerate(zip(*spaces, strict=True)):
+        digest = hashlib.blake2b(digest_size=16)
+        for row in rows:
+            digest.update(np.ascontiguousarray(row).data)
+        group = seen.setdefault(digest.digest(), len(seen))
+        if group == len(first):
+            first.append(index)
+        inverse[index] = group
+    return np.array(first), inverse
+
+
+def check_spaces(
+    embeddings: Sequence[np.ndarray], kernels: Sequence[np.ndarray]
+) -> None:
+    """Checks that spaces, samples, widths and classes fit together.
+
+    Args:
+        embeddings: U arrays, to be [N, D_u].
+        kernels: U arrays, to be [D_u, K].
+
+    Raises:
+        PmalError: If they do not, or a number is not finite.
+    """
+    if len(embeddings) < 2 or len(embeddings) != len(kernels):
+        raise PmalError(
+            "Robustness compares at least 2 embedding spaces, with one kernel each. "
+            f"Received: {len(embeddings)} embeddings and {len(kernels)} kernels"
+        )
+    shapes = [(z.shape, w.shape) for z, w in zip(embeddings, kernels, strict=True)]
+    first_z, first_w = shapes[0]
+    for z_shape, w_shape in shapes:
+        fits = (
+            len(z_shape) == 2
+            and len(w_shape) == 2
+            and z_shape[1] == w_shape[0]
+            and z_shape[0] == first_z[0] > 0
+            and w_shape[1] == first_w[1]
+        )
+        if not fits:
+            raise PmalError(
+                "Embeddings must be [N, D_u] and kernels [D_u, K], with the same N "
+                "and K in every space. Received: (embeddings, kernel) shapes "
+                f"{shapes}"
+            )
+    if first_w[1] < 2:
+        raise PmalError(
+            "Distances come from how logits of classes differ: at least 2 classes are "
+            f"needed. Received: kernels of {first_w[1]} class"
+        )
+    for space, (embedding, kernel) in enumerate(zip(embeddings, kernels, strict=True)):
+        _check_finite(space, embedding, kernel)
+
+
+def _check_finite(space: int, embedding: np.ndarray, kernel: np.ndarray) -> None:
+    """Checks the numbers of one space."""
+    broken: list[int] = []
+    for where, chunk in chunks(embedding):
+        bad = np.flatnonzero(~np.isfinite(chunk).all(axis=1))
+        broken += (bad + where.start).tolist()
+    if broken or not np.isfinite(kernel).all():
+        named = f"rows {broken[:10]} ({len(broken)} in all)" if broken else "its kernel"
+        raise PmalError(
+            "Embeddings and kernels must be finite numbers; the model they come from "
+            f"has diverged. Received: NaN or infinity in space {space}, {named}"
+        )

@@ -1,0 +1,83 @@
+"""Blocks of rows, dealt to the replicas of the `tf.distribute` strategy in use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import tensorflow as tf
+
+BlockFunction = Callable[..., tuple[tf.Tensor, ...]]
+
+
+def on_replicas(
+    function: BlockFunction, arrays: Sequence[tf.Tensor], first: int, stop: int
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Computes blocks, as many at a time as there are replicas.
+
+    Args:
+        function: Called with the arrays and the number of a block; gives tensors of
+            the same shape for each. Past the last block what it gives is not used.
+        arrays: Each replica gets a copy of its own.
+        first: First block.
+        stop: Block to stop before.
+
+    Yields:
+        The number of each block in order, and its results.
+    """
+    strategy = tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        for block in range(first, stop):
+            results = function(*arrays, tf.constant(block))
+            yield block, [result.numpy() for result in results]
+        return
+    copies = [_copies(strategy, array) for array in arrays]
+    several_hosts = len(strategy.extended.worker_devices) < replicas
+
+    @tf.function
+    def group(copies: list[tf.Tensor], begin: tf.Tensor) -> list[tf.Tensor]:
+        def one(*own: tf.Tensor) -> list[tf.Tensor]:
+            context = tf.distribute.get_replica_context()
+            results = function(*own, begin + context.replica_id_in_sync_group)
+            parts = [result[None] for result in results]
+            if several_hosts:
+                return [context.all_gather(part, axis=0) for part in parts]
+            return parts
+
+        parts = strategy.run(one, args=tuple(copies))
+        local = [strategy.experimental_local_results(part) for part in parts]
+        # Every worker has gathered all results, in the order of replicas.
+        return [part[0] if several_hosts else tf.concat(part, 0) for part in local]
+
+    for begin in range(first, stop, replicas):
+        gathered = [part.numpy() for part in group(copies, tf.constant(begin))]
+        for replica in range(min(replicas, stop - begin)):
+            yield begin + replica, [part[replica] for part in gathered]
+
+
+def _copies(strategy: tf.distribute.Strategy, array: tf.Tensor) -> tf.Tensor:
+    """Returns an array as one value per replica, each on its own device."""
+    devices = strategy.extended.worker_devices
+
+    def copy(context: tf.distribute.experimental.ValueContext) -> tf.Tensor:
+        # Replicas are numbered over all workers, the devices are this worker's.
+        with tf.device(devices[context.replica_id_in_sync_group % len(devices)]):
+            return tf.identity(array)
+
+    return strategy.experimental_distribute_values_from_function(copy)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Keeps GPUs from multiplying float32 as TensorFloat-32.
+
+    Its 10 bits of mantissa are far too few for expanded squares.
+    """
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)

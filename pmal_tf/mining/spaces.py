@@ -1,0 +1,55 @@
+"""What mining knows of the training images: how each model sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pmal_tf.mining.points import chunks
+
+
+@dataclass(frozen=True)
+class Space:
+    """The embedding space of one model with its linear head.
+
+    Attributes:
+        embedding: [N, D] embeddings of the training images, in memory or on disk.
+        kernel: [D, K] weights of the head.
+        bias: [K] biases of the head.
+    """
+
+    embedding: np.ndarray
+    kernel: np.ndarray
+    bias: np.ndarray
+
+    def chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yields the embeddings in parts, as float64."""
+        for where, part in chunks(self.embedding):
+            yield where, np.asarray(part, np.float64)
+
+    def logits(self, embedding: np.ndarray) -> np.ndarray:
+        """Returns [n, K] float64 logits of [n, D] embeddings."""
+        return embedding @ np.asarray(self.kernel, np.float64) + self.bias
+
+
+def log_probability(logits: np.ndarray, class_index: np.ndarray) -> np.ndarray:
+    """Returns the logarithm of the probability of each sample's own class.
+
+    Args:
+        logits: [..., n, K].
+        class_index: [n] in [0, K).
+
+    Returns:
+        [..., n], at most 0; exact where the probability rounds to 1.
+    """
+    largest = logits.max(axis=-1)
+    shifted = logits - largest[..., None]
+    own = np.take_along_axis(
+        shifted, np.broadcast_to(class_index[:, None], (*logits.shape[:-1], 1)), axis=-1
+    )[..., 0]
+    # log sum = log1p of the other classes' terms, which may be as small as 1e-300.
+    others = np.exp(shifted)
+    np.put_along_axis(others, shifted.argmax(axis=-1)[..., None], 0.0, axis=-1)
+    return own - np.log1p(others.sum(axis=-1))

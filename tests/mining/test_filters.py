@@ -1,0 +1,134 @@
+"""Set filters: Algorithm 1 by hand and against a literal transcription, and rivals."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from pmal_tf.mining.filters import algorithm1 as module
+from pmal_tf.mining.filters.algorithm1 import algorithm1, nearest_better_distance
+from pmal_tf.mining.filters.ranked_candidates import RankedCandidates
+from pmal_tf.mining.filters.registry import FILTERS
+from pmal_tf.mining.spaces import Space
+
+
+def candidates_of(embedding, class_index, rank, mask=None):
+    """Candidates in a space whose kernel keeps Euclidean distances."""
+    embedding = np.asarray(embedding, float)
+    width = embedding.shape[1]
+    # A column of zeros beside it makes the kernel's centring harmless: the centred
+    # kernel is an isometry up to what all classes share, which is taken off.
+    kernel = np.concatenate([np.eye(width), -np.eye(width)], axis=1) / np.sqrt(2)
+    space = Space(embedding, kernel, np.zeros(2 * width))
+    mask = np.ones(len(embedding), bool) if mask is None else mask
+    return RankedCandidates.of(mask, np.asarray(class_index), np.asarray(rank), space)
+
+
+def algorithm_1(embedding, rank, wanted):
+    """The paper's listing line by line, for one class."""
+    distance = cdist(embedding, embedding)
+    count = len(embedding)
+    spread = [distance.max()] * count
+    for i in range(count):
+        better = [j for j in range(count) if rank[j] < rank[i]]
+        if better:
+            j = min(better, key=lambda j: distance[i, j])
+            spread[i] = distance[i, j]
+    order = sorted(range(count), key=lambda i: (-spread[i], rank[i]))
+    return order[:wanted]
+
+
+def selected(candidates, chosen):
+    """Positions among the images, of all classes."""
+    return [candidates.position[rows].tolist() for rows in chosen]
+
+
+def test_algorithm_1_by_hand():
+    # On a line at 0, 1, 10, 11, best first: E = (11, 1, 9, 1). The best comes first,
+    # then the best of the far group; the rest tie at 1 and go by rank.
+    candidates = candidates_of([[0.0], [1.0], [10.0], [11.0]], [0] * 4, range(4))
+    spread = nearest_better_distance(candidates)
+    np.testing.assert_allclose(spread, [11.0, 1.0, 9.0, 1.0], atol=1e-6)
+    assert selected(candidates, algorithm1(candidates, 4, 0)) == [[0, 2, 1, 3]]
+
+
+@pytest.mark.parametrize("wanted", [1, 5, 80])
+@pytest.mark.parametrize(("block_rows", "group_rows"), [(256, 4096), (7, 20), (1, 1)])
+def test_selection_equals_the_literal_algorithm(
+    rng, wanted, block_rows, group_rows, monkeypatch
+):
+    monkeypatch.setattr(module, "_BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(module, "_GROUP_ROWS", group_rows)
+    # Classes of 60, 25, 1 and 14 candidates among 150 images, in no order.
+    class_index = rng.permutation(np.repeat([0, 1, 2, 3], [80, 40, 3, 27]))
+    embedding, rank = rng.normal(size=(150, 4)), rng.permutation(150)
+    mask = np.zeros(150, bool)
+    for label, count in enumerate([60, 25, 1, 14]):
+        mask[np.flatnonzero(class_index == label)[:count]] = True
+    candidates = candidates_of(embedding, class_index, rank, mask)
+    chosen = selected(candidates, algorithm1(candidates, wanted, 0))
+    for label in range(4):
+        pool = np.flatnonzero(mask & (class_index == label))
+        expected = algorithm_1(embedding[pool], rank[pool], wanted)
+        assert chosen[label] == pool[expected].tolist()
+
+
+def test_identical_candidates_are_chosen_last():
+    candidates = candidates_of([[0.0], [0.0], [0.0], [5.0]], [0] * 4, range(4))
+    assert selected(candidates, algorithm1(candidates, 2, 0)) == [[0, 3]]
+
+
+def test_all_equal_candidates_go_by_rank():
+    # Enough of them that a sort which is not stable would show.
+    rank = np.random.default_rng(0).permutation(600)
+    candidates = candidates_of(np.zeros((600, 2)), np.arange(600) % 2, rank)
+    for chosen in selected(candidates, algorithm1(candidates, 50, 0)):
+        assert (np.diff(rank[chosen]) > 0).all()
+        assert len(chosen) == 50
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_every_filter_selects_exactly_t_each_once_of_its_own_class(rng, name):
+    class_index = rng.permutation(np.repeat([0, 1, 2], [50, 6, 1]))
+    embedding, rank = rng.normal(size=(57, 3)), rng.permutation(57)
+    candidates = candidates_of(embedding, class_index, rank)
+    chosen = selected(candidates, FILTERS[name](candidates, 6, 3))
+    assert [len(set(rows)) for rows in chosen] == [6, 6, 1]
+    for label, rows in enumerate(chosen):
+        assert (class_index[rows] == label).all()
+    again = selected(candidates, FILTERS[name](candidates, 6, 3))
+    assert again == chosen
+
+
+def test_best_takes_the_top_in_order(rng):
+    rank = rng.permutation(20)
+    candidates = candidates_of(rng.normal(size=(20, 2)), [0, 1] * 10, rank)
+    chosen = selected(candidates, FILTERS["none"](candidates, 4, 0))
+    for label, rows in enumerate(chosen):
+        assert rank[rows].tolist() == sorted(rank[label::2])[:4]
+
+
+def test_random_choice_draws_all_alike(rng):
+    candidates = candidates_of(np.zeros((10, 2)), [0] * 10, range(10))
+    drawn = [FILTERS["random"](candidates, 3, seed)[0] for seed in range(2000)]
+    counts = np.bincount(np.concatenate(drawn), minlength=10)
+    # 2,000 draws of 3 in 10: 600 each, standard deviation 20.5.
+    assert (np.abs(counts - 600) < 4 * 20.5).all()
+    assert len({tuple(rows) for rows in drawn}) > 500
+
+
+def test_kmeans_takes_the_member_nearest_to_each_centre(rng):
+    # Three clusters; in each the middle one of three points on a line is nearest.
+    middles = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    embedding = (middles[:, None] + [[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]).reshape(9, 2)
+    rank = rng.permutation(9)
+    candidates = candidates_of(embedding, [0] * 9, rank)
+    chosen = selected(candidates, FILTERS["kmeans"](candidates, 3, 0))[0]
+    assert set(chosen) == {1, 4, 7}
+    assert (np.diff(rank[chosen]) > 0).all()
+
+
+def test_kmeans_fills_up_where_candidates_are_alike():
+    embedding = np.repeat([[0.0, 0.0], [3.0, 1.0]], [5, 5], axis=0)
+    candidates = candidates_of(embedding, [0] * 10, range(10))
+    chosen = selected(candidates, FILTERS["kmeans"](candidates, 4, 0))[0]
+    assert chosen == [0, 5, 1, 2]

@@ -1,0 +1,213 @@
+"""From spaces to prototypes: every quality with every filter, and bad input."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from pmal_tf.errors import PmalError
+from pmal_tf.mining.filters.registry import FILTERS
+from pmal_tf.mining.mine import MiningSettings, mine
+from pmal_tf.mining.qualities.registry import QUALITIES
+from pmal_tf.mining.spaces import Space
+
+NAMES = ["ant", "bee", "cat"]
+COUNT = 90
+
+
+@pytest.fixture
+def spaces(rng):
+    """Three noisy views of the same three clusters."""
+    centres = 4 * rng.normal(size=(3, 5))
+    base = centres[np.arange(COUNT) % 3] + rng.normal(size=(COUNT, 5))
+    kernel = np.linalg.pinv(centres)
+    return [
+        Space(base + 0.3 * rng.normal(size=base.shape), kernel, np.zeros(3))
+        for _ in range(3)
+    ]
+
+
+@pytest.fixture
+def images():
+    """Class indices and example ids."""
+    return np.arange(COUNT) % 3, np.array([f"image_{n:03d}" for n in range(COUNT)])
+
+
+def run(spaces, images, dropout_space=None, **settings):
+    settings = {"prototypes_per_class": 4, **settings}
+    return mine(
+        spaces[:2],
+        *images,
+        class_names=NAMES,
+        settings=MiningSettings(**settings),
+        dropout_space=dropout_space or spaces[2],
+        seed=5,
+    )
+
+
+def test_mining_equals_the_paper_step_by_step(spaces, images):
+    """A literal oracle: full distance matrices, thresholds, and the listing."""
+    result = run(spaces, images, epsilon=0.9)
+    class_index, _ = images
+    distances = []
+    for space in spaces[:2]:
+        centred = space.kernel - space.kernel.mean(axis=1, keepdims=True)
+        points = space.embedding @ centred
+        distances.append(cdist(points, points))
+    exponent = np.sqrt(((distances[0] - distances[1]) ** 2).mean(axis=1))
+    np.testing.assert_allclose(result.robustness.exponent, exponent, rtol=1e-5)
+    robustness = np.exp(-exponent)
+    for label in range(3):
+        members = np.flatnonzero(class_index == label)
+        members = members[np.argsort(exponent[members])]
+        pool = members[robustness[members] >= 0.9 * robustness[members[0]]]
+        report = result.report[label]
+        assert report.candidates == max(len(pool), 4)
+        assert report.relaxed == (len(pool) < 4)
+        if len(pool) < 4:
+            pool = members[:4]
+        inner = distances[0][np.ix_(pool, pool)]
+        spread = [inner.max()] + [inner[i, :i].min() for i in range(1, len(pool))]
+        expected = pool[np.argsort(-np.array(spread), kind="stable")[:4]]
+        np.testing.assert_array_equal(result.selection[label], expected)
+        assert report.class_name == NAMES[label]
+        assert report.images == 30
+        assert report.prototypes == 4
+        assert report.robustness_max == pytest.approx(robustness[members[0]], rel=1e-5)
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("diversity", FILTERS)
+def test_every_quality_goes_with_every_filter(spaces, images, quality, diversity):
+    if quality == diversity == "none":
+        with pytest.raises(PmalError, match="diversity=random"):
+            run(spaces, images, quality=quality, diversity=diversity)
+        return
+    result = run(spaces, images, quality=quality, diversity=diversity)
+    class_index, _ = images
+    for label, chosen in enumerate(result.selection):
+        assert len(set(chosen.tolist())) == 4
+        assert (class_index[chosen] == label).all()
+
+
+@pytest.mark.parametrize("quality", ["probability", "deep_ensembles", "mc_dropout"])
+def test_rivals_keep_as_many_candidates_as_robustness(spaces, images, quality):
+    own = run(spaces, images, epsilon=0.95)
+    rival = run(spaces, images, epsilon=0.95, quality=quality, diversity="none")
+    assert [r.candidates for r in rival.report] == [r.candidates for r in own.report]
+    assert not np.array_equal(rival.quality_exponent, own.quality_exponent)
+    np.testing.assert_array_equal(rival.robustness.exponent, own.robustness.exponent)
+    for label, chosen in enumerate(rival.selection):
+        members = np.flatnonzero(images[0] == label)
+        best = members[np.argsort(rival.quality_exponent[members], kind="stable")[:4]]
+        np.testing.assert_array_equal(chosen, best)
+
+
+def test_literal_candidates_of_a_variance_are_all_images(spaces, images):
+    literal = run(
+        spaces, images, epsilon=0.7, quality="deep_ensembles", candidate_rule="literal"
+    )
+    assert [r.candidates for r in literal.report] == [30, 30, 30]
+    by_probability = run(
+        spaces, images, epsilon=0.99, quality="probability", candidate_rule="literal"
+    )
+    r = np.exp(-by_probability.quality_exponent)
+    for label, report in enumerate(by_probability.report):
+        own = r[images[0] == label]
+        assert report.candidates == max((own >= 0.99 * own.max()).sum(), 4)
+
+
+def test_without_a_quality_algorithm_1_still_goes_by_robustness(spaces, images):
+    result = run(spaces, images, quality="none")
+    assert [r.candidates for r in result.report] == [30, 30, 30]
+    for label, chosen in enumerate(result.selection):
+        members = np.flatnonzero(images[0] == label)
+        best = members[np.argmin(result.robustness.exponent[members])]
+        assert chosen[0] == best
+
+
+def test_anchors_reach_the_result(spaces, images):
+    result = run(spaces, images, topology_anchors=30)
+    assert result.robustness.standard_error is not None
+    assert (result.robustness.standard_error > 0).all()
+    assert run(spaces, images).robustness.standard_error is None
+
+
+def test_more_prototypes_than_images_give_all(spaces, images):
+    result = run(spaces, images, prototypes_per_class=100)
+    assert [r.prototypes for r in result.report] == [30, 30, 30]
+
+
+def test_a_class_of_one_image(spaces, images):
+    class_index = np.where(np.arange(COUNT) == 17, 2, np.arange(COUNT) % 2)
+    result = run(spaces, (class_index, images[1]))
+    assert result.selection[2].tolist() == [17]
+    assert result.report[2].robustness_min == result.report[2].robustness_max
+
+
+def test_equal_embeddings_go_by_id(images):
+    alike = Space(np.ones((COUNT, 5)), np.eye(5)[:, :3], np.zeros(3))
+    ids = images[1][::-1]
+    result = run([alike] * 3, (images[0], ids))
+    assert (result.robustness.robustness == 1.0).all()
+    for label, chosen in enumerate(result.selection):
+        own = sorted(ids[images[0] == label])
+        assert ids[chosen].tolist() == own[:4]
+
+
+@pytest.mark.parametrize(
+    ("class_index", "message"),
+    [
+        (lambda c: np.where(c == 2, 3, c), r"indices \[3\] outside, classes \[2\]"),
+        (lambda c: np.where(c == 2, -1, c), r"indices \[-1\] outside, classes \[2\]"),
+        (lambda c: np.where(c == 2, 1, c), r"indices \[\] outside, classes \[2\]"),
+        (lambda c: c[:-1], "89 class indices"),
+    ],
+)
+def test_class_indices_that_do_not_fit_are_errors(spaces, images, class_index, message):
+    with pytest.raises(PmalError, match=message):
+        run(spaces, (class_index(images[0]), images[1]))
+
+
+def test_repeated_ids_are_an_error(spaces, images):
+    with pytest.raises(PmalError, match="repeated ids"):
+        run(spaces, (images[0], np.where(images[0] == 0, "same", images[1])))
+
+
+def test_one_class_only_is_an_error(rng):
+    space = Space(rng.normal(size=(8, 3)), np.ones((3, 1)), np.zeros(1))
+    with pytest.raises(PmalError, match="at least 2 classes are needed"):
+        mine(
+            [space, space],
+            np.zeros(8, int),
+            np.arange(8).astype(str),
+            class_names=["only"],
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epsilon": 0.0}, r"\(0, 1\].*epsilon=0.0"),
+        ({"prototypes_per_class": 0}, "prototypes_per_class=0"),
+        ({"quality": "sharpness"}, "robustness, probability.*'sharpness'"),
+        ({"diversity": "greedy"}, "algorithm1, random.*'greedy'"),
+        ({"candidate_rule": "all"}, "matched, literal.*'all'"),
+        ({"mining_dtype": "float16"}, "float32, float64.*'float16'"),
+    ],
+)
+def test_settings_that_are_not_allowed_are_errors(spaces, images, settings, message):
+    with pytest.raises(PmalError, match=message):
+        run(spaces, images, **settings)
+
+
+def test_mining_does_not_depend_on_the_order_of_images(rng, spaces, images):
+    def chosen_ids(order, **settings):
+        moved = [Space(s.embedding[order], s.kernel, s.bias) for s in spaces]
+        class_index, ids = images[0][order], images[1][order]
+        result = run(moved, (class_index, ids), **settings)
+        return [ids[chosen].tolist() for chosen in result.selection]
+
+    shuffle = rng.permutation(COUNT)
+    for quality in ("robustness", "probability", "none"):
+        expected = chosen_ids(np.arange(COUNT), quality=quality)
+        assert chosen_ids(shuffle, quality=quality) == expected

@@ -1,0 +1,69 @@
+"""Points whose Euclidean distance is the paper's Mahalanobis distance."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from pmal_tf.distances import pairwise_euclidean
+from pmal_tf.errors import PmalError
+from pmal_tf.mining import points
+from pmal_tf.mining.points import CentredLogits, check_spaces, groups_of_equals
+
+EVERY = slice(None)
+
+
+def test_points_give_the_mahalanobis_distance(rng):
+    embeddings, kernel = rng.normal(size=(20, 6)), rng.normal(size=(6, 4))
+    centred = kernel - kernel.mean(axis=1, keepdims=True)
+    expected = cdist(embeddings, embeddings, "mahalanobis", VI=centred @ centred.T)
+    found = CentredLogits(embeddings, kernel)(EVERY)
+    np.testing.assert_allclose(pairwise_euclidean(found, found), expected, atol=1e-7)
+
+
+def test_distances_far_from_the_origin_keep_their_digits(rng):
+    embeddings = rng.normal(size=(30, 6), scale=1e-2) + 1e3
+    kernel = rng.normal(size=(6, 4))
+    centred = kernel - kernel.mean(axis=1, keepdims=True)
+    expected = cdist(embeddings @ centred, embeddings @ centred)
+    found = CentredLogits(embeddings, kernel)(EVERY)
+    off_diagonal = ~np.eye(30, dtype=bool)
+    np.testing.assert_allclose(
+        pairwise_euclidean(found, found).numpy()[off_diagonal],
+        expected[off_diagonal],
+        rtol=1e-8,
+    )
+
+
+def test_parts_are_those_of_the_whole(rng, monkeypatch):
+    embeddings, kernel = rng.normal(size=(50, 6)), rng.normal(size=(6, 4))
+    whole = CentredLogits(embeddings, kernel)(EVERY)
+    np.testing.assert_allclose(whole.mean(axis=0), 0.0, atol=1e-12)
+    monkeypatch.setattr(points, "_CHUNK_ROWS", 7)
+    in_parts = CentredLogits(embeddings.astype(np.float32), kernel)
+    filled = np.full((56, 4), 9.0)
+    in_parts.fill(filled)
+    np.testing.assert_allclose(filled[:50], whole, atol=1e-6)
+    np.testing.assert_array_equal(filled[50:], 9.0)
+    chosen = np.array([3, 40, 12])
+    np.testing.assert_allclose(in_parts(chosen), whole[chosen], atol=1e-6)
+
+
+def test_groups_are_of_samples_equal_in_every_space():
+    first = np.array([[1.0], [2.0], [1.0], [1.0], [2.0]])
+    second = np.array([[5.0], [5.0], [5.0], [6.0], [5.0]])
+    leaders, group = groups_of_equals([first, second])
+    assert leaders.tolist() == [0, 1, 3]
+    assert group.tolist() == [0, 1, 0, 2, 1]
+
+
+def test_infinite_numbers_of_a_large_array_are_named_by_row(rng, monkeypatch):
+    monkeypatch.setattr(points, "_CHUNK_ROWS", 7)
+    embeddings = [rng.normal(size=(50, 6)) for _ in range(2)]
+    kernels = [rng.normal(size=(6, 4)) for _ in range(2)]
+    embeddings[1][[3, 48], 2] = np.nan, -np.inf
+    with pytest.raises(PmalError, match=r"space 1, rows \[3, 48\] \(2 in all\)"):
+        check_spaces(embeddings, kernels)
+    embeddings[1][[3, 48], 2] = 0.0
+    kernels[0][1, 1] = np.inf
+    with pytest.raises(PmalError, match="space 0, its kernel"):
+        check_spaces(embeddings, kernels)
