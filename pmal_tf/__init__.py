@@ -20,36 +20,47 @@ if TYPE_CHECKING:
     )
     from pmal_tf.errors import PmalError
     from pmal_tf.evaluation.calibration import conformal_threshold
+    from pmal_tf.mining.mine import MiningSettings, mine
     from pmal_tf.mining.prototypes import Prototypes
+    from pmal_tf.mining.robustness import topology_robustness
+    from pmal_tf.mining.spaces import Space
     from pmal_tf.serving.export import export_saved_model
     from pmal_tf.training.model import PMALModel
     from pmal_tf.training.recipe import Recipe
 
 _HOME = {
+    "MiningSettings": "pmal_tf.mining.mine",
     "PMALModel": "pmal_tf.training.model",
     "PmalError": "pmal_tf.errors",
     "Prototypes": "pmal_tf.mining.prototypes",
     "Recipe": "pmal_tf.training.recipe",
+    "Space": "pmal_tf.mining.spaces",
     "as_arrays": "pmal_tf.api",
     "conformal_threshold": "pmal_tf.evaluation.calibration",
     "export_saved_model": "pmal_tf.serving.export",
     "load_model": "pmal_tf.api",
+    "mine": "pmal_tf.mining.mine",
     "mine_prototypes": "pmal_tf.api",
+    "topology_robustness": "pmal_tf.mining.robustness",
     "train_classifier": "pmal_tf.api",
     "train_pmal": "pmal_tf.api",
 }
 
 __all__ = [
+    "MiningSettings",
     "PMALModel",
     "PmalError",
     "Prototypes",
     "Recipe",
+    "Space",
     "__version__",
     "as_arrays",
     "conformal_threshold",
     "export_saved_model",
     "load_model",
+    "mine",
     "mine_prototypes",
+    "topology_robustness",
     "train_classifier",
     "train_pmal",
 ]

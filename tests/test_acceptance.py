@@ -4,11 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture(autouse=True)
-def _real_photographs(tfds_data_dir):
-    """The scripts make their images from CIFAR-10's."""
+from tiny_run import trial_folder
 
 
 def script(name):
@@ -19,11 +15,40 @@ def script(name):
     return module
 
 
+@pytest.mark.usefixtures("tfds_data_dir")
 def test_a_folder_of_photographs_becomes_a_served_classifier(tmp_path):
     table = script("folder_of_photos").main(tmp_path, 10, "--epochs=1")
     assert "| PMAL " in table
 
 
+@pytest.mark.usefixtures("tfds_data_dir")
 def test_tiny_imagenet_of_the_official_layout_is_prepared_and_split(tmp_path):
     printed = script("tiny_imagenet_at_full_size").prepare(tmp_path, 2, 1)
     assert printed.count("40 training, 20 known test, 180 unknown test") == 5
+
+
+def test_mining_is_what_an_independent_oracle_says(finished, capsys):
+    script("mining_oracle").main(trial_folder(finished[0]))
+    assert "Same candidates, same prototypes" in capsys.readouterr().out
+
+
+def test_killed_mining_goes_on_to_the_same_bits(tmp_path, capsys):
+    script("mining_killed").main(
+        tmp_path, count=4000, classes=8, kills=1, seconds_between=0.0
+    )
+    printed = capsys.readouterr().out
+    assert "killed after" in printed
+    assert "went on from block 0 of 13" in printed
+    assert printed.endswith("4000 images, 1 kills: the same bits.\n")
+
+
+def test_mining_at_a_large_scale_stays_within_its_memory(capsys):
+    script("mining_at_imagenet_scale").main(count=2000, classes=20, anchors=200)
+    assert "rank correlation 0.9" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("tfds_data_dir")
+def test_spoilt_images_are_scored_by_every_quality(tmp_path):
+    found = script("spoilt_images").main(tmp_path, trials=1, epochs=1, images=60)
+    assert set(found) == {"robustness", "probability", "deep_ensembles", "mc_dropout"}
+    assert all(20 < value < 100 for values in found.values() for value in values)

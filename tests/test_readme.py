@@ -17,7 +17,7 @@ def blocks(language):
 
 def test_python_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    served, example = blocks("python")
+    served, example, _ = blocks("python")
     code = [line for line in example.splitlines() if line.strip()]
     assert len(code) < 15
     names: dict = {}
@@ -34,6 +34,22 @@ def test_python_examples_run(tmp_path, monkeypatch, capsys):
     served = served.replace("photos/train/cat/1.jpg", "digit.jpg")
     exec(compile(served, "README", "exec"), {})
     assert re.search(r"b'([0-5]|unknown)'", capsys.readouterr().out)
+
+
+def test_mining_example_runs(rng):
+    import pmal_tf
+
+    names: dict = {"pmal_tf": pmal_tf, "names": ["ant", "bee", "cat"]}
+    for model in (0, 1):
+        names[f"z_{model}"] = rng.normal(size=(60, 8))
+        names[f"kernel_{model}"] = rng.normal(size=(8, 3))
+        names[f"bias_{model}"] = np.zeros(3)
+    names["class_index"] = np.arange(60) % 3
+    names["example_id"] = np.arange(60).astype(str)
+    _, _, example = blocks("python")
+    exec(compile(example, "README", "exec"), names)
+    assert names["result"].robustness.shape == (60,)
+    assert [len(chosen) for chosen in names["mined"].selection] == [10, 10, 10]
 
 
 def test_arrays_come_from_tf_data_too():

@@ -26,11 +26,14 @@ import tensorflow as tf
 
 from pmal_tf.distances import pairwise_euclidean
 from pmal_tf.errors import PmalError
-from pmal_tf.mining.replicas import on_replicas
+from pmal_tf.mining.replicas import blocks_at_once, on_replicas
 from pmal_tf.mining.tiles import TilePlan
 
 # The variance within a class needs two of its images.
 _LEAST_PER_CLASS = 2
+# Distances to anchors that live at once: of two spaces, what they are made from, and
+# the differences.
+_ROWS_AT_ONCE = 6
 
 
 @dataclass(frozen=True)
@@ -178,8 +181,8 @@ def _compiled_block(
         number: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         def own(values: tf.Tensor) -> tf.Tensor:
-            start = [number * tile] + [0] * (values.shape.rank - 1)
-            return tf.slice(values, start, [tile, *values.shape[1:]])
+            # Not `tf.slice`: XLA would compile it anew for every block.
+            return tf.gather(tf.reshape(values, [-1, tile, *values.shape[1:]]), number)
 
         near = pairwise_euclidean(own(first), first_anchors)
         far = pairwise_euclidean(own(second), second_anchors)
@@ -216,7 +219,7 @@ def rows_within(
         PmalError: If not even one row fits.
     """
     logits = ((spaces + 1) * count + 2 * anchors) * classes * dtype.size
-    per_row = 6 * anchors * dtype.size
+    per_row = _ROWS_AT_ONCE * blocks_at_once() * anchors * dtype.size
     rows = (memory_bytes - logits - 4 * count * 8) // per_row
     if rows < 1:
         least = math.ceil((memory_bytes + per_row * (1 - rows)) / 2**20)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -64,18 +64,40 @@ def groups_of_equals(spaces: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarr
         Position of the first of each group of equal samples, ascending, and for every
         sample the position of its group in that list.
     """
-    seen: dict[bytes, int] = {}
-    inverse = np.empty(len(spaces[0]), np.int64)
-    first: list[int] = []
-    for index, rows in enumerate(zip(*spaces, strict=True)):
-        digest = hashlib.blake2b(digest_size=16)
-        for row in rows:
-            digest.update(np.ascontiguousarray(row).data)
-        group = seen.setdefault(digest.digest(), len(seen))
-        if group == len(first):
-            first.append(index)
-        inverse[index] = group
-    return np.array(first), inverse
+    for attempt in itertools.count():
+        hashes = sum(
+            _row_hashes(points, np.random.default_rng([attempt, number]))
+            for number, points in enumerate(spaces)
+        )
+        _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+        repeated = np.flatnonzero(first[group] != np.arange(len(group)))
+        if all(
+            np.array_equal(points[rows], points[first[group[rows]]])
+            for points in spaces
+            for _, rows in chunks(repeated)
+        ):
+            break
+        # Different samples had one hash: other weights will tell them apart.
+    # `unique` sorts by hash; groups are numbered as they first appear.
+    order = np.argsort(first)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return first[order], place[group]
+
+
+def _row_hashes(points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Returns a 64-bit hash of every row: its words in random multiples, modulo 2^64.
+
+    Integers, so that equal rows have equal hashes wherever they stand.
+    """
+    words = points.shape[1] * points.dtype.itemsize // 4
+    multiples = generator.integers(2**64, size=words, dtype=np.uint64)
+    hashes = np.empty(len(points), np.uint64)
+    for where, rows in chunks(points):
+        # Zeros of both signs are one number.
+        bits = np.ascontiguousarray(rows + 0.0).view(np.uint32).astype(np.uint64)
+        hashes[where] = bits @ multiples
+    return hashes
 
 
 def check_spaces(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -29,9 +32,7 @@ def on_replicas(
     strategy = tf.distribute.get_strategy()
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
-        for block in range(first, stop):
-            results = function(*arrays, tf.constant(block))
-            yield block, [result.numpy() for result in results]
+        yield from _on_threads(function, arrays, first, stop)
         return
     copies = [_copies(strategy, array) for array in arrays]
     several_hosts = len(strategy.extended.worker_devices) < replicas
@@ -55,6 +56,43 @@ def on_replicas(
         gathered = [part.numpy() for part in group(copies, tf.constant(begin))]
         for replica in range(min(replicas, stop - begin)):
             yield begin + replica, [part[replica] for part in gathered]
+
+
+def _on_threads(
+    function: BlockFunction, arrays: Sequence[tf.Tensor], first: int, stop: int
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Computes blocks on one device, on a CPU as many at a time as there are cores.
+
+    A block of small tiles stays in its core's cache and leaves no core waiting for
+    another, which operations that are split over the cores do at their every end.
+    """
+
+    def compute(block: int) -> list[np.ndarray]:
+        return [result.numpy() for result in function(*arrays, tf.constant(block))]
+
+    threads = blocks_at_once()
+    if first < stop:
+        yield first, compute(first)  # Compiles, once.
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[Future[list[np.ndarray]]] = deque()
+        try:
+            for block in range(first + 1, stop):
+                # A few blocks ahead: their results wait in memory.
+                while len(ahead) < 2 * threads and block + len(ahead) < stop:
+                    ahead.append(pool.submit(compute, block + len(ahead)))
+                yield block, ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def blocks_at_once() -> int:
+    """Returns how many blocks are computed at a time: one per core, or on the GPU."""
+    if tf.config.list_logical_devices("GPU"):
+        return 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _copies(strategy: tf.distribute.Strategy, array: tf.Tensor) -> tf.Tensor:

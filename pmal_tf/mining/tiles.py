@@ -19,14 +19,16 @@ import tensorflow as tf
 
 from pmal_tf.distances import pairwise_euclidean
 from pmal_tf.errors import PmalError
-from pmal_tf.mining.replicas import on_replicas
+from pmal_tf.mining.replicas import blocks_at_once, on_replicas
 
-# Two cores of an Intel Xeon, N = 20,000, float32, medians of 5, tiles of 512, 1024 and
-# 2048: 0.31, 0.25, 0.24 s for 6 classes, 0.59, 0.50, 0.51 s for 100.
-_BEST_TILE, _LEAST_TILE = 1024, 16
+# Two cores of an Intel Xeon, float32, medians of 5, tiles of 256, 320, 384, 512, 1024:
+# N = 20,000, K = 6: 0.18, 0.17, 0.17, 0.21, 0.24 s; K = 100: 0.54, 0.51, 0.53, 0.56,
+# 0.56 s; N = 10,000, K = 1,000: 1.5, 1.6, 1.4, 1.4, 1.5 s.
+_BEST_TILE, _LEAST_TILE = 320, 16
 # A GPU has no cache to keep to, and larger tiles need fewer launches (not measured).
 _BEST_TILE_ON_GPU = 4096
-# Tiles that live at once: two distance matrices, what they are made from, the result.
+# Tiles of a block that live at once: two distance matrices, what they are made from,
+# and the result.
 _TILES_AT_ONCE = 6
 
 
@@ -106,8 +108,9 @@ class TilePlan:
         """
         padded = math.ceil(count / tile) * tile
         logits = (spaces + 1) * padded * classes * dtype.size
-        sums = 4 * padded * 8
-        return logits + sums + _TILES_AT_ONCE * tile * tile * dtype.size
+        sums = (4 + 2 * blocks_at_once()) * padded * 8
+        tiles = _TILES_AT_ONCE * blocks_at_once() * tile * tile * dtype.size
+        return logits + sums + tiles
 
 
 def squared_difference_sums(
@@ -171,8 +174,10 @@ def _compiled_stripe(
         first: tf.Tensor, second: tf.Tensor, weight: tf.Tensor, block: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         def part(values: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-            start = [position * tile] + [0] * (values.shape.rank - 1)
-            return tf.slice(values, start, [tile, *values.shape[1:]])
+            # Not `tf.slice`: XLA would compile it anew for every block.
+            return tf.gather(
+                tf.reshape(values, [blocks, tile, *values.shape[1:]]), position
+            )
 
         own = [part(space, block) for space in (first, second)]
         own_weight = part(weight, block)

@@ -1,12 +1,14 @@
 """The tiled sums against full distance matrices, at sizes where tiles matter."""
 
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.spatial.distance import cdist
 
 from pmal_tf.errors import PmalError
-from pmal_tf.mining import robustness, unfinished
+from pmal_tf.mining import replicas, robustness, tiles, unfinished
 from pmal_tf.mining.robustness import topology_robustness
 from pmal_tf.mining.tiles import TilePlan, squared_difference_sums
 
@@ -36,7 +38,7 @@ def assert_within_bound(result, embeddings, kernels):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("count", [2, 1023, 1024, 1025, 2500])
+@pytest.mark.parametrize("count", [2, 319, 320, 321, 2500])
 def test_exponents_are_those_of_full_matrices(rng, count, dtype):
     embeddings, kernels = spaces_of(rng, count)
     result = topology_robustness(embeddings, kernels, dtype=dtype)
@@ -96,17 +98,21 @@ def test_weights_count_samples_several_times(rng):
     np.testing.assert_allclose(sums, squares @ weight, rtol=1e-12)
 
 
-def test_a_memory_budget_makes_tiles_smaller_down_to_the_least(rng):
+def test_a_memory_budget_makes_tiles_smaller_down_to_the_least(monkeypatch):
+    monkeypatch.setattr(tiles, "blocks_at_once", lambda: 2)
     plan = TilePlan.within(20_000, 6, tf.float32, 512 * 2**20)
-    assert (plan.tile, plan.blocks) == (1024, 20)
+    assert (plan.tile, plan.blocks, plan.padded) == (320, 63, 20_160)
     small = TilePlan.within(20_000, 6, tf.float32, 4 * 2**20)
-    assert small.tile < 1024
+    assert small.tile < 320
     assert TilePlan.memory(20_000, 6, tf.float32, small.tile) <= 4 * 2**20
-    # Three copies of the logits are 1.37 MiB, four sums 0.61, tiles next to nothing;
+    # Three copies of the logits are 1.37 MiB, eight sums 1.22, tiles next to nothing;
     # each further space adds 0.46 MiB.
-    for spaces, least in ((2, 2), (4, 3)):
+    for spaces, least in ((2, 3), (4, 4)):
         with pytest.raises(PmalError, match=rf"at least {least} for 20000 images.*=1$"):
             TilePlan.within(20_000, 6, tf.float32, 2**20, spaces)
+
+
+def test_smaller_tiles_give_the_same_within_the_bound(rng):
     embeddings, kernels = spaces_of(rng, 3000)
     result = topology_robustness(embeddings, kernels, dtype="float32", memory_mb=1)
     assert_within_bound(result, embeddings, kernels)
@@ -120,14 +126,14 @@ class Killed(BaseException):
 def test_a_killed_computation_goes_on_to_the_same_bits(
     rng, killed_after, tmp_path, monkeypatch
 ):
-    (first, second), _ = spaces_of(rng, 2000)
+    # Two blocks of rows a pair, three pairs.
+    (first, second), _ = spaces_of(rng, 600)
     third = first + 0.3 * rng.normal(size=first.shape)
     kernels = [np.eye(6)] * 3
     arguments = ([first, second, third], kernels)
     whole = topology_robustness(*arguments, dtype="float32")
     monkeypatch.setattr(unfinished, "_SECONDS_BETWEEN", 0.0)
     path = tmp_path / "mining" / "unfinished.npz"
-    # Two blocks of rows a pair, three pairs.
     sums, made = robustness.squared_difference_sums, []
 
     def counted(*args, **kwargs):
@@ -176,11 +182,12 @@ def test_a_fingerprint_tells_numbers_shapes_and_plans_apart(rng):
 
 
 @pytest.mark.parametrize("anchors", [0, 300])
-def test_replicas_change_no_bit(rng, anchors):
+def test_replicas_change_no_bit(rng, anchors, monkeypatch):
     # Five blocks of rows over two replicas: the last one is alone.
+    monkeypatch.setattr(tiles, "_BEST_TILE", 128)
     embeddings, kernels = spaces_of(rng, 600)
     arguments = (embeddings, kernels)
-    options = {"anchors": anchors, "memory_mb": 1, "dtype": "float64"}
+    options = {"anchors": anchors, "memory_mb": 16, "dtype": "float64"}
     alone = topology_robustness(*arguments, **options)
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
         spread = topology_robustness(*arguments, **options)
@@ -199,3 +206,38 @@ def test_tensors_and_memory_mapped_files_are_taken(rng, tmp_path):
     mapped = np.load(tmp_path / "z.npy", mmap_mode="r")
     on_disk = topology_robustness([mapped, embeddings[1]], kernels)
     np.testing.assert_array_equal(on_disk.exponent, expected)
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_the_number_of_cores_changes_no_bit(rng, cores, monkeypatch):
+    embeddings, kernels = spaces_of(rng, 2500)
+    expected = topology_robustness(embeddings, kernels).exponent
+    monkeypatch.setattr(replicas, "blocks_at_once", lambda: cores)
+    found = topology_robustness(embeddings, kernels).exponent
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_blocks_come_in_order_whatever_takes_longest(monkeypatch):
+    monkeypatch.setattr(replicas, "blocks_at_once", lambda: 4)
+
+    def slow_first(block):
+        time.sleep(0.05 if int(block) % 4 == 1 else 0.0)
+        return (block,)
+
+    done = list(replicas.on_replicas(slow_first, (), 3, 12))
+    assert [number for number, _ in done] == list(range(3, 12))
+    assert [int(result[0]) for _, result in done] == list(range(3, 12))
+    assert list(replicas.on_replicas(slow_first, (), 3, 3)) == []
+
+
+def test_a_block_is_compiled_once_for_all_blocks(rng):
+    """XLA compiles anew for every value of what it takes for a constant."""
+    embeddings, kernels = spaces_of(rng, 3000, classes=7)
+    topology_robustness([z[:321] for z in embeddings], kernels)
+    began = time.perf_counter()
+    topology_robustness(embeddings, kernels)
+    first = time.perf_counter() - began
+    began = time.perf_counter()
+    topology_robustness(embeddings, kernels)
+    # Ten blocks; compiling one takes some 0.2 s, computing all 0.01 s.
+    assert first - (time.perf_counter() - began) < 1.0
