@@ -145,7 +145,7 @@ class Config:
         "oscri",
         "Backbone network.",
         stage="pretrain",
-        allowed=("oscri", "resnet50"),
+        allowed=("oscri", "wrn_40_4", "resnet50"),
     )
     width: float = setting(
         1.0,

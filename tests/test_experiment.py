@@ -5,6 +5,7 @@ import json
 import matplotlib.image
 import numpy as np
 import pytest
+import tensorflow as tf
 from tiny_run import STAGES, tiny, trial_folder
 
 from pmal_tf import experiment
@@ -40,6 +41,22 @@ def test_run_folder_explains_itself(finished):
     assert {name.split("/")[1] for name in events} == {
         *("pretrain_0", "pretrain_1", "mining", "optimize", "control")
     }
+
+
+def test_every_class_has_a_sheet_in_tensorboard(finished):
+    folder = trial_folder(finished[0]) / "tensorboard" / "mining"
+    (path,) = folder.glob("events.*")
+    images = {
+        value.tag: value.tensor.string_val
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
+    assert set(images) == {f"quality/{name}" for name in "234589"}
+    width, height, encoded = images["quality/2"]
+    png = trial_folder(finished[0]) / "mining" / "sheets" / "0_2.png"
+    sheet = (matplotlib.image.imread(png) * 255).round().astype(np.uint8)[..., :3]
+    assert (int(height), int(width)) == sheet.shape[:2]
+    np.testing.assert_array_equal(tf.io.decode_png(encoded, channels=3), sheet)
 
 
 def test_rival_of_the_robustness_trains_the_model_it_needs(tmp_path):

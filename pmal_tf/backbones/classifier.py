@@ -9,11 +9,13 @@ import tensorflow as tf
 
 from pmal_tf.backbones.oscri import oscri
 from pmal_tf.backbones.resnet50 import resnet50
+from pmal_tf.backbones.wrn_40_4 import wrn_40_4
 from pmal_tf.errors import PmalError
 
 BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "oscri": oscri,
     "resnet50": resnet50,
+    "wrn_40_4": wrn_40_4,
 }
 
 

@@ -51,7 +51,7 @@ def topology_robustness(
     *,
     norm: str = "rms",
     dtype: str = "float32",
-    memory_mb: int = 512,
+    memory_mb: int = 2048,
     anchors: int = 0,
     class_index: np.ndarray | None = None,
     seed: int = 0,

@@ -9,6 +9,8 @@ from pmal_tf.benchmark.measurement import (
     Rates,
     compare,
     measure_rate,
+    speedup,
+    time_in_turn,
     write_measurements,
 )
 
@@ -54,3 +56,16 @@ def test_the_file_is_a_list_of_names_values_and_references(tmp_path):
     }
     assert (second["ours"], second["reference"]) == (None, None)
     assert second["value"] == pytest.approx(5.0)
+
+
+def test_work_is_timed_in_turn(monkeypatch):
+    calls = []
+    ticks = iter([0.0, 1.0, 1.0, 3.0, 3.0, 4.5, 4.5, 8.0])
+    monkeypatch.setattr(measurement.time, "perf_counter", lambda: next(ticks))
+    ours, other = time_in_turn(
+        lambda: calls.append("ours"), lambda: calls.append("other"), repetitions=2
+    )
+    assert calls == ["ours", "other"] * 2
+    assert (ours.values, other.values) == ((1.0, 1.5), (2.0, 3.5))
+    assert str(ours) == "1.25 (n = 2, 1 to 1.5)"
+    assert speedup("fast", ours.median, other.median).value == 2.75 / 1.25

@@ -1,0 +1,113 @@
+"""How much memory there is, and how much a piece of work takes."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pmal_tf.errors import PmalError
+
+Result = TypeVar("Result")
+
+_PROCESS = Path("/proc/self")
+# Written here, it sets the process's peak of resident memory back to what is resident.
+_CLEAR_PEAK, _CLEAR_PEAK_CODE = _PROCESS / "clear_refs", "5"
+_SAMPLING_SECONDS = 0.001
+
+
+def available_memory() -> int:
+    """Returns the bytes of memory that can be had without swapping."""
+    with contextlib.suppress(OSError, KeyError):
+        return _kilobytes(Path("/proc/meminfo"))["MemAvailable"] * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_extra_memory(work: Callable[[], Result]) -> tuple[Result, int]:
+    """Measures by how much resident memory grows while `work` runs, at its peak.
+
+    The kernel keeps that peak and can be told to begin anew; where it refuses, a thread
+    looks every millisecond.
+
+    Args:
+        work: Called once.
+
+    Returns:
+        What it returned, and bytes.
+
+    Raises:
+        PmalError: If this is not Linux.
+    """
+    if not (_PROCESS / "statm").exists():
+        raise PmalError(
+            "Peak memory is read from /proc, which Linux has. Received: platform "
+            f"{sys.platform!r}. Run this benchmark on Linux."
+        )
+    _give_back_free_memory()
+    if not _reset_peak():
+        return _peak_by_looking(work)
+    before = _kilobytes(_PROCESS / "status")["VmRSS"]
+    result = work()
+    peak = _kilobytes(_PROCESS / "status")["VmHWM"]
+    return result, max(peak - before, 0) * 1024
+
+
+def _give_back_free_memory() -> None:
+    """Hands freed memory to the kernel; taken again, it would not count as growth."""
+    gc.collect()
+    # Other C libraries than glibc have no such function.
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _reset_peak() -> bool:
+    """Sets the kernel's peak back, and tells whether that did it."""
+    try:
+        _CLEAR_PEAK.write_text(_CLEAR_PEAK_CODE)
+        status = _kilobytes(_PROCESS / "status")
+        return status["VmHWM"] - status["VmRSS"] < 1024
+    except (OSError, KeyError):
+        return False
+
+
+def _peak_by_looking(work: Callable[[], Result]) -> tuple[Result, int]:
+    """Measures peak growth with a thread; what lives shorter than a look is missed."""
+    done = threading.Event()
+    before = _resident()
+    seen = [before]
+
+    def look() -> None:
+        while not done.wait(_SAMPLING_SECONDS):
+            seen[0] = max(seen[0], _resident())
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        result = work()
+        seen[0] = max(seen[0], _resident())
+    finally:
+        done.set()
+        thread.join()
+    return result, seen[0] - before
+
+
+def _resident() -> int:
+    """Returns the bytes of resident memory."""
+    pages = (_PROCESS / "statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _kilobytes(path: Path) -> dict[str, int]:
+    """Reads the lines `Name:  123 kB` of a file of /proc."""
+    lines = (line.split() for line in path.read_text().splitlines())
+    return {
+        words[0].removesuffix(":"): int(words[1])
+        for words in lines
+        if words[-1:] == ["kB"]
+    }

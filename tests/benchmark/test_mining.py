@@ -1,0 +1,233 @@
+import json
+import subprocess
+import sys
+
+import matplotlib.image
+import numpy as np
+import pytest
+from absl import flags
+from scipy.spatial.distance import cdist
+
+from pmal_tf.benchmark import __main__ as command
+from pmal_tf.benchmark import mining, mining_references
+from pmal_tf.benchmark.measurement import (
+    time_in_turn,
+    write_measurements,
+)
+from pmal_tf.benchmark.mining_references import (
+    ScipyRoute,
+    check_agreement,
+    matrix_products,
+    random_spaces,
+    square_roots,
+    why_not_scipy,
+)
+from pmal_tf.errors import PmalError
+from pmal_tf.mining.robustness import Robustness
+
+BESIDE = {
+    "scipy": {"scipy_speedup", "scipy_in_place_speedup", "memory_fraction"},
+    "matmul": {"matmul_time_ratio"},
+    "sqrt": {"sqrt_time_ratio"},
+}
+ALWAYS = {"seconds", "pairs_per_second", "gflops", "peak_memory_mib"}
+
+
+def arguments(*words):
+    """What `run` is given for a command line."""
+    values = flags.FlagValues()
+    command.define_flags(values)
+    values(["benchmark", *words])
+    return command.KINDS["mining"](values)
+
+
+def fake_robustness(change):
+    """Robustness by scipy, changed; quick, as nothing is compiled."""
+
+    def topology_robustness(embeddings, kernels, **_):
+        spaces = mining_references.Spaces(tuple(embeddings), tuple(kernels))
+        exponent = change(ScipyRoute(spaces).in_place())
+        return Robustness(exponent=exponent, robustness=np.exp(-exponent))
+
+    return topology_robustness
+
+
+def test_ours_is_measured_beside_every_reference(tmp_path):
+    plot = tmp_path / "new" / "growth.png"
+    given = arguments("--n=300", "--k=3", "--repetitions=2", f"--plot={plot}")
+    text, measurements = mining.run(**given)
+    found = {each.name: each for each in measurements}
+    growths = {"exponent_of_n", "exponent_of_k"}
+    assert set(found) == ALWAYS.union(growths, *BESIDE.values())
+    for name in ("matmul_time_ratio", "sqrt_time_ratio", "memory_fraction"):
+        assert found[name].value == found[name].ours / found[name].reference > 0
+    for name, label, told in (
+        ("scipy_speedup", "as one writes it", "cdist as one writes it, and"),
+        ("scipy_in_place_speedup", "all in place", "all in place."),
+    ):
+        fast = found[name]
+        assert fast.value == fast.reference / fast.ours > 0
+        assert f"{fast.value:.3g} times as fast as " in text
+        assert told in text
+        assert f"| scipy's cdist, {label} " in text
+    # Two float64 matrices of 300 x 300, and little else.
+    assert 1.3 < found["memory_fraction"].reference < 20
+    rate = found["pairs_per_second"].value
+    assert rate == pytest.approx(300 * 299 / 2 / found["seconds"].value)
+    # Per pair 2 (2 K + 5) + 4 operations.
+    assert found["gflops"].value == pytest.approx(26 * rate / 1e9)
+    assert found["memory_fraction"].ours == found["peak_memory_mib"].value > 0
+    assert "Hardware: " in text
+    assert "(n = 8, " in text  # Our calls beside four references.
+    assert "from 37 to 300." in text
+    assert "from 3 to 48." in text
+    image = matplotlib.image.imread(plot)
+    assert image.shape[0] > 300
+    assert len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 2
+    assert [path.name for path in plot.parent.iterdir()] == ["growth.png"]
+    write_measurements(tmp_path / "mining.json", measurements)
+    written = json.loads((tmp_path / "mining.json").read_text())
+    assert {each["name"]: each["value"] for each in written} == {
+        name: each.value for name, each in found.items()
+    }
+
+
+def test_the_command_tells_a_mistake_in_a_sentence():
+    done = subprocess.run(
+        [sys.executable, "-m", "pmal_tf.benchmark", "mining", "--n=1"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Error: `n` must be at least 2. Received: --n=1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--k=1"], "`k` must be at least 2. Received: --k=1"),
+        (["--repetitions=0"], "`repetitions` must be at least 1"),
+        (["--references=sqrt,numpy"], "or none. Received: --references=sqrt,numpy"),
+        (["--plot=growth.txt"], r"\.png, \.svg, \.pdf file. Received: .*growth.txt"),
+        (["--plot=growth.png", "--n=15"], "`n` must be at least 16, to see growth"),
+        (["--scaling", "--n=15"], "`n` must be at least 16, to see growth"),
+    ],
+)
+def test_settings_out_of_range_are_errors(words, message):
+    with pytest.raises(PmalError, match=message):
+        mining.run(**arguments(*words))
+
+
+def test_flags_of_a_kind_do_not_disturb_another():
+    given = arguments("--datasets=mnist", "--dtype=float64", "--scaling")
+    assert given == {
+        **{"n": 20_000, "k": 6, "dtype": "float64", "memory_mb": 2048},
+        **{"repetitions": 5, "references": list(mining.REFERENCES)},
+        **{"scaling": True, "plot": None},
+    }
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Leaves out what compiles."""
+    robustness = fake_robustness(lambda exponent: exponent)
+    monkeypatch.setattr(mining, "topology_robustness", robustness)
+    monkeypatch.setattr(mining, "matrix_products", lambda *_: lambda: None)
+    monkeypatch.setattr(mining, "square_roots", lambda *_: lambda: None)
+
+
+@pytest.mark.usefixtures("quick")
+def test_scipy_is_left_out_where_it_does_not_fit(monkeypatch):
+    # Four matrices of 300 x 300 x 8 bytes are three quarters of this, or a bit more.
+    enough = 4 * 300**2 * 8 * 4 // 3
+    monkeypatch.setattr(mining_references, "available_memory", lambda: enough)
+    assert why_not_scipy(300) is None
+    monkeypatch.setattr(mining_references, "available_memory", lambda: enough - 1)
+    text, measurements = mining.run(n=300, k=3, repetitions=1, references=["scipy"])
+    assert {each.name for each in measurements} == ALWAYS
+    assert "Not measured beside scipy: two float64 matrices of 300 x 300" in text
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("words", ["", "scipy", "sqrt", "sqrt,matmul"])
+def test_the_references_that_are_asked_for_are_measured(words):
+    given = arguments("--n=100", "--repetitions=3", f"--references={words}")
+    text, measurements = mining.run(**given)
+    names = [BESIDE[word] for word in words.split(",") if word]
+    assert {each.name for each in measurements} == ALWAYS.union(*names)
+    calls = 3 * max(text.count("\n| ") - 2, 1)  # Rows but for header and rule.
+    assert f"(n = {calls}, " in text
+
+
+def test_scipy_is_left_out_where_it_is_not_installed(monkeypatch):
+    monkeypatch.setattr(mining_references.importlib.util, "find_spec", lambda _: None)
+    assert "not installed" in why_not_scipy(300)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("factor", [1.01, 0.99, np.nan])
+def test_a_result_that_is_not_scipy_s_is_an_error(factor, monkeypatch):
+    def change(exponent):
+        return exponent * np.where(np.arange(len(exponent)) == 7, factor, 1.0)
+
+    monkeypatch.setattr(mining, "topology_robustness", fake_robustness(change))
+    with pytest.raises(PmalError, match=r"must be scipy's within 1e-05 .* sample 7"):
+        mining.run(n=300, k=3, repetitions=1)
+
+
+def test_the_bound_of_agreement_is_that_of_the_documentation():
+    expected = np.array([2.0, 0.0])
+    # 1e-5 of 2 and of the mean distance 3; and of the mean distance alone.
+    difference = check_agreement(np.array([2 + 4.9e-5, 2.9e-5]), expected, 3.0)
+    assert difference == pytest.approx(2.45e-5)
+    for off in ([5.1e-5, 0.0], [0.0, 3.1e-5]):
+        with pytest.raises(PmalError, match="must be scipy's"):
+            check_agreement(expected + off, expected, 3.0)
+
+
+def test_scipy_s_route_is_equation_7():
+    spaces = random_spaces(40, 3)
+    distances = []
+    for z, w in zip(spaces.embeddings, spaces.kernels, strict=True):
+        centred = np.float64(w) - np.float64(w).mean(axis=1, keepdims=True)
+        distances.append(cdist(z, z, "mahalanobis", VI=centred @ centred.T))
+    expected = np.sqrt(((distances[0] - distances[1]) ** 2).mean(axis=1))
+    route = ScipyRoute(spaces)
+    # With new matrices, and with those that the other variant, or the same, has used.
+    for variant in (route.in_place, route.as_written, route.as_written, route.in_place):
+        np.testing.assert_allclose(variant(), expected, rtol=1e-9)
+    assert route.mean_distance() == pytest.approx(np.mean(distances), rel=1e-9)
+
+
+def test_matrix_products_are_those_of_all_rows(monkeypatch):
+    monkeypatch.setattr(mining_references, "_BLOCK_ROWS", 16)
+    spaces = random_spaces(40, 3)
+    sums = np.concatenate(matrix_products(spaces, "float64")()).reshape(2, 40)
+    points = spaces.centred_logits("float64")
+    expected = [(own @ own.T).sum(axis=1) for own in points]
+    np.testing.assert_allclose(sums, expected, atol=1e-9)
+
+
+def test_square_roots_are_taken_and_their_time_grows_with_their_number():
+    a_round = 4 * 1024 * 1024
+
+    def expected(rounds):
+        # Of numbers spread evenly over 1 to 2, each time moved by 1/4.
+        numbers = np.linspace(1, 2, 1001)
+        means = [np.sqrt(numbers + shift / 4).mean() for shift in range(4 * rounds)]
+        return a_round * np.sum(means) / 4
+
+    few, many = (square_roots(rounds * a_round, "float32") for rounds in (16, 128))
+    assert few() == pytest.approx(expected(16), rel=1e-3)
+    assert many() == pytest.approx(expected(128), rel=1e-3)
+    brief, long = (min(own.values) for own in time_in_turn(few, many, repetitions=5))
+    assert 4 < long / brief < 16
+
+
+@pytest.mark.parametrize("count", [1, 300 * 301, 20_000 * 20_001, 115_846 * 115_847])
+def test_hardly_more_square_roots_are_taken_than_asked_for(count):
+    rounds, rows = mining_references._rounds(count)
+    taken = rounds * rows * 4 * 1024
+    assert rows <= 1024
+    assert count <= taken < 1.002 * count + 4 * 1024
