@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import tensorflow as tf
 from pmal_tf.backbones.classifier import (
     build_classifier,
     embedding_and_logits,
-    linear_head,
+    head_weights,
 )
 from pmal_tf.data.images import check_arrays
 from pmal_tf.data.pipeline import TrainingPipeline
@@ -180,9 +181,10 @@ def embed(
         jit: Whether to compile with XLA.
 
     Raises:
-        PmalError: If the classifier does not end in a linear layer.
+        PmalError: If the classifier does not end in a linear layer, or the disk has no
+            room for the file.
     """
-    network, head = embedding_and_logits(classifier), linear_head(classifier)
+    network = embedding_and_logits(classifier)
 
     def forward(batch: tf.Tensor) -> dict[str, tf.Tensor]:
         embedding = network(batch, training=False)["embedding"]
@@ -191,11 +193,30 @@ def embed(
     def allocate(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         if path is None:
             return np.empty(shape, dtype)
-        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        return _new_file(path, shape, dtype)
 
     outputs = forward_in_batches(forward, images, jit=jit, allocate=allocate)
-    kernel, bias = (keras.ops.convert_to_numpy(w) for w in (head.kernel, head.bias))
-    return Space(outputs["embedding"], kernel, bias)
+    return Space(outputs["embedding"], *head_weights(classifier))
+
+
+def _new_file(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Returns a memory-mapped `.npy` file, all of which is on the disk.
+
+    A sparse file on a disk that fills up would kill the process when it is written to.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    try:
+        with path.open("r+b") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        path.unlink()
+        raise PmalError(
+            f"The disk must have room for {array.nbytes / 2**20:,.0f} MiB of "
+            f"embeddings. Received: {path}: {error.strerror}. Make room and run the "
+            "same command again; finished stages are skipped."
+        ) from error
+    return array
 
 
 def load_model(path: str | Path) -> keras.Model:

@@ -36,7 +36,8 @@ def plan(config: Config) -> list[Stage]:
     stages = [
         Stage(
             name,
-            "pretrain",
+            # A rival's own model is made and remade with the mining that needs it.
+            "mine" if model == pretrain.MC_DROPOUT else "pretrain",
             functools.partial(pretrain.run, model=model),
             is_stale=pretrain.is_stale,
         )
@@ -72,7 +73,8 @@ def run_experiment(config: Config) -> str:
     # Fail before any work is done.
     trials = [Trial(config, number) for number in config.trials]
     splits = [trial.split for trial in trials]
-    _ = trials[0].mining_settings
+    for trial in trials:
+        _ = trial.mining_settings
     _check_folders(config)
     for group in trials_of_equal_classes((s.trial, s.known) for s in splits):
         logging.warning(
@@ -85,8 +87,8 @@ def run_experiment(config: Config) -> str:
         *(config.experiment, ", ".join(map(str, config.trials)), config.epochs),
         *(config.backbone, config.width),
     )
-    for trial in config.trials:
-        run_trial(config, trial)
+    for number in config.trials:
+        run_trial(config, number)
     evaluated = _evaluated_trials(config)
     if not evaluated:
         return "No trial is evaluated yet.\n"

@@ -119,8 +119,8 @@ class Runner:
                 return marker.hash
         raise PmalError(
             f"Every stage before the wanted ones must be finished. Received: {name} of "
-            f"{self.trial.folder}, which {state}. Name {stage.kind} in --stages too; "
-            "finished stages are skipped."
+            f"{self.trial.folder}, which {state}. Name {stage.kind} in --stages "
+            "without --overwrite first; finished stages are skipped."
         )
 
     def _folder(self, stage: Stage) -> Path:

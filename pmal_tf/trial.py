@@ -21,6 +21,7 @@ from pmal_tf.data.pipeline import TrainingPipeline
 from pmal_tf.data.sources import open_source
 from pmal_tf.data.splits import OpenSetSplit, apply_split, open_set_split
 from pmal_tf.errors import PmalError
+from pmal_tf.mining.anchors import LEAST_PER_CLASS, check_anchors
 from pmal_tf.mining.mine import MiningSettings
 from pmal_tf.seeds import derive_seed
 from pmal_tf.training.checkpoints import remove_checkpoints
@@ -75,9 +76,19 @@ class Trial:
 
     @cached_property
     def mining_settings(self) -> MiningSettings:
-        """How prototypes are mined."""
+        """How prototypes are mined.
+
+        Raises:
+            PmalError: If no prototypes can be mined so.
+        """
         names = MiningSettings.__dataclass_fields__
-        return MiningSettings(**{name: getattr(self.config, name) for name in names})
+        settings = MiningSettings(
+            **{name: getattr(self.config, name) for name in names}
+        )
+        if settings.topology_anchors:
+            least = LEAST_PER_CLASS * len(self.split.known)
+            check_anchors(settings.topology_anchors, least)
+        return settings
 
     @cached_property
     def _data(self) -> tuple[LabelledImages, LabelledImages, dict[str, Any]]:

@@ -34,21 +34,23 @@ def test_mining_is_what_an_independent_oracle_says(finished, capsys):
 
 def test_killed_mining_goes_on_to_the_same_bits(tmp_path, capsys):
     script("mining_killed").main(
-        tmp_path, count=4000, classes=8, kills=1, seconds_between=0.0
+        tmp_path, count=4000, classes=8, kills=2, seconds_between=0.0
     )
     printed = capsys.readouterr().out
-    assert "killed after" in printed
+    assert printed.count("killed after") == 2
     assert "went on from block 0 of 13" in printed
-    assert printed.endswith("4000 images, 1 kills: the same bits.\n")
+    assert printed.endswith("4000 images, 2 kills: the same bits.\n")
 
 
 def test_mining_at_a_large_scale_stays_within_its_memory(capsys):
-    script("mining_at_imagenet_scale").main(count=2000, classes=20, anchors=200)
+    script("mining_at_imagenet_scale").main(
+        count=8000, classes=20, anchors=200, most_gigabytes=0.3
+    )
     assert "rank correlation 0.9" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("tfds_data_dir")
 def test_spoilt_images_are_scored_by_every_quality(tmp_path):
     found = script("spoilt_images").main(tmp_path, trials=1, epochs=1, images=60)
-    assert set(found) == {"robustness", "probability", "deep_ensembles", "mc_dropout"}
-    assert all(20 < value < 100 for values in found.values() for value in values)
+    assert {"robustness", "probability", "deep_ensembles", "mc_dropout"} < set(found)
+    assert all(0 < value < 100 for values in found.values() for value in values)

@@ -1,5 +1,6 @@
 """A whole experiment on the digits: every stage, file and number it leaves."""
 
+import dataclasses
 import json
 
 import matplotlib.image
@@ -59,7 +60,7 @@ def test_every_class_has_a_sheet_in_tensorboard(finished):
     np.testing.assert_array_equal(tf.io.decode_png(encoded, channels=3), sheet)
 
 
-def test_rival_of_the_robustness_trains_the_model_it_needs(tmp_path):
+def test_rival_of_the_robustness_trains_the_model_it_needs(tmp_path, started):
     config = tiny(
         tmp_path,
         quality="mc_dropout",
@@ -71,7 +72,17 @@ def test_rival_of_the_robustness_trains_the_model_it_needs(tmp_path):
         stages=("pretrain", "mine"),
         control=False,
     )
-    assert run_experiment(config) == "No trial is evaluated yet.\n"
+    # Robustness first: a rival added later leaves its models as they are.
+    plain = dataclasses.replace(config, quality="robustness")
+    assert run_experiment(plain) == "No trial is evaluated yet.\n"
+    assert set(started) == {"pretrain_0", "pretrain_1", "mining"}
+    started.clear()
+    rival = dataclasses.replace(config, overwrite=True, stages=("mine",))
+    run_experiment(rival)
+    assert set(started) == {"pretrain_mc_dropout", "mining"}
+    started.clear()
+    run_experiment(config)
+    assert not started
     trial = trial_folder(tmp_path)
     assert (trial / "pretrain_mc_dropout" / "model.keras").exists()
     with np.load(trial / "mining" / "robustness.npz") as stored:
@@ -88,9 +99,18 @@ def test_rival_of_the_robustness_trains_the_model_it_needs(tmp_path):
     assert set(predicted.tolist()) <= set(range(6))
 
 
-def test_no_way_to_choose_is_refused_before_any_work(tmp_path, started):
-    with pytest.raises(PmalError, match="diversity=random"):
-        run_experiment(tiny(tmp_path, quality="none", diversity="none"))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quality": "none", "diversity": "none"}, "diversity=random"),
+        ({"topology_anchors": 11}, "12 in all.*topology_anchors=11"),
+    ],
+)
+def test_mining_that_cannot_be_is_refused_before_any_work(
+    tmp_path, started, settings, message
+):
+    with pytest.raises(PmalError, match=message):
+        run_experiment(tiny(tmp_path, **settings))
     assert not started
     assert not (tmp_path / "runs").exists()
 

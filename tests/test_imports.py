@@ -20,8 +20,8 @@ ALLOWED = {
     },
     "backbones": {"errors"},
     "benchmark": {
-        *("backbones", "data", "errors", "mining", "quiet", "reports", "training"),
-        "workdir",
+        *("backbones", "config", "data", "errors", "mining", "quiet", "reports"),
+        *("training", "workdir"),
     },
     "config": {"errors", "flagfiles", "settings"},
     "data": {"errors", "quiet"},

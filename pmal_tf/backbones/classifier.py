@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import keras
-import tensorflow as tf
+import numpy as np
 
 from pmal_tf.backbones.oscri import oscri
 from pmal_tf.backbones.resnet50 import resnet50
@@ -66,6 +66,9 @@ def with_precision(classifier: keras.Model, policy: str) -> keras.Model:
         classifier: A functional model that ends in a linear layer; that layer stays in
             float32.
         policy: A Keras dtype policy: `float32`, `mixed_bfloat16`, `mixed_float16`.
+
+    Raises:
+        PmalError: If the classifier does not end in a linear layer.
     """
     head = linear_head(classifier)
 
@@ -115,6 +118,14 @@ def embedding_and_logits(classifier: keras.Model) -> keras.Model:
     return keras.Model(classifier.inputs[0], outputs, name="network")
 
 
-def head_kernel(classifier: keras.Model) -> tf.Tensor:
-    """Returns the [D, K] kernel W of the last linear layer."""
-    return tf.convert_to_tensor(linear_head(classifier).kernel)
+def head_weights(classifier: keras.Model) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the [D, K] kernel W and the [K] bias of the last linear layer.
+
+    Raises:
+        PmalError: If the classifier does not end in a linear layer.
+    """
+    head = linear_head(classifier)
+    kernel = keras.ops.convert_to_numpy(head.kernel)
+    if head.bias is None:
+        return kernel, np.zeros(kernel.shape[1], kernel.dtype)
+    return kernel, keras.ops.convert_to_numpy(head.bias)

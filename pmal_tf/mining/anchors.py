@@ -30,7 +30,7 @@ from pmal_tf.mining.replicas import blocks_at_once, on_replicas
 from pmal_tf.mining.tiles import TilePlan
 
 # The variance within a class needs two of its images.
-_LEAST_PER_CLASS = 2
+LEAST_PER_CLASS = 2
 # Distances to anchors that live at once: of two spaces, what they are made from, and
 # the differences.
 _ROWS_AT_ONCE = 6
@@ -84,6 +84,24 @@ def draw_anchors(class_index: np.ndarray, count: int, seed: int) -> Anchors:
     )
 
 
+def check_anchors(count: int, least: int) -> None:
+    """Checks that there are anchors enough.
+
+    Args:
+        count: Number M of anchors.
+        least: How many are needed.
+
+    Raises:
+        PmalError: If there are not.
+    """
+    if count < least:
+        raise PmalError(
+            f"`topology_anchors` must allow {LEAST_PER_CLASS} per class for an error "
+            f"to be estimated, {least} in all; 0 takes every image. Received: "
+            f"topology_anchors={count}"
+        )
+
+
 def _allocate(size: np.ndarray, count: int) -> np.ndarray:
     """Shares anchors out in proportion, at least two per class, by largest remainder.
 
@@ -94,13 +112,8 @@ def _allocate(size: np.ndarray, count: int) -> np.ndarray:
     Returns:
         [H] anchors per class, M in all.
     """
-    least = np.minimum(_LEAST_PER_CLASS, size)
-    if least.sum() > count:
-        raise PmalError(
-            "`topology_anchors` must allow two per class for an error to be estimated, "
-            f"{least.sum()} in all; 0 takes every image. Received: "
-            f"topology_anchors={count}"
-        )
+    least = np.minimum(LEAST_PER_CLASS, size)
+    check_anchors(count, int(least.sum()))
     drawn = np.maximum(np.floor(count * size / size.sum()).astype(np.int64), least)
     while drawn.sum() != count:
         gap = count * size / size.sum() - drawn

@@ -45,6 +45,16 @@ def quality_rank(exponent: np.ndarray, example_id: np.ndarray) -> np.ndarray:
     return rank
 
 
+def check_epsilon(epsilon: float) -> None:
+    """Checks that a threshold lies in (0, 1].
+
+    Raises:
+        PmalError: If not.
+    """
+    if not 0.0 < epsilon <= 1.0:
+        raise PmalError(f"`epsilon` must lie in (0, 1]. Received: epsilon={epsilon}")
+
+
 def check_class_index(class_index: np.ndarray, num_classes: int) -> None:
     """Checks that every class has a sample, and every sample a class.
 
@@ -89,8 +99,7 @@ def select_candidates(
     Raises:
         PmalError: If `epsilon` is out of range.
     """
-    if not 0.0 < epsilon <= 1.0:
-        raise PmalError(f"`epsilon` must lie in (0, 1]. Received: epsilon={epsilon}")
+    check_epsilon(epsilon)
     size = np.bincount(class_index)
     labels = class_index.astype(np.int32)
     mask = np.array(_within_slack(exponent, labels, -np.log(epsilon), len(size)))

@@ -12,6 +12,7 @@ from pmal_tf.errors import PmalError
 from pmal_tf.mining.candidates import (
     Candidates,
     check_class_index,
+    check_epsilon,
     matched_candidates,
     quality_rank,
     select_candidates,
@@ -70,6 +71,7 @@ class MiningSettings:
                 "`prototypes_per_class` must be at least 1. Received: "
                 f"prototypes_per_class={self.prototypes_per_class}"
             )
+        check_epsilon(self.epsilon)
         if self.quality == self.diversity == "none":
             raise PmalError(
                 "Without a quality and without diversity nothing tells which images to "
@@ -151,7 +153,8 @@ def mine(
     """
     settings = settings or MiningSettings()
     class_index = np.asarray(class_index)
-    _check_images(spaces, class_index, example_id, len(class_names))
+    dropped = [dropout_space] if settings.quality == "mc_dropout" else []
+    _check_images([*spaces, *dropped], class_index, example_id, len(class_names))
     robustness = topology_robustness(
         [space.embedding for space in spaces],
         [space.kernel for space in spaces],
@@ -217,13 +220,25 @@ def _candidates(
 
 
 def _check_images(
-    spaces: Sequence[Space],
+    spaces: Sequence[Space | None],
     class_index: np.ndarray,
     example_id: np.ndarray,
     num_classes: int,
 ) -> None:
     """Checks that all arrays tell of the same images, and each class of some."""
-    counts = [len(space.embedding) for space in spaces]
+    for number, space in enumerate(spaces):
+        if space is None:
+            raise PmalError(
+                "`quality=mc_dropout` needs a model that was trained with dropout on "
+                "its embedding. Received: dropout_space=None"
+            )
+        space.check(number, num_classes)
+    counts = [len(space.embedding) for space in spaces if space is not None]
+    if class_index.ndim != 1 or class_index.dtype.kind not in "iu":
+        raise PmalError(
+            "Class indices must be [N] integers. Received: shape "
+            f"{class_index.shape} of {class_index.dtype}"
+        )
     if len({len(class_index), len(example_id), *counts}) != 1:
         raise PmalError(
             "Embeddings, class indices and example ids must tell of the same images. "

@@ -9,7 +9,7 @@ import numpy as np
 
 from pmal_tf.errors import PmalError
 
-_CHUNK_ROWS = 4096
+_CHUNK_ROWS = 2048
 
 
 class CentredLogits:
@@ -30,6 +30,7 @@ class CentredLogits:
 
     def __init__(self, embeddings: np.ndarray, kernel: np.ndarray) -> None:
         kernel = np.asarray(kernel, np.float64)
+        self.classes = kernel.shape[1]
         self._embeddings = embeddings
         self._kernel = kernel - kernel.mean(axis=1, keepdims=True)
         self._centre = sum(
@@ -37,14 +38,38 @@ class CentredLogits:
         ) / len(embeddings)
 
     def __call__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Returns the [n, K] float64 points of a slice or of positions."""
-        part = np.asarray(self._embeddings[rows], np.float64)
-        return (part - self._centre) @ self._kernel
+        """Returns the [n, K] float64 points of a slice or of positions.
 
-    def fill(self, points: np.ndarray) -> None:
-        """Writes the points of all N embeddings into the first N rows of an array."""
+        Equal embeddings have equal points to the bit, whether they come in one call or
+        in several: a product of matrices rounds by its size, so all have one.
+        """
+        embeddings = self._embeddings[rows]
+        points = np.empty((len(embeddings), self.classes))
+        for where, part in chunks(embeddings):
+            padded = np.zeros((_CHUNK_ROWS, part.shape[1]))
+            padded[: len(part)] = part - self._centre
+            points[where] = (padded @ self._kernel)[: len(part)]
+        return points
+
+    def fill(self, points: np.ndarray, scale: float = 1.0) -> None:
+        """Writes the points of all N embeddings into the first N rows of an array.
+
+        Args:
+            points: [>= N, K], of any number type.
+            scale: Factor of the points, so that they fit into that type.
+        """
         for where, _ in chunks(self._embeddings):
-            points[where] = self(where)
+            points[where] = scale * self(where)
+
+    def bound(self) -> float:
+        """Returns a number that no entry of a point exceeds; infinity on overflow."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            largest = max(
+                np.linalg.norm(part.astype(np.float64) - self._centre, axis=1).max()
+                for _, part in chunks(self._embeddings)
+            )
+            bound = float(largest * np.linalg.norm(self._kernel))
+        return bound if np.isfinite(bound) else float("inf")
 
 
 def chunks(array: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -72,7 +97,7 @@ def groups_of_equals(spaces: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarr
         _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
         repeated = np.flatnonzero(first[group] != np.arange(len(group)))
         if all(
-            np.array_equal(points[rows], points[first[group[rows]]])
+            np.array_equal(points[rows], points[first[group[rows]]], equal_nan=True)
             for points in spaces
             for _, rows in chunks(repeated)
         ):
@@ -101,21 +126,23 @@ def _row_hashes(points: np.ndarray, generator: np.random.Generator) -> np.ndarra
 
 
 def check_spaces(
-    embeddings: Sequence[np.ndarray], kernels: Sequence[np.ndarray]
+    embeddings: Sequence[np.ndarray], kernels: Sequence[np.ndarray], *, first: int = 0
 ) -> None:
     """Checks that spaces, samples, widths and classes fit together.
 
     Args:
-        embeddings: U arrays, to be [N, D_u].
-        kernels: U arrays, to be [D_u, K].
+        embeddings: Arrays, to be [N, D_u].
+        kernels: As many arrays, to be [D_u, K].
+        first: How errors call the first space.
 
     Raises:
         PmalError: If they do not, or a number is not finite.
     """
-    if len(embeddings) < 2 or len(embeddings) != len(kernels):
+    kinds = {array.dtype.kind for array in (*embeddings, *kernels)}
+    if not kinds <= set("fiub"):
         raise PmalError(
-            "Robustness compares at least 2 embedding spaces, with one kernel each. "
-            f"Received: {len(embeddings)} embeddings and {len(kernels)} kernels"
+            "Embeddings and kernels must be arrays of real numbers. Received: number "
+            f"types {sorted({str(a.dtype) for a in (*embeddings, *kernels)})}"
         )
     shapes = [(z.shape, w.shape) for z, w in zip(embeddings, kernels, strict=True)]
     first_z, first_w = shapes[0]
@@ -138,7 +165,9 @@ def check_spaces(
             "Distances come from how logits of classes differ: at least 2 classes are "
             f"needed. Received: kernels of {first_w[1]} class"
         )
-    for space, (embedding, kernel) in enumerate(zip(embeddings, kernels, strict=True)):
+    for space, (embedding, kernel) in enumerate(
+        zip(embeddings, kernels, strict=True), start=first
+    ):
         _check_finite(space, embedding, kernel)
 
 

@@ -26,6 +26,7 @@ from pmal_tf.mining.unfinished import Unfinished, fingerprint
 
 TOPOLOGY_NORMS = ("rms", "literal")
 MINING_DTYPES = ("float32", "float64")
+_USUAL_SIZE = 1e6
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,13 @@ def topology_robustness(
     Distances come from centred logits (see `pmal_tf.mining.points.CentredLogits`), so
     that squares of small numbers are expanded. Samples that are equal in every space
     count as one with a weight, so that their distance is 0 and not what rounding leaves
-    of it. No [D, D] or [N, N] matrix is formed. In float32 the exponent is within 1e-5
-    of itself plus 1e-5 of the mean distance of float64's.
+    of it. No [D, D] or [N, N] matrix is formed.
+
+    In float32 the exponent is within 1e-5 of itself plus 1e-5 of the mean distance of
+    float64's, as long as the spaces differ by more than some thousandths of that
+    distance; those of models trained apart differ by tenths. Expanded squares of points
+    much closer than their distance from the mean lose digits, which shows only in
+    differences as small as that. Use float64 there.
 
     Under a `tf.distribute` strategy's scope, rows are spread over its replicas.
 
@@ -101,7 +107,7 @@ def topology_robustness(
 
     Raises:
         PmalError: If there are fewer than two spaces, shapes do not fit, a number is
-            not finite, or the budget is too small.
+            not finite or too large, or the budget is too small.
     """
     for name, value, allowed in (
         ("topology_norm", norm, TOPOLOGY_NORMS),
@@ -114,9 +120,21 @@ def topology_robustness(
             )
     embeddings = [np.asarray(embedding) for embedding in embeddings]
     kernels = [np.asarray(kernel) for kernel in kernels]
+    if len(embeddings) < 2 or len(embeddings) != len(kernels):
+        raise PmalError(
+            "Robustness compares at least 2 embedding spaces, with one kernel each. "
+            f"Received: {len(embeddings)} embeddings and {len(kernels)} kernels"
+        )
     check_spaces(embeddings, kernels)
     number, memory_bytes = tf.as_dtype(dtype), memory_mb * 2**20
-    count = len(embeddings[0])
+    count, classes = len(embeddings[0]), kernels[0].shape[1]
+    if anchors < 0:
+        raise PmalError(
+            "`topology_anchors` must be at least 0, for all images. Received: "
+            f"topology_anchors={anchors}"
+        )
+    logits = [CentredLogits(z, w) for z, w in zip(embeddings, kernels, strict=True)]
+    unit = _unit(logits)
     estimated = 0 < anchors < count
     if estimated:
         strata = np.zeros(count) if class_index is None else np.asarray(class_index)
@@ -126,12 +144,14 @@ def topology_robustness(
                 f"{len(strata)} for {count} samples"
             )
         sample = draw_anchors(strata, anchors, seed)
+        plan = rows_within(count, classes, anchors, number, memory_bytes, len(logits))
         pairs = _estimated_squares(
-            embeddings, kernels, sample, number, memory_bytes, unfinished
+            _points(logits, plan, unit), sample, plan, unfinished
         )
     else:
-        pairs = _exact_squares(embeddings, kernels, number, memory_bytes, unfinished)
-    scale = 1.0 if norm == "rms" else np.sqrt(count)
+        plan = TilePlan.within(count, classes, number, memory_bytes, len(logits))
+        pairs = _exact_squares(_points(logits, plan, unit), plan, unfinished)
+    scale = (1.0 if norm == "rms" else np.sqrt(count)) / unit
     with full_precision():
         exponent, error = _mean_over_pairs(pairs, scale)
     return Robustness(exponent, np.exp(-exponent), error if estimated else None)
@@ -169,28 +189,25 @@ def _mean_over_pairs(
 
 
 def _exact_squares(
-    embeddings: Sequence[np.ndarray],
-    kernels: Sequence[np.ndarray],
-    dtype: tf.DType,
-    memory_bytes: int,
-    unfinished: Path | None,
+    arrays: list[np.ndarray], plan: TilePlan, unfinished: Path | None
 ) -> Iterator[np.ndarray]:
-    """Yields, for every pair of spaces, [2, N] mean squares and zeros."""
-    count = len(embeddings[0])
-    plan = TilePlan.within(
-        count, kernels[0].shape[1], dtype, memory_bytes, len(embeddings)
-    )
-    arrays = _points(embeddings, kernels, plan)
+    """Yields, for every pair of spaces, [2, N] mean squares and zeros.
+
+    Args:
+        arrays: [padded, K] points of every space; given up here.
+        plan: The tiles.
+        unfinished: File for the numbers so far.
+    """
+    count = plan.count
     first, group = groups_of_equals([points[:count] for points in arrays])
     if len(first) < count:
         plan = plan.for_count(len(first))
-        arrays = [_compacted(points, first, plan) for points in arrays]
+        arrays[:] = [_compacted(points, first, plan) for points in arrays]
     weight = np.bincount(group)
     made_from = fingerprint(plan, weight, *arrays) if unfinished else ""
-    blocks_of = functools.partial(squared_difference_sums, weight=weight, plan=plan)
     for sums in _work_through(
         _tensors(arrays),
-        blocks_of,
+        functools.partial(squared_difference_sums, weight=weight, plan=plan),
         np.zeros(len(first)),
         plan,
         plan.tiles_after,
@@ -200,25 +217,22 @@ def _exact_squares(
 
 
 def _estimated_squares(
-    embeddings: Sequence[np.ndarray],
-    kernels: Sequence[np.ndarray],
-    sample: Anchors,
-    dtype: tf.DType,
-    memory_bytes: int,
-    unfinished: Path | None,
+    arrays: list[np.ndarray], sample: Anchors, plan: TilePlan, unfinished: Path | None
 ) -> Iterator[np.ndarray]:
-    """Yields, for every pair of spaces, [2, N] estimated mean squares and variances."""
-    count, classes = len(embeddings[0]), kernels[0].shape[1]
-    plan = rows_within(
-        count, classes, len(sample.position), dtype, memory_bytes, len(embeddings)
-    )
-    arrays = _points(embeddings, kernels, plan)
-    _, group = groups_of_equals([points[:count] for points in arrays])
+    """Yields, for every pair of spaces, [2, N] estimated mean squares and variances.
+
+    Args:
+        arrays: [padded, K] points of every space; given up here.
+        sample: The anchors.
+        plan: The blocks of rows.
+        unfinished: File for the numbers so far.
+    """
+    _, group = groups_of_equals([points[: plan.count] for points in arrays])
     made_from = fingerprint(plan, *vars(sample).values(), *arrays) if unfinished else ""
     yield from _work_through(
         _tensors(arrays),
         functools.partial(anchored_means, group=group, anchors=sample, plan=plan),
-        np.zeros((2, count)),
+        np.zeros((2, plan.count)),
         plan,
         lambda blocks: blocks,
         Unfinished(unfinished, made_from),
@@ -264,16 +278,36 @@ def _work_through(
     kept.remove()
 
 
+def _unit(spaces: Sequence[CentredLogits]) -> float:
+    """Returns the power of two to compute in, 1 for numbers of a usual size.
+
+    Squares of very large or small numbers do not fit into float32. A power of two is
+    taken off and put back again without rounding.
+
+    Raises:
+        PmalError: If distances are too large for float64.
+    """
+    bound = max(space.bound() for space in spaces)
+    if not np.isfinite(bound):
+        raise PmalError(
+            "Embeddings and kernels are so large that distances overflow; the model "
+            "they come from has diverged. Received: numbers of which products exceed "
+            "1e308"
+        )
+    usual = bound == 0.0 or 1.0 / _USUAL_SIZE < bound < _USUAL_SIZE
+    return 1.0 if usual else 2.0 ** -np.ceil(np.log2(bound))
+
+
 def _points(
-    embeddings: Sequence[np.ndarray], kernels: Sequence[np.ndarray], plan: TilePlan
+    spaces: Sequence[CentredLogits], plan: TilePlan, unit: float
 ) -> list[np.ndarray]:
-    """Returns [padded, K] centred logits of every space."""
-    spaces = []
-    for embedding, kernel in zip(embeddings, kernels, strict=True):
-        points = np.zeros((plan.padded, kernel.shape[1]), plan.dtype.as_numpy_dtype)
-        CentredLogits(embedding, kernel).fill(points)
-        spaces.append(points)
-    return spaces
+    """Returns [padded, K] centred logits of every space, times a unit."""
+    arrays = []
+    for space in spaces:
+        points = np.zeros((plan.padded, space.classes), plan.dtype.as_numpy_dtype)
+        space.fill(points, unit)
+        arrays.append(points)
+    return arrays
 
 
 def _compacted(points: np.ndarray, first: np.ndarray, plan: TilePlan) -> np.ndarray:

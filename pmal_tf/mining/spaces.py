@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pmal_tf.mining.points import chunks
+from pmal_tf.errors import PmalError
+from pmal_tf.mining.points import check_spaces, chunks
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,29 @@ class Space:
     embedding: np.ndarray
     kernel: np.ndarray
     bias: np.ndarray
+
+    def check(self, number: int, num_classes: int) -> None:
+        """Checks shapes and numbers.
+
+        Args:
+            number: How errors call this space.
+            num_classes: K.
+
+        Raises:
+            PmalError: If arrays do not fit together, or a number is not finite.
+        """
+        check_spaces([self.embedding], [self.kernel], first=number)
+        if self.kernel.shape[1] != num_classes or self.bias.shape != (num_classes,):
+            raise PmalError(
+                f"A head of {num_classes} classes has a kernel [D, {num_classes}] and "
+                f"a bias [{num_classes}]. Received: {self.kernel.shape} and "
+                f"{self.bias.shape} in space {number}"
+            )
+        if not np.isfinite(self.bias).all():
+            raise PmalError(
+                "Biases must be finite numbers; the model they come from has diverged. "
+                f"Received: NaN or infinity in space {number}"
+            )
 
     def chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Yields the embeddings in parts, as float64."""

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 _SECONDS_BETWEEN = 2.0
 
@@ -48,7 +49,7 @@ class Unfinished:
                 if str(stored["made_from"]) != self._made_from:
                     return None
                 blocks, values = stored[f"blocks_{pair}"], stored[f"values_{pair}"]
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
             return None
         self._keep(pair, int(blocks), values)
         return int(blocks), values
@@ -67,12 +68,17 @@ class Unfinished:
             return
         self._saved_at = now
         self._keep(pair, blocks, values)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         writing = self._path.with_name(f"writing.{self._path.name}")
-        with writing.open("wb") as file:
-            made_from = {"made_from": np.array(self._made_from)}
-            np.savez(file, allow_pickle=False, **made_from, **self._arrays)
-        os.replace(writing, self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with writing.open("wb") as file:
+                made_from = {"made_from": np.array(self._made_from)}
+                np.savez(file, allow_pickle=False, **made_from, **self._arrays)
+            os.replace(writing, self._path)
+        except OSError as error:
+            # The computation itself needs no file.
+            logging.warning("Not kept so far: %s: %s", self._path, error.strerror)
+            writing.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Removes the file: all is done."""

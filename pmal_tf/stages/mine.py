@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 from pmal_tf.api import embed, load_model
-from pmal_tf.backbones.classifier import with_precision
+from pmal_tf.backbones.classifier import head_weights, with_precision
 from pmal_tf.mining.mine import MiningResult, mine
 from pmal_tf.mining.prototypes import Prototypes
 from pmal_tf.mining.spaces import Space
@@ -68,7 +67,8 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
     write_class_sheets(sheets, trial.split.known, folder / "sheets")
     if config.tensorboard:
         _write_images(trial, sheets)
-    names = [f"embedding_{model}.npy" for model in range(config.num_models)]
+    models: list[int | str] = list(range(config.num_models))
+    names = [f"embedding_{model}.npy" for model in [*models, *([MC_DROPOUT] * dropped)]]
     # The pictures are for looking; what they are made from counts.
     names += ["robustness.npz", "prototypes.npz", "report.json", "sheets.npz"]
     return [f"{FOLDER}/{name}" for name in names], {}
@@ -80,24 +80,22 @@ def load_prototypes(trial: Trial) -> Prototypes:
 
 
 def _space(trial: Trial, model: int | str) -> Space:
-    """Embeds the training images with a pre-trained classifier, into a file."""
+    """Embeds the training images with a pre-trained classifier, into a file.
+
+    A file that is there is of this stage, which was cut short after it.
+    """
     classifier = load_model(trial.folder / f"pretrain_{model}" / "model.keras")
-    precision = trial.config.embedding_precision
-    if precision != "trained":
-        classifier = with_precision(classifier, precision)
     path = trial.folder / FOLDER / f"embedding_{model}.npy"
-    spaces = []
-
-    def write(temporary: Path) -> None:
-        spaces.append(
-            embed(
-                classifier, trial.train.image, path=temporary, jit=trial.recipe.use_jit
-            )
+    if not path.exists():
+        precision = trial.config.embedding_precision
+        network = classifier
+        if precision != "trained":
+            network = with_precision(classifier, precision)
+        image, jit = trial.train.image, trial.recipe.use_jit
+        write_atomically(
+            path, lambda writing: embed(network, image, path=writing, jit=jit)
         )
-
-    write_atomically(path, write)
-    embedding = np.load(path, mmap_mode="r")
-    return dataclasses.replace(spaces[0], embedding=embedding)
+    return Space(np.load(path, mmap_mode="r"), *head_weights(classifier))
 
 
 def _robustness_arrays(

@@ -59,19 +59,18 @@ def run(arguments: list[str], kill_at: float | None) -> bool:
     Returns:
         Whether it came to its end.
     """
-    process = start(arguments)
-    _, begins, blocks = process.stdout.readline().split()
-    begins, blocks = int(begins), int(blocks)
-    stop = None
-    if kill_at is not None:
-        stop = begins + 1 + int(kill_at * (blocks - begins - 1))
-    for line in process.stdout:
-        if stop is not None and int(line.split()[1]) >= stop:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            print(f"went on from block {begins}, killed after {stop} of {blocks}")
-            return False
-    assert process.wait() == 0
+    with start(arguments) as process:
+        _, begins, blocks = process.stdout.readline().split()
+        begins, blocks = int(begins), int(blocks)
+        stop = None
+        if kill_at is not None:
+            stop = begins + 1 + int(kill_at * (blocks - begins - 1))
+        for line in process.stdout:
+            if stop is not None and int(line.split()[1]) >= stop:
+                process.send_signal(signal.SIGKILL)
+                print(f"went on from block {begins}, killed after {stop} of {blocks}")
+                return False
+    assert process.returncode == 0
     print(f"went on from block {begins} of {blocks} to the end")
     return True
 

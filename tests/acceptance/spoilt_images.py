@@ -6,6 +6,8 @@ A tenth of CIFAR-10's training images are blurred, occluded or made noisy, a thi
 these each; two classifiers, and one with dropout on its embedding, are trained on all
 of them without knowing which. Every quality score then orders the training images, and
 its AUROC says how well the spoilt ones stand below the untouched ones: 50 is chance.
+`distance` is an image's root mean square distance to all others, large first: what an
+exponent of differences of distances grows with; `relative` is the exponent over it.
 """
 
 import argparse
@@ -19,9 +21,11 @@ from sklearn.metrics import roc_auc_score
 from pmal_tf.api import embed, load_model
 from pmal_tf.config import Config
 from pmal_tf.data.hashing import hash_ids
+from pmal_tf.mining.points import CentredLogits
 from pmal_tf.mining.qualities.quality_input import QualityInput
 from pmal_tf.mining.qualities.registry import QUALITIES
 from pmal_tf.mining.robustness import topology_robustness
+from pmal_tf.mining.spaces import Space
 from pmal_tf.stages import pretrain
 from pmal_tf.trial import Trial
 
@@ -80,7 +84,22 @@ def scores_of_trial(config: Config, number: int) -> tuple[dict, np.ndarray]:
         seed=0,
     )
     names = [name for name in QUALITIES if name != "none"]
-    return {name: QUALITIES[name](given) for name in names}, kinds
+    exponents = {name: QUALITIES[name](given) for name in names}
+    exponents["distance"] = rms_distance(pair)
+    exponents["relative"] = exponents["robustness"] / exponents["distance"]
+    return exponents, kinds
+
+
+def rms_distance(spaces: list[Space]) -> np.ndarray:
+    """Returns every image's root mean square distance to all, over the spaces.
+
+    For centred points, mean_j |x_i - x_j|^2 = |x_i|^2 + mean_j |x_j|^2.
+    """
+    squares = [
+        (CentredLogits(space.embedding, space.kernel)(slice(None)) ** 2).sum(axis=1)
+        for space in spaces
+    ]
+    return np.sqrt(np.mean([own + own.mean() for own in squares], axis=0))
 
 
 def main(out: Path, trials: int, epochs: int, images: int) -> dict[str, list[float]]:

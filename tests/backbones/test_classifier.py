@@ -11,6 +11,7 @@ from pmal_tf.backbones.classifier import (
     linear_head,
     with_precision,
 )
+from pmal_tf.errors import PmalError
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +72,15 @@ def test_compiled_embeddings_are_the_same(classifier, images):
         embed(classifier, images, jit=jit).embedding for jit in (False, True)
     )
     np.testing.assert_allclose(compiled, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_a_full_disk_is_told_before_it_is_written_to(
+    classifier, images, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(PmalError, match=r"MiB of embeddings.*No space left.*Make room"):
+        embed(classifier, images, path=tmp_path / "embedding.npy")
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import pytest
 from pmal_tf.backbones.classifier import (
     build_classifier,
     embedding_and_logits,
-    head_kernel,
+    head_weights,
 )
 from pmal_tf.backbones.oscri import oscri
 from pmal_tf.errors import PmalError
@@ -91,8 +91,8 @@ def test_embedding_is_the_input_of_the_head(rng):
     classifier = build_classifier("oscri", (8, 8, 3), 4, width=0.1)
     image = rng.integers(0, 256, size=(5, 8, 8, 3)).astype(np.uint8)
     outputs = embedding_and_logits(classifier)(image)
-    bias = classifier.get_layer("logits").bias
-    expected = outputs["embedding"] @ head_kernel(classifier) + bias
+    kernel, bias = head_weights(classifier)
+    expected = outputs["embedding"] @ kernel + bias
     np.testing.assert_allclose(outputs["logits"], expected, atol=1e-6)
     np.testing.assert_array_equal(outputs["logits"], classifier(image))
 

@@ -174,7 +174,7 @@ def test_seeds_draw_other_anchors_and_the_same_seed_the_same(spaces):
 
 
 def test_too_few_anchors_are_an_error(class_index):
-    with pytest.raises(PmalError, match=r"two per class.* 9 in all.*anchors=8$"):
+    with pytest.raises(PmalError, match=r"2 per class.* 9 in all.*anchors=8$"):
         draw_anchors(class_index, 8, seed=0)
     assert len(draw_anchors(class_index, 9, seed=0).position) == 9
 

@@ -132,3 +132,20 @@ def test_kmeans_fills_up_where_candidates_are_alike():
     candidates = candidates_of(embedding, [0] * 10, range(10))
     chosen = selected(candidates, FILTERS["kmeans"](candidates, 4, 0))[0]
     assert chosen == [0, 5, 1, 2]
+
+
+def test_kmeans_fills_up_where_candidates_differ_by_rounding_alone(rng):
+    embedding = rng.integers(0, 2, size=(30, 1)) * [[1.0, 0.0]]
+    embedding = embedding + 1e-9 * rng.normal(size=(30, 2))
+    candidates = candidates_of(embedding, [0] * 30, range(30))
+    chosen = selected(candidates, FILTERS["kmeans"](candidates, 10, 2**32))[0]
+    assert len(set(chosen)) == 10
+
+
+def test_duplicates_are_at_distance_zero_whatever_rounding_makes_of_it(rng):
+    # Far from the origin, expanded squares of equal rows need not be exactly 0.
+    embedding = np.repeat(rng.exponential(size=(40, 128)), 2, axis=0)
+    candidates = candidates_of(embedding, np.zeros(80, int), range(80))
+    spread = nearest_better_distance(candidates)
+    np.testing.assert_array_equal(spread[1::2], 0.0)
+    assert (spread[0::2] > 0).all()

@@ -1,10 +1,13 @@
 """From spaces to prototypes: every quality with every filter, and bad input."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
 from pmal_tf.errors import PmalError
+from pmal_tf.mining import mine as module
 from pmal_tf.mining.filters.registry import FILTERS
 from pmal_tf.mining.mine import MiningSettings, mine
 from pmal_tf.mining.qualities.registry import QUALITIES
@@ -211,3 +214,42 @@ def test_mining_does_not_depend_on_the_order_of_images(rng, spaces, images):
     for quality in ("robustness", "probability", "none"):
         expected = chosen_ids(np.arange(COUNT), quality=quality)
         assert chosen_ids(shuffle, quality=quality) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bias": np.full(3, np.nan)}, "NaN or infinity in space 1"),
+        ({"bias": np.zeros(5)}, r"bias \[3\].*\(5, 3\) and \(5,\) in space 1"),
+        ({"kernel": np.ones((5, 2))}, r"\[D, 3\].*\(5, 2\)"),
+        ({"embedding": np.ones((COUNT, 5), complex)}, "real numbers.*complex128"),
+        ({"embedding": np.full((COUNT, 5), "x")}, "real numbers.*<U1"),
+        ({"embedding": np.ones((30, 5))}, r"\[90, 30\] embeddings"),
+    ],
+)
+def test_spaces_that_do_not_fit_are_errors(spaces, images, change, message):
+    spaces[1] = dataclasses.replace(spaces[1], **change)
+    with pytest.raises(PmalError, match=message):
+        run(spaces, images, quality="probability")
+
+
+def test_the_dropout_space_is_checked_before_any_work(spaces, images, monkeypatch):
+    monkeypatch.setattr(module, "topology_robustness", None)
+    broken = dataclasses.replace(spaces[2], embedding=np.full((COUNT, 5), np.nan))
+    with pytest.raises(PmalError, match="space 2, rows"):
+        run(spaces, images, dropout_space=broken, quality="mc_dropout")
+    with pytest.raises(PmalError, match="dropout_space=None"):
+        mine(
+            spaces[:2],
+            *images,
+            class_names=NAMES,
+            settings=MiningSettings(quality="mc_dropout"),
+        )
+
+
+@pytest.mark.parametrize(
+    "class_index", [np.zeros((COUNT, 1), int), np.zeros(COUNT), np.zeros(COUNT, bool)]
+)
+def test_class_indices_are_integers_in_a_row(spaces, images, class_index):
+    with pytest.raises(PmalError, match=r"\[N\] integers"):
+        run(spaces, (class_index, images[1]))

@@ -67,3 +67,21 @@ def test_infinite_numbers_of_a_large_array_are_named_by_row(rng, monkeypatch):
     kernels[0][1, 1] = np.inf
     with pytest.raises(PmalError, match="space 0, its kernel"):
         check_spaces(embeddings, kernels)
+
+
+@pytest.mark.parametrize("count", [4097, 4100])
+def test_equal_embeddings_have_equal_points_wherever_they_stand(rng, count):
+    embeddings = np.repeat(rng.normal(size=(50, 32)), 100, axis=0)[:count]
+    embeddings = embeddings[rng.permutation(count)]
+    kernel = rng.normal(size=(32, 100))
+    filled = np.empty((count, 100))
+    CentredLogits(embeddings, kernel).fill(filled)
+    expected, _ = groups_of_equals([embeddings])
+    leaders, _ = groups_of_equals([filled])
+    assert leaders.tolist() == expected.tolist()
+
+
+def test_groups_do_not_wait_for_numbers_that_equal_nothing():
+    leaders, group = groups_of_equals([np.array([[np.nan], [1.0], [np.nan]])])
+    assert leaders.tolist() == [0, 1]
+    assert group.tolist() == [0, 1, 0]

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from pmal_tf.errors import PmalError
 from pmal_tf.mining.qualities import mc_dropout as dropout
 from pmal_tf.mining.qualities.quality_input import QualityInput
 from pmal_tf.mining.qualities.registry import QUALITIES
@@ -93,7 +92,7 @@ def test_mc_dropout_repeats_with_its_seed(rng):
 
 
 def test_mc_dropout_without_its_model_is_an_error(rng):
-    with pytest.raises(PmalError, match="trained with dropout"):
+    with pytest.raises(ValueError, match="dropout_space"):
         QUALITIES["mc_dropout"](given([space_of(rng)], np.zeros(40, int)))
 
 

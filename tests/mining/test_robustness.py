@@ -131,3 +131,29 @@ def test_infinite_embeddings_are_named(rng):
 def test_unknown_norm_is_an_error(rng):
     with pytest.raises(PmalError, match="rms, literal"):
         topology_robustness(*random_spaces(rng), norm="mean")
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e18, 1e30])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("anchors", [0, 30])
+def test_very_large_and_small_numbers_are_as_good_as_any(rng, scale, dtype, anchors):
+    embeddings, kernels = random_spaces(rng)
+    options = {"dtype": dtype, "anchors": anchors}
+    usual = topology_robustness(embeddings, kernels, **options)
+    scaled = topology_robustness([z * scale for z in embeddings], kernels, **options)
+    np.testing.assert_allclose(scaled.exponent, usual.exponent * scale, rtol=1e-5)
+    if anchors:
+        np.testing.assert_allclose(
+            scaled.standard_error, usual.standard_error * scale, rtol=1e-4
+        )
+
+
+def test_numbers_whose_distances_overflow_are_an_error(rng):
+    embeddings, kernels = random_spaces(rng)
+    with pytest.raises(PmalError, match="so large that distances overflow"):
+        topology_robustness([z * 1e306 for z in embeddings], kernels)
+
+
+def test_fewer_than_no_anchors_are_an_error(rng):
+    with pytest.raises(PmalError, match="topology_anchors=-5"):
+        topology_robustness(*random_spaces(rng), anchors=-5)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from pmal_tf.distances import pairwise_euclidean
 from pmal_tf.mining.filters.ranked_candidates import RankedCandidates
+from pmal_tf.mining.points import groups_of_equals
 
 _BLOCK_ROWS = 256
 _GROUP_ROWS = 4096
@@ -55,13 +56,18 @@ def nearest_better_distance(candidates: RankedCandidates) -> np.ndarray:
     class_start = bounds[candidates.class_index]
     nearest, farthest = np.empty(count), np.empty(count)
     for group in _groups(bounds):
-        points = tf.constant(candidates.points(group))
-        labels = tf.constant(candidates.class_index[group], tf.int32)
+        points = candidates.points(group)
+        _, equals = groups_of_equals([points])
+        given = (
+            tf.constant(points),
+            tf.constant(candidates.class_index[group], tf.int32),
+            tf.constant(equals, tf.int32),
+        )
         for start in range(group.start, group.stop, _BLOCK_ROWS):
             stop = min(start + _BLOCK_ROWS, group.stop)
             own = slice(start, stop)
             limits = np.array([class_start[start], start, stop]) - group.start
-            nearest[own], farthest[own] = _block(points, labels, tf.constant(limits))
+            nearest[own], farthest[own] = _block(*given, tf.constant(limits))
     first = bounds[:-1]
     nearest[first] = np.maximum.reduceat(farthest, first)
     return nearest
@@ -84,21 +90,26 @@ def _groups(bounds: np.ndarray) -> list[slice]:
     input_signature=[
         tf.TensorSpec((None, None), tf.float64),
         tf.TensorSpec((None,), tf.int32),
+        tf.TensorSpec((None,), tf.int32),
         tf.TensorSpec((3,), tf.int64),
     ]
 )
 def _block(
-    points: tf.Tensor, labels: tf.Tensor, limits: tf.Tensor
+    points: tf.Tensor, labels: tf.Tensor, equals: tf.Tensor, limits: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns each row's smallest and largest distance to those before it in its class.
 
     Args:
         points: [n, K].
         labels: [n].
+        equals: [n]; candidates with the same number are at distance 0, whatever
+            rounding makes of it, so that their order is that of rank.
         limits: First column, first row, and where both end.
     """
     begin, start, stop = tf.unstack(limits)
     distance = pairwise_euclidean(points[start:stop], points[begin:stop])
+    apart = equals[None, begin:stop] != equals[start:stop, None]
+    distance *= tf.cast(apart, tf.float64)
     before = tf.range(begin, stop)[None, :] < tf.range(start, stop)[:, None]
     same = labels[None, begin:stop] == labels[start:stop, None]
     better = before & same

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from pmal_tf.mining.filters.ranked_candidates import RankedCandidates
 
@@ -20,17 +23,22 @@ def kmeans(candidates: RankedCandidates, wanted: int, seed: int) -> list[np.ndar
     for number, rows in enumerate(candidates.classes()):
         embeddings = candidates.embeddings(rows)
         count = min(wanted, len(np.unique(embeddings, axis=0)))
-        clusters = KMeans(
-            count, n_init=_STARTS, random_state=np.random.RandomState(seed + number)
-        ).fit(embeddings)
+        start = (seed + number) % 2**32
+        with warnings.catch_warnings():
+            # Of embeddings that differ by rounding alone, some clusters may be empty.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            clusters = KMeans(count, n_init=_STARTS, random_state=start).fit(embeddings)
         to_own = np.linalg.norm(
             embeddings - clusters.cluster_centers_[clusters.labels_], axis=1
         )
         nearest = [
             members[np.argmin(to_own[members])]
-            for members in (np.flatnonzero(clusters.labels_ == k) for k in range(count))
+            for members in (
+                np.flatnonzero(clusters.labels_ == k)
+                for k in np.unique(clusters.labels_)
+            )
         ]
         others = np.setdiff1d(np.arange(len(embeddings)), nearest)
-        picked = np.concatenate([np.sort(nearest), others[: wanted - count]])
+        picked = np.concatenate([np.sort(nearest), others[: wanted - len(nearest)]])
         chosen.append(rows.start + picked)
     return chosen

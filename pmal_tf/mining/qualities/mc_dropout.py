@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from pmal_tf.errors import PmalError
 from pmal_tf.mining.qualities.quality_input import QualityInput
 from pmal_tf.mining.spaces import log_probability
 
@@ -22,14 +21,11 @@ def mc_dropout(given: QualityInput) -> np.ndarray:
         [N] exponents, the variances over 20 passes at rate 0.5, in [0, 1/4].
 
     Raises:
-        PmalError: If there is no model that was trained with dropout on z.
+        ValueError: If there is no model that was trained with dropout on z.
     """
     space = given.dropout_space
     if space is None:
-        raise PmalError(
-            "`quality=mc_dropout` needs a model that was trained with dropout on its "
-            "embedding. Received: none"
-        )
+        raise ValueError("mc_dropout needs a `dropout_space`")
     generator = np.random.default_rng(given.seed)
     exponent = np.empty(len(given.class_index))
     for where, embedding in space.chunks():
