@@ -10,16 +10,33 @@ _MIN_SQUARED_NORM = 1e-24
 _MASKED_SCORE = -1e30
 
 
-def pairwise_euclidean(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+def squared_norms(points: tf.Tensor) -> tf.Tensor:
+    """Returns the [n] squared lengths of [n, K] points."""
+    return tf.reduce_sum(points**2, axis=1)
+
+
+def pairwise_euclidean(
+    rows: tf.Tensor,
+    columns: tf.Tensor,
+    row_norms: tf.Tensor | None = None,
+    column_norms: tf.Tensor | None = None,
+) -> tf.Tensor:
     """Returns the [n, m] Euclidean distances of [n, K] rows to [m, K] columns.
 
     Squares are expanded, so centre both sides first, or digits are lost.
+
+    Args:
+        rows: [n, K].
+        columns: [m, K].
+        row_norms: [n] `squared_norms` of the rows, where they are known.
+        column_norms: [m] of the columns.
     """
-    squares = (
-        tf.reduce_sum(rows**2, axis=1)[:, None]
-        + tf.reduce_sum(columns**2, axis=1)[None, :]
-        - 2.0 * tf.matmul(rows, columns, transpose_b=True)
-    )
+    if row_norms is None:
+        row_norms = squared_norms(rows)
+    if column_norms is None:
+        column_norms = squared_norms(columns)
+    products = tf.matmul(rows, columns, transpose_b=True)
+    squares = row_norms[:, None] + column_norms[None, :] - 2.0 * products
     return tf.sqrt(tf.maximum(squares, 0.0))
 
 

@@ -33,9 +33,10 @@ class CentredLogits:
         self.classes = kernel.shape[1]
         self._embeddings = embeddings
         self._kernel = kernel - kernel.mean(axis=1, keepdims=True)
-        self._centre = sum(
-            chunk.sum(axis=0, dtype=np.float64) for _, chunk in chunks(embeddings)
-        ) / len(embeddings)
+        with np.errstate(over="ignore"):
+            self._centre = sum(
+                chunk.sum(axis=0, dtype=np.float64) for _, chunk in chunks(embeddings)
+            ) / len(embeddings)
 
     def __call__(self, rows: slice | np.ndarray) -> np.ndarray:
         """Returns the [n, K] float64 points of a slice or of positions.
@@ -51,25 +52,24 @@ class CentredLogits:
             points[where] = (padded @ self._kernel)[: len(part)]
         return points
 
-    def fill(self, points: np.ndarray, scale: float = 1.0) -> None:
+    def fill(self, points: np.ndarray, scale: float = 1.0) -> float:
         """Writes the points of all N embeddings into the first N rows of an array.
 
         Args:
             points: [>= N, K], of any number type.
             scale: Factor of the points, so that they fit into that type.
-        """
-        for where, _ in chunks(self._embeddings):
-            points[where] = scale * self(where)
 
-    def bound(self) -> float:
-        """Returns a number that no entry of a point exceeds; infinity on overflow."""
+        Returns:
+            The largest absolute number among them before that; NaN on overflow.
+        """
+        largest = 0.0
+        # What does not fit is found by its size, and scaled.
         with np.errstate(over="ignore", invalid="ignore"):
-            largest = max(
-                np.linalg.norm(part.astype(np.float64) - self._centre, axis=1).max()
-                for _, part in chunks(self._embeddings)
-            )
-            bound = float(largest * np.linalg.norm(self._kernel))
-        return bound if np.isfinite(bound) else float("inf")
+            for where, _ in chunks(self._embeddings):
+                part = self(where)
+                largest = np.maximum(largest, np.abs(part).max())
+                points[where] = scale * part
+        return float(largest)
 
 
 def chunks(array: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

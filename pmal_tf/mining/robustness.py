@@ -134,7 +134,6 @@ def topology_robustness(
             f"topology_anchors={anchors}"
         )
     logits = [CentredLogits(z, w) for z, w in zip(embeddings, kernels, strict=True)]
-    unit = _unit(logits)
     estimated = 0 < anchors < count
     if estimated:
         strata = np.zeros(count) if class_index is None else np.asarray(class_index)
@@ -145,12 +144,12 @@ def topology_robustness(
             )
         sample = draw_anchors(strata, anchors, seed)
         plan = rows_within(count, classes, anchors, number, memory_bytes, len(logits))
-        pairs = _estimated_squares(
-            _points(logits, plan, unit), sample, plan, unfinished
-        )
+        points, unit = _points(logits, plan)
+        pairs = _estimated_squares(points, sample, plan, unfinished)
     else:
         plan = TilePlan.within(count, classes, number, memory_bytes, len(logits))
-        pairs = _exact_squares(_points(logits, plan, unit), plan, unfinished)
+        points, unit = _points(logits, plan)
+        pairs = _exact_squares(points, plan, unfinished)
     scale = (1.0 if norm == "rms" else np.sqrt(count)) / unit
     with full_precision():
         exponent, error = _mean_over_pairs(pairs, scale)
@@ -213,7 +212,7 @@ def _exact_squares(
         plan.tiles_after,
         Unfinished(unfinished, made_from),
     ):
-        yield np.stack([sums[group] / count, np.zeros(count)])
+        yield np.stack([(sums / weight)[group] / count, np.zeros(count)])
 
 
 def _estimated_squares(
@@ -278,36 +277,33 @@ def _work_through(
     kept.remove()
 
 
-def _unit(spaces: Sequence[CentredLogits]) -> float:
-    """Returns the power of two to compute in, 1 for numbers of a usual size.
+def _points(
+    spaces: Sequence[CentredLogits], plan: TilePlan
+) -> tuple[list[np.ndarray], float]:
+    """Returns [padded, K] centred logits of every space, times a unit, and the unit.
 
-    Squares of very large or small numbers do not fit into float32. A power of two is
-    taken off and put back again without rounding.
+    It is a power of two, and 1 for numbers of a usual size: squares of very large or
+    small ones do not fit into float32. A power of two is taken off and put back again
+    without rounding.
 
     Raises:
-        PmalError: If distances are too large for float64.
+        PmalError: If numbers are too large for float64.
     """
-    bound = max(space.bound() for space in spaces)
-    if not np.isfinite(bound):
+    shape, dtype = (plan.padded, spaces[0].classes), plan.dtype.as_numpy_dtype
+    arrays = [np.zeros(shape, dtype) for _ in spaces]
+    largest = max(s.fill(points) for s, points in zip(spaces, arrays, strict=True))
+    if not np.isfinite(largest):
         raise PmalError(
             "Embeddings and kernels are so large that distances overflow; the model "
             "they come from has diverged. Received: numbers of which products exceed "
             "1e308"
         )
-    usual = bound == 0.0 or 1.0 / _USUAL_SIZE < bound < _USUAL_SIZE
-    return 1.0 if usual else 2.0 ** -np.ceil(np.log2(bound))
-
-
-def _points(
-    spaces: Sequence[CentredLogits], plan: TilePlan, unit: float
-) -> list[np.ndarray]:
-    """Returns [padded, K] centred logits of every space, times a unit."""
-    arrays = []
-    for space in spaces:
-        points = np.zeros((plan.padded, space.classes), plan.dtype.as_numpy_dtype)
+    if largest == 0.0 or 1.0 / _USUAL_SIZE < largest < _USUAL_SIZE:
+        return arrays, 1.0
+    unit = 2.0 ** -np.ceil(np.log2(largest))
+    for space, points in zip(spaces, arrays, strict=True):
         space.fill(points, unit)
-        arrays.append(points)
-    return arrays
+    return arrays, unit
 
 
 def _compacted(points: np.ndarray, first: np.ndarray, plan: TilePlan) -> np.ndarray:

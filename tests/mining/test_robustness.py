@@ -151,7 +151,9 @@ def test_very_large_and_small_numbers_are_as_good_as_any(rng, scale, dtype, anch
 def test_numbers_whose_distances_overflow_are_an_error(rng):
     embeddings, kernels = random_spaces(rng)
     with pytest.raises(PmalError, match="so large that distances overflow"):
-        topology_robustness([z * 1e306 for z in embeddings], kernels)
+        topology_robustness(
+            [z * 1e200 for z in embeddings], [w * 1e200 for w in kernels]
+        )
 
 
 def test_fewer_than_no_anchors_are_an_error(rng):
