@@ -231,7 +231,7 @@ def rows_within(
     Raises:
         PmalError: If not even one row fits.
     """
-    logits = ((spaces + 1) * count + 2 * anchors) * classes * dtype.size
+    logits = (spaces * count + 2 * anchors) * classes * dtype.size
     per_row = _ROWS_AT_ONCE * blocks_at_once() * anchors * dtype.size
     rows = (memory_bytes - logits - 4 * count * 8) // per_row
     if rows < 1:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from pmal_tf.errors import PmalError
+from pmal_tf.mining.replicas import blocks_at_once
 
 _CHUNK_ROWS = 2048
 
@@ -47,9 +50,10 @@ class CentredLogits:
         embeddings = self._embeddings[rows]
         points = np.empty((len(embeddings), self.classes))
         for where, part in chunks(embeddings):
-            padded = np.zeros((_CHUNK_ROWS, part.shape[1]))
-            padded[: len(part)] = part - self._centre
-            points[where] = (padded @ self._kernel)[: len(part)]
+            centred = part - self._centre
+            if len(part) < _CHUNK_ROWS:
+                centred = np.pad(centred, ((0, _CHUNK_ROWS - len(part)), (0, 0)))
+            points[where] = (centred @ self._kernel)[: len(part)]
         return points
 
     def fill(self, points: np.ndarray, scale: float = 1.0) -> float:
@@ -62,14 +66,22 @@ class CentredLogits:
         Returns:
             The largest absolute number among them before that; NaN on overflow.
         """
-        largest = 0.0
-        # What does not fit is found by its size, and scaled.
-        with np.errstate(over="ignore", invalid="ignore"):
-            for where, _ in chunks(self._embeddings):
+
+        def fill_part(where: slice) -> float:
+            # What does not fit is found by its size, and scaled.
+            with np.errstate(over="ignore", invalid="ignore"):
                 part = self(where)
-                largest = np.maximum(largest, np.abs(part).max())
-                points[where] = scale * part
-        return float(largest)
+                points[where] = part if scale == 1.0 else scale * part
+                return float(np.maximum(part.max(), -part.min()))
+
+        # A core each: the threads of a matrix library go on waiting for work for a
+        # while when they have none, and keep the cores from what comes next.
+        with (
+            threadpool_limits(1, user_api="blas"),
+            ThreadPoolExecutor(blocks_at_once()) as pool,
+        ):
+            slices = [where for where, _ in chunks(self._embeddings)]
+            return float(np.max(list(pool.map(fill_part, slices))))
 
 
 def chunks(array: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

@@ -71,19 +71,22 @@ def _on_threads(
         return [result.numpy() for result in function(*arrays, tf.constant(block))]
 
     threads = blocks_at_once()
-    if first < stop:
-        yield first, compute(first)  # Compiles, once.
+    if first >= stop:
+        return
+    # Compiles, once, before there are threads; the last block is the smallest.
+    last = compute(stop - 1)
     with ThreadPoolExecutor(threads) as pool:
         ahead: deque[Future[list[np.ndarray]]] = deque()
         try:
-            for block in range(first + 1, stop):
+            for block in range(first, stop - 1):
                 # A few blocks ahead: their results wait in memory.
-                while len(ahead) < 2 * threads and block + len(ahead) < stop:
+                while len(ahead) < 2 * threads and block + len(ahead) < stop - 1:
                     ahead.append(pool.submit(compute, block + len(ahead)))
                 yield block, ahead.popleft().result()
         finally:
             for future in ahead:
                 future.cancel()
+    yield stop - 1, last
 
 
 def blocks_at_once() -> int:

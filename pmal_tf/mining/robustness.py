@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from pmal_tf.errors import PmalError
+from pmal_tf.mining import buffers
 from pmal_tf.mining.anchors import (
     Anchors,
     anchored_means,
@@ -193,7 +194,7 @@ def _exact_squares(
     """Yields, for every pair of spaces, [2, N] mean squares and zeros.
 
     Args:
-        arrays: [padded, K] points of every space; given up here.
+        arrays: [padded, K] points of every space, in `buffers`.
         plan: The tiles.
         unfinished: File for the numbers so far.
     """
@@ -201,11 +202,11 @@ def _exact_squares(
     first, group = groups_of_equals([points[:count] for points in arrays])
     if len(first) < count:
         plan = plan.for_count(len(first))
-        arrays[:] = [_compacted(points, first, plan) for points in arrays]
+        arrays = [_compacted(points, first, plan) for points in arrays]
     weight = np.bincount(group)
     made_from = fingerprint(plan, weight, *arrays) if unfinished else ""
     for sums in _work_through(
-        _tensors(arrays),
+        [buffers.as_tensor(points) for points in arrays],
         functools.partial(squared_difference_sums, weight=weight, plan=plan),
         np.zeros(len(first)),
         plan,
@@ -221,7 +222,7 @@ def _estimated_squares(
     """Yields, for every pair of spaces, [2, N] estimated mean squares and variances.
 
     Args:
-        arrays: [padded, K] points of every space; given up here.
+        arrays: [padded, K] points of every space, in `buffers`.
         sample: The anchors.
         plan: The blocks of rows.
         unfinished: File for the numbers so far.
@@ -229,7 +230,7 @@ def _estimated_squares(
     _, group = groups_of_equals([points[: plan.count] for points in arrays])
     made_from = fingerprint(plan, *vars(sample).values(), *arrays) if unfinished else ""
     yield from _work_through(
-        _tensors(arrays),
+        [buffers.as_tensor(points) for points in arrays],
         functools.partial(anchored_means, group=group, anchors=sample, plan=plan),
         np.zeros((2, plan.count)),
         plan,
@@ -290,8 +291,10 @@ def _points(
         PmalError: If numbers are too large for float64.
     """
     shape, dtype = (plan.padded, spaces[0].classes), plan.dtype.as_numpy_dtype
-    arrays = [np.zeros(shape, dtype) for _ in spaces]
-    largest = max(s.fill(points) for s, points in zip(spaces, arrays, strict=True))
+    arrays = [buffers.zeros(shape, dtype) for _ in spaces]
+    largest = np.max(
+        [space.fill(points) for space, points in zip(spaces, arrays, strict=True)]
+    )
     if not np.isfinite(largest):
         raise PmalError(
             "Embeddings and kernels are so large that distances overflow; the model "
@@ -312,11 +315,3 @@ def _compacted(points: np.ndarray, first: np.ndarray, plan: TilePlan) -> np.ndar
         points[where] = points[rows]
     points[len(first) :] = 0.0
     return points[: plan.padded]
-
-
-def _tensors(arrays: list[np.ndarray]) -> list[tf.Tensor]:
-    """Hands arrays to TensorFlow, giving each up at once: they may be large."""
-    tensors = []
-    while arrays:
-        tensors.append(tf.convert_to_tensor(arrays.pop(0)))
-    return tensors

@@ -104,12 +104,9 @@ class TilePlan:
     def memory(
         count: int, classes: int, dtype: tf.DType, tile: int, spaces: int = 2
     ) -> int:
-        """Returns the bytes that a tile size takes: logits, sums and tiles.
-
-        While the logits of a space are handed to TensorFlow they are there twice.
-        """
+        """Returns the bytes that a tile size takes: logits, sums and tiles."""
         padded = math.ceil(count / tile) * tile
-        logits = (spaces + 1) * padded * classes * dtype.size
+        logits = spaces * padded * classes * dtype.size
         sums = (4 + 2 * blocks_at_once()) * padded * 8
         tiles = _TILES_AT_ONCE * blocks_at_once() * tile * tile * dtype.size
         return logits + sums + tiles

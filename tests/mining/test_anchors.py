@@ -182,10 +182,10 @@ def test_too_few_anchors_are_an_error(class_index):
 def test_a_budget_too_small_for_one_row_says_the_least():
     enough = rows_within(20_000, 6, 1024, tf.float32, 4 * 2**20)
     assert 1 <= enough.tile < 1024
-    with pytest.raises(PmalError, match=r"at least 3 for 20000 .*1024 anchors.*=1$"):
+    with pytest.raises(PmalError, match=r"at least 2 for 20000 .*1024 anchors.*=1$"):
         rows_within(20_000, 6, 1024, tf.float32, 2**20)
     # What it says is enough is enough, and no less is.
-    assert rows_within(20_000, 6, 1024, tf.float32, 3 * 2**20).tile >= 1
+    assert rows_within(20_000, 6, 1024, tf.float32, 2 * 2**20).tile >= 1
 
 
 def test_class_indices_of_another_length_are_an_error(spaces):
