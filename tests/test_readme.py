@@ -64,6 +64,11 @@ def test_arrays_come_from_tf_data_too():
     np.testing.assert_array_equal(collected[1], labels)
 
 
+def test_nothing_is_left_to_be_filled_in():
+    text = README + (ROOT / "CONTRIBUTING.md").read_text()
+    assert not re.findall(r"^[A-Z_]{6,}$|TODO|FIXME|XXX", text, re.MULTILINE)
+
+
 def test_every_path_that_the_documents_name_exists():
     text = README + (ROOT / "CONTRIBUTING.md").read_text()
     for path in re.findall(r"(?:experiments|tests|\.ci)/[\w./]+\w", text):
