@@ -145,7 +145,6 @@ def squared_difference_sums(
     finished, sums = done
     whole = np.zeros(plan.padded)
     whole[:count] = sums
-    # Computed once: summed anew in every tile they would take as long as the roots.
     norms = (squared_norms(first), squared_norms(second))
     arrays = (first, second, *norms, weights)
     stripes = on_replicas(compiled, arrays, finished, plan.blocks)
