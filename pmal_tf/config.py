@@ -368,6 +368,18 @@ class Config:
         """The settings that a trained model depends on."""
         return self.inputs_of("optimize")
 
+    def stages_of(self, changed: list[str]) -> list[str]:
+        """Returns the stages that changed settings first matter to, in order.
+
+        Args:
+            changed: Lines that begin with the name of a setting and a colon.
+        """
+        names = {line.partition(":")[0] for line in changed}
+        first = {
+            f.metadata["stage"] for f in dataclasses.fields(self) if f.name in names
+        }
+        return [stage for stage in STAGES if stage in first]
+
     def to_flags(self) -> str:
         """Returns the settings as a flagfile, one `--name=value` per line."""
         lines = []

@@ -159,8 +159,9 @@ def _check_folders(config: Config) -> None:
             raise PmalError(
                 "The trials of a run folder share one configuration. Received: another "
                 f"one than that of {path.parent}, which differs in "
-                f"{'; '.join(changed)}. Choose a new --experiment, or make the stages "
-                "that depend on it anew with --overwrite --stages=..."
+                f"{'; '.join(changed)}. Choose a new --experiment, or add --overwrite "
+                f"--stages={','.join(config.stages_of(changed))} to make these anew; "
+                "then the same command without these two makes what follows."
             )
 
 

@@ -119,8 +119,9 @@ class Runner:
                 return marker.hash
         raise PmalError(
             f"Every stage before the wanted ones must be finished. Received: {name} of "
-            f"{self.trial.folder}, which {state}. Name {stage.kind} in --stages "
-            "without --overwrite first; finished stages are skipped."
+            f"{self.trial.folder}, which {state}. Run the same command without "
+            "--overwrite and without --stages: it skips what is finished and makes "
+            "what is not, or is older than what it is made from."
         )
 
     def _folder(self, stage: Stage) -> Path:

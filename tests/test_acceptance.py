@@ -38,7 +38,7 @@ def test_killed_mining_goes_on_to_the_same_bits(tmp_path, capsys):
     )
     printed = capsys.readouterr().out
     assert printed.count("killed after") == 2
-    assert "went on from block 0 of 13" in printed
+    assert "went on from block 0 of 11" in printed
     assert printed.endswith("4000 images, 2 kills: the same bits.\n")
 
 

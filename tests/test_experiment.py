@@ -78,6 +78,8 @@ def test_rival_of_the_robustness_trains_the_model_it_needs(tmp_path, started):
     assert set(started) == {"pretrain_0", "pretrain_1", "mining"}
     started.clear()
     rival = dataclasses.replace(config, overwrite=True, stages=("mine",))
+    with pytest.raises(PmalError, match="--overwrite --stages=mine to make these anew"):
+        run_experiment(config)
     run_experiment(rival)
     assert set(started) == {"pretrain_mc_dropout", "mining"}
     started.clear()

@@ -50,7 +50,7 @@ def test_overwriting_too_little_names_what_is_old(run_copy, started):
 
 def test_a_stage_without_the_ones_before_it_is_refused(tmp_path):
     with pytest.raises(
-        PmalError, match=r"pretrain_0 of .* is not finished\. Name pretrain"
+        PmalError, match=r"pretrain_0 of .* is not finished\. Run the same"
     ):
         run_experiment(tiny(tmp_path, stages=("mine",)))
 

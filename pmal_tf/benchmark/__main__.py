@@ -65,7 +65,7 @@ def define_flags(values: flags.FlagValues) -> None:
     text = "mining: memory budget in MiB."
     define("integer", "memory_mb", Config.mining_memory_mb, text)
     define("integer", "repetitions", 5, "mining: how often each thing is timed.")
-    text = "mining: references to measure beside; of these, or none."
+    text = "mining: references to measure beside; of these, or nothing."
     define("list", "references", ["scipy", "matmul", "sqrt"], text)
     define("boolean", "scaling", False, "mining: measure how cost grows with n and k.")
     text = "mining: picture of the growth to draw, .png, .svg or .pdf; has it measured."

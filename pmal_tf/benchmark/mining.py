@@ -120,8 +120,8 @@ def _check(
             )
     if not set(references) <= set(REFERENCES):
         raise PmalError(
-            f"`references` must be some of {', '.join(REFERENCES)}, or none. Received: "
-            f"--references={','.join(references)}"
+            f"`references` must be some of {', '.join(REFERENCES)}, or nothing. "
+            f"Received: --references={','.join(references)}"
         )
     if plot and plot.suffix.lower() not in PLOT_SUFFIXES:
         raise PmalError(

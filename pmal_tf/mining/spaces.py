@@ -35,14 +35,15 @@ class Space:
         Raises:
             PmalError: If arrays do not fit together, or a number is not finite.
         """
-        check_spaces([self.embedding], [self.kernel], first=number)
-        if self.kernel.shape[1] != num_classes or self.bias.shape != (num_classes,):
+        kernel, bias = np.asarray(self.kernel), np.asarray(self.bias)
+        check_spaces([np.asarray(self.embedding)], [kernel], first=number)
+        if kernel.shape[1] != num_classes or bias.shape != (num_classes,):
             raise PmalError(
-                f"A head of {num_classes} classes has a kernel [D, {num_classes}] and "
-                f"a bias [{num_classes}]. Received: {self.kernel.shape} and "
-                f"{self.bias.shape} in space {number}"
+                f"With {num_classes} class names, a head has a kernel "
+                f"[D, {num_classes}] and a bias [{num_classes}]. Received: "
+                f"{kernel.shape} and {bias.shape} in space {number}"
             )
-        if not np.isfinite(self.bias).all():
+        if not np.isfinite(bias).all():
             raise PmalError(
                 "Biases must be finite numbers; the model they come from has diverged. "
                 f"Received: NaN or infinity in space {number}"

@@ -11,7 +11,7 @@ from absl import logging
 
 from pmal_tf.api import embed, load_model
 from pmal_tf.backbones.classifier import head_weights, with_precision
-from pmal_tf.mining.mine import MiningResult, mine
+from pmal_tf.mining.mine import MiningResult, MiningSettings, mine
 from pmal_tf.mining.prototypes import Prototypes
 from pmal_tf.mining.spaces import Space
 from pmal_tf.reports.class_sheets import (
@@ -58,7 +58,7 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
         lambda path: np.savez_compressed(path, allow_pickle=False, **arrays),
     )
     write_json(folder / "report.json", [dataclasses.asdict(r) for r in result.report])
-    logging.info("Mined prototypes:\n%s", _render_report(result))
+    logging.info("Mined prototypes:\n%s", _render_report(result, trial.mining_settings))
     sheets = collect_sheets(
         *(train.image, train.label, result.robustness.robustness, train.example_id),
         result.selection,
@@ -114,13 +114,13 @@ def _robustness_arrays(
         arrays["quality_exponent"] = result.quality_exponent
     for number, space in enumerate(spaces):
         parts = [space.logits(part).argmax(axis=1) for _, part in space.chunks()]
-        arrays[f"kernel_{number}"] = space.kernel
+        arrays[f"kernel_{number}"], arrays[f"bias_{number}"] = space.kernel, space.bias
         arrays[f"predicted_{number}"] = np.concatenate(parts).astype(np.int32)
     return arrays
 
 
-def _render_report(result: MiningResult) -> str:
-    """Renders the mining report as a table, and the error of an estimate."""
+def _render_report(result: MiningResult, settings: MiningSettings) -> str:
+    """Renders the mining report as a table, with what is not the paper's way."""
     header = [
         *("class", "images", "candidates", "relaxed", "prototypes"),
         "robustness min / median / max",
@@ -137,14 +137,19 @@ def _render_report(result: MiningResult) -> str:
         ]
         for entry in result.report
     ]
-    table = markdown_table(header, rows)
+    text = markdown_table(header, rows)
+    if (settings.quality, settings.diversity) != ("robustness", "algorithm1"):
+        text += (
+            f"Candidates by quality {settings.quality} ({settings.candidate_rule}), "
+            f"prototypes by diversity {settings.diversity}.\n"
+        )
     error = result.robustness.standard_error
-    if error is None:
-        return table
-    return (
-        f"{table}Estimated from anchors: standard error of the exponent, median "
-        f"{np.median(error):.2g}, largest {error.max():.2g}.\n"
-    )
+    if error is not None:
+        text += (
+            "Robustness estimated from anchors: standard error of the exponent, median "
+            f"{np.median(error):.2g}, largest {error.max():.2g}.\n"
+        )
+    return text
 
 
 def _write_images(trial: Trial, sheets: SheetImages) -> None:

@@ -108,7 +108,7 @@ def test_the_command_tells_a_mistake_in_a_sentence():
     [
         (["--k=1"], "`k` must be at least 2. Received: --k=1"),
         (["--repetitions=0"], "`repetitions` must be at least 1"),
-        (["--references=sqrt,numpy"], "or none. Received: --references=sqrt,numpy"),
+        (["--references=sqrt,numpy"], "or nothing. Received: --references=sqrt,numpy"),
         (["--plot=growth.txt"], r"\.png, \.svg, \.pdf file. Received: .*growth.txt"),
         (["--plot=growth.png", "--n=15"], "`n` must be at least 16, to see growth"),
         (["--scaling", "--n=15"], "`n` must be at least 16, to see growth"),

@@ -71,7 +71,9 @@ def test_ctrl_c_leaves_with_status_130_and_a_line(command, capsys):
 
 
 SCRIPT = """
-import concurrent.futures, runpy, sys, time
+import concurrent.futures, runpy, signal, sys, time
+# A shell that starts the tests in the background has its children ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pmal_tf.data.tiny_imagenet import prepare
 concurrent.futures.ThreadPoolExecutor().submit(time.sleep, 60)  # As TFDS has them.
 prepare.URL = sys.argv.pop()

@@ -222,6 +222,7 @@ def test_mining_does_not_depend_on_the_order_of_images(rng, spaces, images):
         ({"bias": np.full(3, np.nan)}, "NaN or infinity in space 1"),
         ({"bias": np.zeros(5)}, r"bias \[3\].*\(5, 3\) and \(5,\) in space 1"),
         ({"kernel": np.ones((5, 2))}, r"\[D, 3\].*\(5, 2\)"),
+        ({"kernel": None}, "real numbers.*object"),
         ({"embedding": np.ones((COUNT, 5), complex)}, "real numbers.*complex128"),
         ({"embedding": np.full((COUNT, 5), "x")}, "real numbers.*<U1"),
         ({"embedding": np.ones((30, 5))}, r"\[90, 30\] embeddings"),
