@@ -29,9 +29,7 @@ from pmal_tf.workdir import Marker, check_writable, differences, read_json
 
 def plan(config: Config) -> list[Stage]:
     """Returns the stages of a trial in order, wanted or not."""
-    models: list[int | str] = list(range(config.num_models))
-    if config.quality == pretrain.MC_DROPOUT:
-        models.append(pretrain.MC_DROPOUT)
+    models = pretrain.models(config)
     pretrained = tuple(f"pretrain_{model}" for model in models)
     stages = [
         Stage(

@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 from pathlib import Path
 
 import pytest
@@ -384,6 +385,18 @@ def test_a_recipe_has_the_defaults_of_the_settings_of_the_same_names():
     recipe = {field.name: field.default for field in dataclasses.fields(Recipe)}
     settings = {field.name: field.default for field in dataclasses.fields(Config)}
     assert recipe == {name: settings.get(name) for name in recipe}
+
+
+def test_mining_from_python_has_the_defaults_of_the_flags():
+    from pmal_tf.mining.mine import MiningSettings
+    from pmal_tf.mining.robustness import topology_robustness
+
+    for name, value in vars(MiningSettings()).items():
+        assert getattr(Config(), name) == value, name
+    defaults = inspect.signature(topology_robustness).parameters
+    assert defaults["memory_mb"].default == Config().mining_memory_mb
+    assert defaults["dtype"].default == Config().mining_dtype
+    assert defaults["norm"].default == Config().topology_norm
 
 
 def test_allowed_names_are_those_that_exist():

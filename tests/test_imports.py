@@ -47,7 +47,7 @@ ALLOWED = {
     },
     "settings": {"errors"},
     "stages": {
-        *("api", "backbones", "evaluation", "mining", "reports", "serving"),
+        *("api", "backbones", "config", "evaluation", "mining", "reports", "serving"),
         *("training", "trial", "workdir"),
     },
     "training": {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import keras
 
+from pmal_tf.backbones.layers import batch_normalization, convolution
 from pmal_tf.errors import PmalError
 
 # Bottleneck channels and blocks of the four groups.
@@ -82,19 +83,6 @@ def _bottleneck(
 def _convolution(
     x: keras.KerasTensor, filters: int, size: int, *, stride: int, name: str
 ) -> keras.KerasTensor:
-    """Convolution without bias and BatchNorm, padded equally on every side."""
-    if size > 1:
-        x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-    x = keras.layers.Conv2D(
-        filters,
-        size,
-        strides=stride,
-        use_bias=False,
-        kernel_initializer=keras.initializers.VarianceScaling(
-            scale=2.0, mode="fan_out", distribution="untruncated_normal"
-        ),
-        name=f"{name}_conv",
-    )(x)
-    return keras.layers.BatchNormalization(
-        momentum=0.9, epsilon=1e-5, name=f"{name}_norm"
-    )(x)
+    """Convolution and BatchNorm."""
+    x = convolution(x, filters, size, stride=stride, name=name)
+    return batch_normalization(x, name)

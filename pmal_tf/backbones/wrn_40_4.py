@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import keras
 
+from pmal_tf.backbones.layers import batch_normalization, convolution
+
 _STEM_CHANNELS = 16
 _GROUPS = (64, 128, 256)
 _BLOCKS = 6
@@ -36,7 +38,7 @@ def wrn_40_4(
     """
     image = keras.Input(input_shape, name="image")
     x = keras.layers.Rescaling(1.0 / 255.0, name="rescale")(image)
-    x = _convolution(x, max(1, round(_STEM_CHANNELS * width)), 3, 1, name="stem")
+    x = convolution(x, max(1, round(_STEM_CHANNELS * width)), 3, stride=1, name="stem")
     for group, channels in enumerate(_GROUPS):
         for block in range(_BLOCKS):
             x = _block(
@@ -61,36 +63,15 @@ def _block(
     shortcut = x
     x = _activation(x, name=f"{name}_0")
     if stride != 1 or shortcut.shape[-1] != channels:
-        shortcut = _convolution(x, channels, 1, stride, name=f"{name}_shortcut")
-    x = _convolution(x, channels, 3, 1, name=f"{name}_0")
+        shortcut = convolution(x, channels, 1, stride=stride, name=f"{name}_shortcut")
+    x = convolution(x, channels, 3, stride=1, name=f"{name}_0")
     x = _activation(x, name=f"{name}_1")
     if dropout:
         x = keras.layers.Dropout(dropout, name=f"{name}_dropout")(x)
-    x = _convolution(x, channels, 3, stride, name=f"{name}_1")
+    x = convolution(x, channels, 3, stride=stride, name=f"{name}_1")
     return keras.layers.Add(name=f"{name}_add")([x, shortcut])
 
 
 def _activation(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     """BatchNorm and ReLU."""
-    x = keras.layers.BatchNormalization(
-        momentum=0.9, epsilon=1e-5, name=f"{name}_norm"
-    )(x)
-    return keras.layers.ReLU(name=f"{name}_relu")(x)
-
-
-def _convolution(
-    x: keras.KerasTensor, filters: int, size: int, stride: int, *, name: str
-) -> keras.KerasTensor:
-    """Convolution without bias, padded equally on every side."""
-    if size > 1:
-        x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-    return keras.layers.Conv2D(
-        filters,
-        size,
-        strides=stride,
-        use_bias=False,
-        kernel_initializer=keras.initializers.VarianceScaling(
-            scale=2.0, mode="fan_out", distribution="untruncated_normal"
-        ),
-        name=f"{name}_conv",
-    )(x)
+    return keras.layers.ReLU(name=f"{name}_relu")(batch_normalization(x, name))

@@ -17,7 +17,6 @@ variance is one weighted sum of neighbours' differences, and no sums per class a
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -27,7 +26,7 @@ import tensorflow as tf
 from pmal_tf.distances import pairwise_euclidean
 from pmal_tf.errors import PmalError
 from pmal_tf.mining.replicas import blocks_at_once, on_replicas
-from pmal_tf.mining.tiles import TilePlan
+from pmal_tf.mining.tiles import TilePlan, too_little_memory
 
 # The variance within a class needs two of its images.
 LEAST_PER_CLASS = 2
@@ -235,11 +234,8 @@ def rows_within(
     per_row = _ROWS_AT_ONCE * blocks_at_once() * anchors * dtype.size
     rows = (memory_bytes - logits - 4 * count * 8) // per_row
     if rows < 1:
-        least = math.ceil((memory_bytes + per_row * (1 - rows)) / 2**20)
-        raise PmalError(
-            f"`mining_memory_mb` must be at least {least} for {count} images of "
-            f"{classes} classes and {anchors} anchors. Received: "
-            f"mining_memory_mb={memory_bytes / 2**20:g}"
-        )
+        least = logits + 4 * count * 8 + per_row
+        what = f"{count} images of {classes} classes and {anchors} anchors"
+        raise too_little_memory(what, least, memory_bytes)
     best = max(2**20 // anchors, 16)
     return TilePlan(count, int(min(rows, best, count)), dtype)

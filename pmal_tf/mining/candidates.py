@@ -116,7 +116,7 @@ def matched_candidates(
     """Keeps as many of every class as another quality kept, the best by this one.
 
     A threshold on probabilities or variances means something else than one on
-    robustness: exp(-variance) of a probability is never below 0.78, so that any epsilon
+    robustness: exp(-variance) of a probability is never below 0.77, so that any epsilon
     below keeps every image. Qualities are compared fairly at equal numbers.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,20 +204,20 @@ def _candidates(
         The candidates, and [N] ranks by the quality. Without a quality all images are
         candidates, and Algorithm 1, which needs an order, goes by robustness.
     """
-    anything = settings.quality == "none"
-    rank = quality_rank(robustness if anything else exponent, example_id)
-    by_epsilon = settings.quality in ("robustness", "none")
-    literal = settings.candidate_rule == "literal"
-    candidates = select_candidates(
-        exponent if by_epsilon or literal else robustness,
-        class_index,
-        rank if by_epsilon or literal else quality_rank(robustness, example_id),
+    select = functools.partial(
+        select_candidates,
+        class_index=class_index,
         epsilon=settings.epsilon,
         at_least=settings.prototypes_per_class,
     )
-    if not (by_epsilon or literal):
-        candidates = matched_candidates(candidates, rank, class_index)
-    return candidates, rank
+    by_robustness = quality_rank(robustness, example_id)
+    if settings.quality in ("robustness", "none"):
+        return select(exponent, rank=by_robustness), by_robustness
+    rank = quality_rank(exponent, example_id)
+    if settings.candidate_rule == "literal":
+        return select(exponent, rank=rank), rank
+    model = select(robustness, rank=by_robustness)
+    return matched_candidates(model, rank, class_index), rank
 
 
 def _check_images(

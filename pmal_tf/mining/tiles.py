@@ -91,12 +91,9 @@ class TilePlan:
         tile = max(min(_BEST_TILE_ON_GPU if on_gpu else _BEST_TILE, count), 1)
         while cls.memory(count, classes, dtype, tile, spaces) > memory_bytes:
             if tile <= _LEAST_TILE:
-                least = cls.memory(count, classes, dtype, tile, spaces) / 2**20
-                raise PmalError(
-                    f"`mining_memory_mb` must be at least {math.ceil(least)} for "
-                    f"{count} images of {classes} classes. Received: "
-                    f"mining_memory_mb={memory_bytes / 2**20:g}"
-                )
+                least = cls.memory(count, classes, dtype, tile, spaces)
+                images = f"{count} images of {classes} classes"
+                raise too_little_memory(images, least, memory_bytes)
             tile = max(tile // 2, _LEAST_TILE)
         return cls(count, tile, dtype)
 
@@ -110,6 +107,20 @@ class TilePlan:
         sums = (4 + 2 * blocks_at_once()) * padded * 8
         tiles = _TILES_AT_ONCE * blocks_at_once() * tile * tile * dtype.size
         return logits + sums + tiles
+
+
+def too_little_memory(what: str, least: int, given: int) -> PmalError:
+    """Returns the error of a memory budget that is too small.
+
+    Args:
+        what: What does not fit.
+        least: Bytes that it takes.
+        given: Bytes of the budget.
+    """
+    return PmalError(
+        f"`mining_memory_mb` must be at least {math.ceil(least / 2**20)} for {what}. "
+        f"Received: mining_memory_mb={given / 2**20:g}"
+    )
 
 
 def squared_difference_sums(

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
+from PIL import Image
 
 from pmal_tf.api import embed, load_model
 from pmal_tf.backbones.classifier import head_weights, with_precision
 from pmal_tf.mining.mine import MiningResult, MiningSettings, mine
 from pmal_tf.mining.prototypes import Prototypes
 from pmal_tf.mining.spaces import Space
-from pmal_tf.reports.class_sheets import (
-    SheetImages,
-    collect_sheets,
-    draw_class_sheet,
-    write_class_sheets,
-)
+from pmal_tf.reports.class_sheets import collect_sheets, write_class_sheets
 from pmal_tf.reports.tables import markdown_table
-from pmal_tf.stages.pretrain import MC_DROPOUT
+from pmal_tf.stages import pretrain
 from pmal_tf.trial import Trial
 from pmal_tf.workdir import write_atomically, write_json
 
@@ -36,15 +33,16 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
     """
     config, train = trial.config, trial.train
     folder = trial.folder / FOLDER
-    spaces = [_space(trial, model) for model in range(config.num_models)]
-    dropped = config.quality == MC_DROPOUT
+    models = pretrain.models(config)
+    by_model = {model: _space(trial, model) for model in models}
+    spaces = [by_model[model] for model in range(config.num_models)]
     result = mine(
         spaces,
         train.label,
         train.example_id,
         class_names=trial.split.known,
         settings=trial.mining_settings,
-        dropout_space=_space(trial, MC_DROPOUT) if dropped else None,
+        dropout_space=by_model.get(pretrain.MC_DROPOUT),
         seed=trial.seed("mining"),
         unfinished=folder / "unfinished.npz",
     )
@@ -64,11 +62,10 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
         result.selection,
     )
     write_atomically(folder / "sheets.npz", sheets.save)
-    write_class_sheets(sheets, trial.split.known, folder / "sheets")
+    pictures = write_class_sheets(sheets, trial.split.known, folder / "sheets")
     if config.tensorboard:
-        _write_images(trial, sheets)
-    models: list[int | str] = list(range(config.num_models))
-    names = [f"embedding_{model}.npy" for model in [*models, *([MC_DROPOUT] * dropped)]]
+        _write_images(trial, pictures)
+    names = [f"embedding_{model}.npy" for model in models]
     # The pictures are for looking; what they are made from counts.
     names += ["robustness.npz", "prototypes.npz", "report.json", "sheets.npz"]
     return [f"{FOLDER}/{name}" for name in names], {}
@@ -152,13 +149,12 @@ def _render_report(result: MiningResult, settings: MiningSettings) -> str:
     return text
 
 
-def _write_images(trial: Trial, sheets: SheetImages) -> None:
-    """Shows every class's sheet in TensorBoard."""
+def _write_images(trial: Trial, pictures: list[Path]) -> None:
+    """Shows the sheets of the first classes in TensorBoard."""
     folder = trial.folder / "tensorboard" / FOLDER
     writer = tf.summary.create_file_writer(str(folder))
     with writer.as_default(step=0):
-        for index in np.unique(sheets.class_index):
-            name = trial.split.known[index]
-            sheet = draw_class_sheet(sheets, int(index), name)
+        for name, path in zip(trial.split.known, pictures, strict=False):
+            sheet = np.asarray(Image.open(path))
             tf.summary.image(f"quality/{name}", sheet[None])
     writer.close()

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from pmal_tf.backbones.classifier import build_classifier
+from pmal_tf.config import Config
 from pmal_tf.mining.qualities import mc_dropout
 from pmal_tf.training.fit import finish, fit_classifier
 from pmal_tf.trial import Trial
@@ -14,6 +15,12 @@ from pmal_tf.workdir import Marker
 
 # The classifier that a rival of Table 4 needs beside M^1 .. M^U.
 MC_DROPOUT = "mc_dropout"
+
+
+def models(config: Config) -> list[int | str]:
+    """Returns the classifiers that are trained before mining: 0 .. U-1, and rivals'."""
+    rivals = [MC_DROPOUT] if config.quality == MC_DROPOUT else []
+    return [*range(config.num_models), *rivals]
 
 
 def run(trial: Trial, model: int | str) -> tuple[list[str], dict[str, Any]]:

@@ -163,6 +163,16 @@ def test_equal_images_are_at_distance_zero_of_their_anchor(rng):
     np.testing.assert_allclose(result.standard_error, 0.0, atol=1e-6)
 
 
+def test_an_anchor_is_at_distance_zero_of_itself(rng):
+    # The same logits in another order: no distance differs but by rounding.
+    embeddings, kernel = rng.normal(size=(20, 200)), rng.normal(size=(200, 50))
+    other = kernel[:, rng.permutation(50)]
+    result = topology_robustness([embeddings] * 2, [kernel, other], anchors=5)
+    centred = kernel - kernel.mean(axis=1, keepdims=True)
+    distance = cdist(embeddings @ centred, embeddings @ centred)
+    assert (result.exponent < 1e-5 * distance.mean()).all()
+
+
 def test_seeds_draw_other_anchors_and_the_same_seed_the_same(spaces):
     def run(seed):
         return topology_robustness(

@@ -1,0 +1,34 @@
+"""What the residual backbones are made of."""
+
+from __future__ import annotations
+
+import keras
+
+
+def convolution(
+    x: keras.KerasTensor, filters: int, size: int, *, stride: int, name: str
+) -> keras.KerasTensor:
+    """Convolution without bias, padded equally on every side.
+
+    Padding is a layer of its own: at stride 2, `padding="same"` would pad below and to
+    the right only.
+    """
+    if size > 1:
+        x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
+    return keras.layers.Conv2D(
+        filters,
+        size,
+        strides=stride,
+        use_bias=False,
+        kernel_initializer=keras.initializers.VarianceScaling(
+            scale=2.0, mode="fan_out", distribution="untruncated_normal"
+        ),
+        name=f"{name}_conv",
+    )(x)
+
+
+def batch_normalization(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    """BatchNorm with PyTorch's momentum of 0.1, told in Keras's terms, and epsilon."""
+    return keras.layers.BatchNormalization(
+        momentum=0.9, epsilon=1e-5, name=f"{name}_norm"
+    )(x)
