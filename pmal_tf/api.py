@@ -19,6 +19,7 @@ from pmal_tf.data.images import check_arrays
 from pmal_tf.data.pipeline import TrainingPipeline
 from pmal_tf.errors import PmalError, first_line
 from pmal_tf.inference import forward_in_batches
+from pmal_tf.mining.feed import PrototypeFeed
 from pmal_tf.mining.mine import MiningSettings, mine
 from pmal_tf.mining.prototypes import Prototypes
 from pmal_tf.mining.spaces import Space
@@ -131,6 +132,9 @@ def train_pmal(
     recipe: Recipe,
     margin: float = 0.5,
     prototype_weight: float = 1.0,
+    prototype_mode: str = "joint",
+    prototype_every: int = 1,
+    prototype_slice: int = 8,
     seed: int = 0,
     augment: bool = False,
 ) -> PMALModel:
@@ -144,6 +148,9 @@ def train_pmal(
         recipe: Optimiser, schedule and budget.
         margin: delta of Eq. 9.
         prototype_weight: lambda_p of Eq. 10.
+        prototype_mode: `joint`, `inference` or `bank`; see `PMALModel`.
+        prototype_every: Steps between two embeddings of the prototypes, of `inference`.
+        prototype_slice: Prototypes that pass with every batch, of `bank`.
         seed: Seed of order, augmentation and dropout.
         augment: Whether to shift and mirror.
 
@@ -158,9 +165,16 @@ def train_pmal(
         prototypes.mask.shape[1],
         margin=margin,
         prototype_weight=prototype_weight,
+        prototype_mode=prototype_mode,
+        label_smoothing=recipe.label_smoothing,
     )
     pipeline = _pipeline(images, labels, recipe, seed, augment)
-    fit_pmal(model, pipeline, prototypes, recipe, seed=derive_seed(seed, "dropout"))
+    feed = PrototypeFeed.of_mode(prototype_mode, prototype_every, prototype_slice)
+    fit_pmal(
+        *(model, pipeline, prototypes, recipe),
+        seed=derive_seed(seed, "dropout"),
+        feed=feed,
+    )
     return model
 
 

@@ -47,7 +47,9 @@ class Config:
     """
 
     experiment: str = setting(
-        "", "Name of the run folder; by default the flagfile's stem, or the dataset."
+        "",
+        "Name of the run folder; by default the flagfiles' stems joined by +, or the "
+        "dataset.",
     )
     dataset: str = setting(
         "digits",
@@ -111,6 +113,9 @@ class Config:
     seed: int = setting(
         0, "Seed of everything random.", stage="pretrain", allowed=_NOT_NEGATIVE
     )
+    deterministic: bool = setting(
+        False, "Use only GPU operations that give the same bits every time; slower."
+    )
     workdir: str = setting("runs", "Folder of run folders.")
     export_dir: str = setting("saved_models", "Folder of exported models.")
     overwrite: bool = setting(
@@ -146,6 +151,13 @@ class Config:
         "Backbone network.",
         stage="pretrain",
         allowed=("oscri", "wrn_40_4", "resnet50"),
+    )
+    init_weights: str = setting(
+        "",
+        "Keras model (.keras) to start from in place of a fresh backbone: functional, "
+        "takes RGB images on the 0-255 scale, and its last layer, which is replaced, "
+        "is linear. --backbone, --width and --dropout do not matter then.",
+        stage="pretrain",
     )
     width: float = setting(
         1.0,
@@ -183,11 +195,30 @@ class Config:
     decoupled_weight_decay: bool = setting(
         False, "Decay beside the gradient (AdamW), not in it.", stage="pretrain"
     )
+    label_smoothing: float = setting(
+        0.0,
+        "Share of a label that is spread evenly over all classes.",
+        stage="pretrain",
+        allowed=Interval(low=0, high=1, open_high=True),
+    )
     schedule: str = setting(
         "step",
-        "Learning rate: step (divided by 10), cosine (to 0) or constant.",
+        "Learning rate: step (divided by 10), cosine (to 0), cosine_restarts (to 0, "
+        "and again from the start, --restarts times) or constant.",
         stage="pretrain",
-        allowed=("step", "cosine", "constant"),
+        allowed=("step", "cosine", "cosine_restarts", "constant"),
+    )
+    restarts: int = setting(
+        2,
+        "Restarts of the cosine_restarts schedule.",
+        stage="pretrain",
+        allowed=_AT_LEAST_ONE,
+    )
+    warmup_epochs: int = setting(
+        0,
+        "Epochs over which the learning rate rises from 0 first, in any schedule.",
+        stage="pretrain",
+        allowed=_NOT_NEGATIVE,
     )
     drop_every: int = setting(
         120,
@@ -199,13 +230,37 @@ class Config:
         "float32",
         "Number type of the backbone's arithmetic.",
         stage="pretrain",
-        allowed=("float32", "mixed_bfloat16", "mixed_float16"),
+        allowed=("float32", "float64", "mixed_bfloat16", "mixed_float16"),
     )
     jit: str = setting(
         "auto",
-        "Compile training steps with XLA: on, off, or auto (where there is a GPU).",
+        "Compile training steps with XLA: on, off, or auto (where there is one GPU).",
         stage="pretrain",
         allowed=("auto", "on", "off"),
+    )
+    steps_per_execution: int = setting(
+        1,
+        "Training steps between two returns to Python; more helps fast GPUs.",
+        allowed=_AT_LEAST_ONE,
+    )
+    checkpoint_minutes: float = setting(
+        10.0, "Longest time without a checkpoint within an epoch.", allowed=_POSITIVE
+    )
+    strategy: str = setting(
+        "default",
+        "One device (default), all GPUs of this host (mirrored), or all hosts of "
+        "TF_CONFIG (multi_worker).",
+        allowed=("default", "mirrored", "multi_worker"),
+    )
+    sync_batch_norm: bool = setting(
+        True,
+        "Under several replicas, let BatchNorm see the global batch.",
+        stage="pretrain",
+    )
+    worker_timeout_seconds: int = setting(
+        300,
+        "How long to wait for the other hosts of TF_CONFIG.",
+        allowed=_AT_LEAST_ONE,
     )
     num_models: int = setting(
         2,
@@ -288,13 +343,30 @@ class Config:
     )
     prototype_mode: str = setting(
         "joint",
-        "Prototypes pass through the network with the batch (joint) or by themselves "
-        "in inference mode.",
+        "In every step, all prototypes pass through the network with the batch "
+        "(joint), or by themselves in inference mode without a gradient (inference), "
+        "or only a few do with the batch while the others stand as they were last "
+        "embedded (bank).",
         stage="optimize",
-        allowed=("joint", "inference"),
+        allowed=("joint", "inference", "bank"),
     )
     prototype_gradient: bool = setting(
-        True, "Let the gradient flow through the prototypes.", stage="optimize"
+        True,
+        "Let the gradient flow through the prototypes that pass with the batch.",
+        stage="optimize",
+    )
+    prototype_every: int = setting(
+        1,
+        "Steps between two embeddings of the prototypes with "
+        "--prototype_mode=inference.",
+        stage="optimize",
+        allowed=_AT_LEAST_ONE,
+    )
+    prototype_slice: int = setting(
+        8,
+        "Prototypes in every step with --prototype_mode=bank.",
+        stage="optimize",
+        allowed=_AT_LEAST_ONE,
     )
     init: str = setting(
         "pretrained",
@@ -433,7 +505,7 @@ def parse_arguments(argv: list[str]) -> list[str]:
     """
     from_files, from_command_line, top_level = expand_flagfiles(argv[1:])
     if top_level:
-        flags.FLAGS.set_default("experiment", experiment_name(top_level[-1]))
+        flags.FLAGS.set_default("experiment", experiment_name(top_level))
     return flags.FLAGS([argv[0], *from_files, *from_command_line])
 
 

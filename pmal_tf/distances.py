@@ -50,8 +50,8 @@ def point_to_set_distance(
         a = SoftMax(z p_l / sqrt(D)),   z_att = sum_l a_l p_l,
         d = 1 - cos(z, z_att).
 
-    Computed in float32 whatever the precision of the inputs: cosine margins do not
-    survive half precision.
+    Computed in the embeddings' precision, but at least in float32: cosine margins do
+    not survive half precision.
 
     Args:
         embeddings: [batch, D] sample embeddings.
@@ -60,12 +60,13 @@ def point_to_set_distance(
             set, e.g. padding, or a sample's own image.
 
     Returns:
-        [batch, K] float32 distances in [0, 2]. A set with no prototype left, and a
-        sample or a mean prototype of length zero, has distance 1.
+        [batch, K] distances in [0, 2], float64 for float64 embeddings, else float32. A
+        set with no prototype left, and a sample or a mean prototype of length zero, has
+        distance 1.
     """
-    embeddings = tf.cast(embeddings, tf.float32)
-    prototypes = tf.cast(prototypes, tf.float32)
-    dimension = tf.cast(tf.shape(embeddings)[-1], tf.float32)
+    embeddings = _at_least_float32(embeddings)
+    prototypes = tf.cast(prototypes, embeddings.dtype)
+    dimension = tf.cast(tf.shape(embeddings)[-1], embeddings.dtype)
     similarity = tf.einsum("bd,ktd->bkt", embeddings, prototypes)
     mask = tf.broadcast_to(mask, tf.shape(similarity))
     scores = tf.where(mask, similarity / tf.sqrt(dimension), _MASKED_SCORE)
@@ -75,6 +76,12 @@ def point_to_set_distance(
     cosine = tf.einsum("bd,bkd->bk", embeddings, attended)
     cosine *= _inverse_norm(embeddings)[:, None] * _inverse_norm(attended)
     return 1.0 - cosine
+
+
+def _at_least_float32(points: tf.Tensor) -> tf.Tensor:
+    """Returns points in float64 if they are, else in float32."""
+    points = tf.convert_to_tensor(points)
+    return points if points.dtype == tf.float64 else tf.cast(points, tf.float32)
 
 
 def _inverse_norm(vectors: tf.Tensor) -> tf.Tensor:

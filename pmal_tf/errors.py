@@ -1,5 +1,7 @@
 """Errors that a user can mend; the command line prints them without a traceback."""
 
+import errno
+
 
 class PmalError(ValueError):
     """A mistake in what the package was given, told in a sentence.
@@ -17,3 +19,13 @@ def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, or its type where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tells whether an error says that a disk is full.
+
+    HDF5 and TensorFlow have errors of their own for it, which only tell in words.
+    """
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error)

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 from absl import logging
 
+from pmal_tf import distribution
 from pmal_tf.config import Config, default_settings
 from pmal_tf.data.splits import trials_of_equal_classes
 from pmal_tf.errors import PmalError
+from pmal_tf.precision import check_precision
 from pmal_tf.reports.exports import describe_export
 from pmal_tf.reports.summary import render_summary, summarise_experiment
 from pmal_tf.runner import Runner, Stage
@@ -51,7 +54,12 @@ def plan(config: Config) -> list[Stage]:
         Stage("evaluate", "evaluate", evaluate.run, judged, evaluate.is_stale)
     )
     exported = ("mining", "optimize", "evaluate")
-    stages.append(Stage("export", "export", export.run, exported, export.is_stale))
+    stages.append(
+        Stage(
+            *("export", "export", export.run, exported, export.is_stale),
+            distributed=False,
+        )
+    )
     return stages
 
 
@@ -63,17 +71,31 @@ def run_experiment(config: Config) -> str:
 
     Returns:
         The table of results over the trials that are evaluated with these settings, or
-        a line where there are none.
+        a line where there are none; on several hosts, empty on all but the chief.
 
     Raises:
         PmalError: If something the user can mend is wrong.
+        Interrupted: If the process was asked to leave.
     """
+    # Before TensorFlow's first operation: several hosts must find each other first.
+    strategy = distribution.open_strategy(
+        config.strategy, config.worker_timeout_seconds
+    )
+    with distribution.using(strategy), distribution.losses_of_hosts_told():
+        return _run_trials(config)
+
+
+def _run_trials(config: Config) -> str:
+    """Runs the wanted stages of every trial; see `run_experiment`."""
     # Fail before any work is done.
     trials = [Trial(config, number) for number in config.trials]
     splits = [trial.split for trial in trials]
     for trial in trials:
         _ = trial.mining_settings
-    _check_folders(config)
+    _check_devices(config)
+    if distribution.is_chief():
+        _check_folders(config)
+    pretrain.check_start(trials)
     for group in trials_of_equal_classes((s.trial, s.known) for s in splits):
         logging.warning(
             "Trials %s of %s have the same known classes: their training differs by "
@@ -87,6 +109,8 @@ def run_experiment(config: Config) -> str:
     )
     for number in config.trials:
         run_trial(config, number)
+    if not distribution.is_chief():
+        return ""
     evaluated = _evaluated_trials(config)
     if not evaluated:
         return "No trial is evaluated yet.\n"
@@ -126,6 +150,34 @@ def run_trial(config: Config, number: int) -> None:
                 runner.run(stage)
     finally:
         keras.config.set_dtype_policy(policy)
+
+
+def _check_devices(config: Config) -> None:
+    """Checks and sets up what the devices are to do.
+
+    Raises:
+        PmalError: If they cannot.
+    """
+    check_precision(config.precision)
+    replicas = distribution.replicas()
+    if config.batch_size % replicas:
+        raise PmalError(
+            "A batch must be divisible by the number of replicas. Received: "
+            f"batch_size={config.batch_size} on {replicas} replicas. Choose another "
+            "--batch_size, or use fewer devices."
+        )
+    if replicas > 1:
+        logging.info(
+            "%d replicas, %d of them here, each with %d images of a batch",
+            *(replicas, distribution.local_replicas(), config.batch_size // replicas),
+        )
+        if config.jit == "on":
+            raise PmalError(
+                "XLA compiles the training step of one device only. Received: jit=on "
+                f"on {replicas} replicas. Leave --jit=auto."
+            )
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
 
 
 def _check_folders(config: Config) -> None:

@@ -50,9 +50,9 @@ def expand_flagfiles(
     return from_files, own, files
 
 
-def experiment_name(file: Path) -> str:
-    """Returns the experiment's name of a flagfile, its stem."""
-    return file.stem
+def experiment_name(files: list[Path]) -> str:
+    """Returns the experiment's name of flagfiles, their stems joined by `+`."""
+    return "+".join(file.stem for file in files)
 
 
 def _read(file: Path, including: tuple[Path, ...]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
+from pmal_tf import distribution
 from pmal_tf.types import Images
 
 Allocate = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
@@ -23,35 +24,39 @@ def forward_in_batches(
 ) -> dict[str, np.ndarray]:
     """Applies a model to every image, in inference mode, dropping none.
 
-    The last batch is filled up with zeros and cut again, so that one compiled function
-    serves all batches.
+    Under a `tf.distribute` strategy each replica takes batches of its own, and every
+    host gets all results. The last batches are filled up with zeros and cut again, so
+    that one compiled function serves all.
 
     Args:
         forward: [batch, H, W, 3] images to a dict of [batch, ...] tensors; called
             inside a `tf.function`.
         images: [N, H, W, 3], N >= 1; in memory or on disk.
-        batch_size: Images per call.
-        jit: Whether to compile with XLA.
+        batch_size: Images per call and replica.
+        jit: Whether to compile with XLA; on one device only.
         allocate: Called with the name, shape and type of each output for the array that
             takes it, e.g. a memory-mapped file; by default one in memory.
 
     Returns:
         The dict with [N, ...] arrays.
     """
-    batch_size = min(batch_size, len(images))
+    replicas = distribution.replicas()
+    batch_size = min(batch_size, -(-len(images) // replicas))
     signature = tf.TensorSpec((batch_size, *images.shape[1:]), images.dtype)
-    compiled = tf.function(forward, jit_compile=jit).get_concrete_function(signature)
+    if replicas == 1:
+        compute = tf.function(forward, jit_compile=jit).get_concrete_function(signature)
+    else:
+        compute = distribution.on_all_replicas(forward, signature)
     collected: dict[str, np.ndarray] = {}
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        missing = batch_size - len(batch)
-        if missing:
-            padding = np.zeros((missing, *batch.shape[1:]), batch.dtype)
-            outputs = compiled(tf.constant(np.concatenate([batch, padding])))
-        else:
-            outputs = compiled(tf.constant(batch))
-        for name, value in outputs.items():
-            part = value.numpy()[: len(batch)]
+    together = batch_size * replicas
+    for start in range(0, len(images), together):
+        batch = images[start : start + together]
+        count = len(batch)
+        if count < together:
+            padding = np.zeros((together - count, *batch.shape[1:]), batch.dtype)
+            batch = np.concatenate([batch, padding])
+        for name, value in compute(tf.constant(batch)).items():
+            part = value.numpy()[:count]
             if name not in collected:
                 shape = (len(images), *part.shape[1:])
                 collected[name] = (
@@ -59,5 +64,5 @@ def forward_in_batches(
                     if allocate
                     else np.empty(shape, part.dtype)
                 )
-            collected[name][start : start + len(batch)] = part
+            collected[name][start : start + count] = part
     return collected

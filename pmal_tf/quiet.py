@@ -27,6 +27,7 @@ def plain_messages() -> None:
     To be called by a command before TensorFlow loads.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    standard_logging.getLogger("tensorflow").setLevel(standard_logging.WARNING)
     logging.get_absl_handler().setFormatter(
         standard_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S")
     )

@@ -7,7 +7,8 @@ import sys
 from absl import app, flags, logging
 
 from pmal_tf import config as settings
-from pmal_tf.errors import PmalError
+from pmal_tf.errors import PmalError, first_line, is_disk_full
+from pmal_tf.interruption import Interrupted, leave_on_signals
 from pmal_tf.quiet import plain_messages
 
 
@@ -26,10 +27,23 @@ def main(argv: list[str]) -> None:
         # TensorFlow takes seconds to import; a mistake in the flags is told before.
         from pmal_tf.experiment import run_experiment
 
+        leave_on_signals()
         table = run_experiment(config)
     except PmalError as error:
         sys.exit(f"Error: {error}")
-    sys.stdout.write(f"\n{table}")
+    except Interrupted as stop:
+        sys.stderr.write(f"{stop}\n")
+        sys.exit(stop.exit_status)
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        sys.exit(
+            f"Error: The disk must have room for the run. Received: {first_line(error)}"
+            ". Finished stages and checkpoints are kept: make room, and the same "
+            "command goes on from there."
+        )
+    if table:
+        sys.stdout.write(f"\n{table}")
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -18,12 +18,14 @@ from typing import Any
 
 from absl import logging
 
+from pmal_tf import distribution
 from pmal_tf.config import default_settings
 from pmal_tf.environment import describe_environment
 from pmal_tf.errors import PmalError
 from pmal_tf.trial import DATA_RECORD, Trial
 from pmal_tf.workdir import (
     MARKER,
+    STARTED,
     Marker,
     checksum,
     differences,
@@ -32,7 +34,6 @@ from pmal_tf.workdir import (
     write_text,
 )
 
-_STARTED = "started.json"
 _RECORDS = ("config.json", "flags.txt", "environment.json", DATA_RECORD)
 
 
@@ -47,6 +48,7 @@ class Stage:
             and facts for the marker.
         needs: Folders of the stages it reads from.
         is_stale: Whether a finished stage has to run again for a reason of its own.
+        distributed: Whether all hosts take part; of them, the chief writes files.
     """
 
     folder: str
@@ -54,6 +56,7 @@ class Stage:
     run: Callable[[Trial], tuple[list[str], dict[str, Any]]]
     needs: tuple[str, ...] = ()
     is_stale: Callable[[Trial, Marker], bool] = field(default=lambda *_: False)
+    distributed: bool = True
 
 
 class Runner:
@@ -93,8 +96,15 @@ class Runner:
         if stage.kind != "export":
             self.trial.read_images()
         logging.info("%s: starts", label)
-        with self._folder_of_its_own(stage, upstream):
-            self._hashes[stage.folder] = self._make(stage, upstream, label)
+        # All hosts have decided by the files as they are before the chief changes them.
+        distribution.wait_for_all_hosts()
+        if distribution.is_chief():
+            with self._folder_of_its_own(stage, upstream):
+                self._hashes[stage.folder] = self._make(stage, upstream, label)
+        else:
+            self._assist(stage)
+        # They read what it has written.
+        distribution.wait_for_all_hosts()
 
     def finished(self, name: str) -> str:
         """Returns the hash of a stage that others read from.
@@ -178,7 +188,7 @@ class Runner:
         folder = self._folder(stage)
         aside = folder.with_name(f"{folder.name}.old")
         started = {"inputs": self._inputs(stage), "upstream": upstream}
-        path = folder / _STARTED
+        path = folder / STARTED
         replaced = (folder / MARKER).exists()
         if replaced:
             shutil.rmtree(aside, ignore_errors=True)
@@ -219,11 +229,25 @@ class Runner:
         write_json(folder / "environment.json", describe_environment(config.seed))
         self.trial.write_data_record()
 
+    def _compute(self, stage: Stage) -> tuple[list[str], dict[str, Any]]:
+        """Runs a stage, on all devices if it can use them."""
+        if not stage.distributed:
+            return stage.run(self.trial)
+        with distribution.current().scope():
+            return stage.run(self.trial)
+
+    def _assist(self, stage: Stage) -> None:
+        """Takes part in a stage that the chief runs, once it has made the folder."""
+        distribution.wait_for_all_hosts()
+        if stage.distributed:
+            self._compute(stage)
+
     def _make(self, stage: Stage, upstream: dict[str, str], label: str) -> str:
         """Runs a stage and writes its marker, whose hash it returns."""
         trial = self.trial
         began = time.perf_counter()
-        made, facts = stage.run(trial)
+        distribution.wait_for_all_hosts()
+        made, facts = self._compute(stage)
         outputs = {name: checksum(trial.folder / name) for name in made}
         seconds = time.perf_counter() - began
         marker = Marker(self._inputs(stage), upstream, outputs, seconds, facts)

@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import logging
 
+from pmal_tf import distribution
 from pmal_tf.config import Config
 from pmal_tf.data.hashing import hash_ids
 from pmal_tf.data.images import (
@@ -27,7 +28,7 @@ from pmal_tf.seeds import derive_seed
 from pmal_tf.training.checkpoints import remove_checkpoints
 from pmal_tf.training.fit import StageRecords
 from pmal_tf.training.recipe import Recipe
-from pmal_tf.workdir import MARKER, read_json, write_json
+from pmal_tf.workdir import MARKER, STARTED, read_json, write_json
 
 DATA_RECORD = "data.json"
 
@@ -137,8 +138,9 @@ class Trial:
                 "Choose a new --experiment, train anew with --overwrite, or name the "
                 "old copy with --data_dir."
             )
-        for folder in self.folder.glob("pretrain_*"):
-            remove_checkpoints(folder)
+        if distribution.is_chief():
+            for folder in self.folder.glob("pretrain_*"):
+                remove_checkpoints(folder)
 
     @property
     def _data_path(self) -> Path:
@@ -186,7 +188,7 @@ class Trial:
 
     def write_data_record(self) -> None:
         """Writes down which images were read, if they were."""
-        if "_data" in vars(self):
+        if "_data" in vars(self) and distribution.is_chief():
             write_json(self._data_path, self._data[2])
 
     @property
@@ -225,9 +227,13 @@ class Trial:
     def records(self, stage: str) -> StageRecords:
         """Returns where a training stage keeps its records."""
         tensorboard = self.folder / "tensorboard" / stage
+        path = self.folder / stage / STARTED
+        started = read_json(path) if path.exists() else {"inputs": {}, "upstream": {}}
         return StageRecords(
             stage=stage,
             folder=self.folder / stage,
             metrics=self.folder / "metrics.jsonl",
             tensorboard=tensorboard if self.config.tensorboard else None,
+            identity={**started["inputs"], "made_from": started["upstream"]},
+            checkpoint_minutes=self.config.checkpoint_minutes,
         )

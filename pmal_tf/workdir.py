@@ -14,6 +14,7 @@ from typing import Any
 from pmal_tf.errors import PmalError, first_line
 
 MARKER = "done.json"
+STARTED = "started.json"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -22,10 +23,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Args:
         path: The file to make; its folder is made too.
         write: Called with the temporary path, which keeps the suffix.
+
+    Raises:
+        Exception: What `write` does; an `OSError` then names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"writing.{path.name}")
-    write(temporary)
+    try:
+        write(temporary)
+    except Exception as error:
+        # On a full disk what was half written must not stay.
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
     os.replace(temporary, path)
 
 

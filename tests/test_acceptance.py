@@ -1,6 +1,7 @@
 """The scripts of `tests/acceptance/`, shortened; they prove more at full length."""
 
 import importlib.util
+import signal
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_killed_mining_goes_on_to_the_same_bits(tmp_path, capsys):
     assert printed.endswith("4000 images, 2 kills: the same bits.\n")
 
 
+def test_killed_runs_go_on_to_the_same_bits(tmp_path, capsys):
+    flags = ("--epochs=2", "--batch_size=32", "--width=0.25", "--nocontrol")
+    flags = (*flags, "--stages=pretrain,mine,optimize")
+    wrong = script("training_killed").main(
+        "digits", tmp_path, 2, signal.SIGKILL, *flags
+    )
+    assert wrong == []
+    printed = capsys.readouterr().out
+    assert printed.count(", killed ") == 2
+    assert "the same bits" in printed
+    assert printed.endswith("; 0 finished stages repeated.\n")
+
+
 def test_mining_at_a_large_scale_stays_within_its_memory(capsys):
     script("mining_at_imagenet_scale").main(
         count=8000, classes=20, anchors=200, most_gigabytes=0.3
@@ -54,3 +68,10 @@ def test_spoilt_images_are_scored_by_every_quality(tmp_path):
     found = script("spoilt_images").main(tmp_path, trials=1, epochs=1, images=60)
     assert {"robustness", "probability", "deep_ensembles", "mc_dropout"} < set(found)
     assert all(0 < value < 100 for values in found.values() for value in values)
+
+
+def test_two_hosts_train_what_one_device_trains(tmp_path, capsys):
+    """In processes of their own, which find each other by TF_CONFIG; three steps."""
+    few = ("--epochs=1", "--train_images_per_class=20")
+    script("several_devices").exact(tmp_path, *few, ways=["hosts"])
+    assert capsys.readouterr().out.count("hosts against one") == 4

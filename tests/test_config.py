@@ -84,7 +84,7 @@ def parse(defined_flags):
         ("backbone", "vgg16"),
         ("optimizer", "lion"),
         ("schedule", "linear"),
-        ("precision", "float64"),
+        ("precision", "float16"),
         ("jit", "yes"),
         ("topology_norm", "max"),
         ("topology_anchors", -1),
@@ -224,6 +224,8 @@ def test_each_stage_adds_its_settings_to_those_of_the_stages_before():
         "prototype_weight",
         "prototype_mode",
         "prototype_gradient",
+        "prototype_every",
+        "prototype_slice",
         "init",
     }
     assert names["optimize"] - names["mine"] == optimisation
@@ -246,6 +248,12 @@ def test_settings_that_never_change_a_result_are_inputs_of_no_stage():
         "export_dir",
         "overwrite",
         "tensorboard",
+        # Several devices add up in another order, which bits are not a result.
+        "strategy",
+        "worker_timeout_seconds",
+        "deterministic",
+        "steps_per_execution",
+        "checkpoint_minutes",
     }
 
 
@@ -317,6 +325,18 @@ CONFIGS = [
         init="scratch",
         control=True,
         reject_rate=0.01,
+        deterministic=True,
+        init_weights="start.keras",
+        label_smoothing=0.1,
+        restarts=3,
+        warmup_epochs=1,
+        steps_per_execution=5,
+        checkpoint_minutes=0.5,
+        strategy="mirrored",
+        sync_batch_norm=False,
+        worker_timeout_seconds=7,
+        prototype_every=4,
+        prototype_slice=16,
     ),
 ]
 

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pmal_tf.distances import (
-    point_to_set_distance,
-)
+from pmal_tf.distances import point_to_set_distance
 
 
 def everything(num_classes, width):
@@ -99,3 +97,56 @@ def test_half_precision_inputs_are_computed_in_float32(rng):
     )
     assert low.dtype == tf.float32
     np.testing.assert_array_equal(low, high)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_float64_inputs_are_computed_in_float64(rng, compiled):
+    function = tf.function(point_to_set_distance) if compiled else point_to_set_distance
+    # The example by hand with more digits than float32 has: a = 0.8044296825069569,
+    # |z_att| = 0.8278616207933384, d = 1 - a / |z_att|.
+    low, high = (
+        function(
+            tf.constant([[2.0, 0.0]], dtype),
+            tf.constant([[[1.0, 0.0], [0.0, 1.0]]], dtype),
+            everything(1, 2),
+        )
+        for dtype in (tf.float32, tf.float64)
+    )
+    assert (low.dtype, high.dtype) == (tf.float32, tf.float64)
+    assert high.numpy() == pytest.approx(np.array([[0.028304172699691876]]), abs=1e-14)
+    assert abs(low.numpy() - high.numpy()) > 1e-10
+    embeddings, prototypes = rng.normal(size=(7, 16)), rng.normal(size=(3, 5, 16))
+    mask = rng.random((7, 3, 5)) < 0.5
+    assert not mask.any(axis=-1).all()  # The case has an empty set.
+    distance = function(tf.constant(embeddings), tf.constant(prototypes), mask)
+    expected = slow_point_to_set(embeddings, prototypes, mask)
+    assert distance.numpy() == pytest.approx(expected, abs=1e-14)
+
+
+def test_float64_distance_and_gradient_are_finite_at_zero():
+    embeddings = tf.Variable(np.zeros((1, 4)))
+    with tf.GradientTape() as tape:
+        distance = point_to_set_distance(
+            embeddings, tf.zeros((2, 3, 4), tf.float64), everything(2, 3)
+        )
+    np.testing.assert_array_equal(distance, [[1.0, 1.0]])
+    assert np.isfinite(tape.gradient(distance, embeddings)).all()
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "prototypes", "expected"),
+    [
+        ("float16", "float64", "float32"),
+        ("bfloat16", "bfloat16", "float32"),
+        ("float32", "float64", "float32"),
+        ("float64", "float16", "float64"),
+    ],
+)
+def test_the_embeddings_say_the_precision(embeddings, prototypes, expected):
+    distance = point_to_set_distance(
+        tf.constant([[3.0, 4.0]], embeddings),
+        tf.constant([[[1.0, 0.0]]], prototypes),
+        everything(1, 1),
+    )
+    assert distance.dtype == expected
+    assert distance.numpy() == pytest.approx(np.array([[0.4]]), abs=1e-6)

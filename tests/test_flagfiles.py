@@ -1,12 +1,24 @@
+import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from pmal_tf.config import config_from_flags, define_flags, parse_arguments
+from pmal_tf.config import Config, config_from_flags, define_flags, parse_arguments
 from pmal_tf.errors import PmalError
 from pmal_tf.flagfiles import expand_flagfiles
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+RECIPES = sorted((EXPERIMENTS / "recipes").glob("*.flags"))
+TRAINING = {
+    *("epochs", "batch_size", "optimizer", "learning_rate", "momentum"),
+    *("weight_decay", "decoupled_weight_decay", "schedule", "warmup_epochs"),
+    *("label_smoothing", "rand_augment"),
+}
+# Training settings that matter under another one only.
+DEPENDENT = {"drop_every", "restarts", "rand_augment_magnitude"}
 
 
 @pytest.fixture
@@ -129,10 +141,13 @@ def test_the_experiment_is_the_stem_of_the_flagfile_and_not_of_nested_ones(
     assert parse(f"--flagfile={file}").experiment == "cifar10_cpu"
 
 
-def test_the_experiment_is_the_stem_of_the_last_flagfile(write, parse):
-    first, second = write("a.flags"), write("b.flags")
-    config = parse(f"--flagfile={first}", f"--flagfile={second}")
-    assert config.experiment == "b"
+def test_the_experiment_is_the_stems_of_all_flagfiles_in_order(write, parse):
+    write("common.flags")
+    first = write("cifar10.flags", "--flagfile=common.flags")
+    second, third = write("recipes/strong.flags"), write("here.flags")
+    files = [f"--flagfile={file}" for file in (first, second, third)]
+    assert parse(*files).experiment == "cifar10+strong+here"
+    assert parse(*files[1::-1]).experiment == "strong+cifar10"
 
 
 def test_a_named_experiment_wins_over_the_stem(write, parse):
@@ -195,3 +210,45 @@ def test_a_file_that_includes_itself_through_another_is_an_error(write):
 def test_a_flagfile_flag_without_a_path_is_an_error():
     with pytest.raises(PmalError, match="needs a path"):
         expand_flagfiles(["--epochs=1", "--flagfile"])
+
+
+def test_the_recipes_that_ship():
+    assert [path.stem for path in RECIPES] == ["paper", "paper_imagenet", "strong"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_sets_all_of_training_and_nothing_else(path):
+    lines, _, _ = expand_flagfiles([f"--flagfile={path}"])
+    names = {line.partition("=")[0].removeprefix("--") for line in lines}
+    assert names - DEPENDENT == TRAINING
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_cpu", "imagenet100", "digits"])
+def test_a_recipe_replaces_an_experiment_s_and_leaves_the_rest(name, path, parse):
+    experiment = parse(f"--flagfile={EXPERIMENTS / name}.flags")
+    recipe = parse(f"--flagfile={path}")
+    both = parse(f"--flagfile={EXPERIMENTS / name}.flags", f"--flagfile={path}")
+    assert both.experiment == f"{name}+{path.stem}"
+    for setting in {field.name for field in dataclasses.fields(Config)} - DEPENDENT:
+        if setting != "experiment":
+            source = recipe if setting in TRAINING else experiment
+            assert getattr(both, setting) == getattr(source, setting), setting
+
+
+def test_the_strong_recipe_is_its_authors(parse):
+    recipe = parse(f"--flagfile={EXPERIMENTS / 'recipes/strong.flags'}")
+    assert recipe == Config(
+        experiment="strong",
+        epochs=600,
+        batch_size=128,
+        optimizer="sgd",
+        learning_rate=0.1,
+        momentum=0.9,
+        weight_decay=1e-4,
+        schedule="cosine_restarts",
+        restarts=2,
+        warmup_epochs=10,
+        rand_augment=1,
+        rand_augment_magnitude=6,
+    )

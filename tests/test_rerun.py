@@ -9,7 +9,7 @@ from tiny_run import STAGES_WITHOUT_CONTROL, tiny, trial_folder
 
 from pmal_tf.errors import PmalError, TrainingDivergedError
 from pmal_tf.experiment import run_experiment
-from pmal_tf.training.checkpoints import EpochCheckpoint, list_checkpoints
+from pmal_tf.training.checkpoints import list_checkpoints
 
 
 def test_second_start_skips_everything(run_copy, started):
@@ -182,7 +182,7 @@ def test_checkpoints_made_from_other_prototypes_are_not_resumed(
     """Killed in `optimize`, then mined anew: the same as never having been killed."""
     optimize = trial_folder(run_copy) / "optimize"
     shutil.rmtree(optimize)
-    monkeypatch.setattr(EpochCheckpoint.__init__, "__defaults__", (0.0,))
+    monkeypatch.setattr("pmal_tf.training.checkpoints._LEAST_SECONDS", 0.0)
 
     def killed(_model, _records):
         raise KeyboardInterrupt

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import re
@@ -233,3 +234,17 @@ def test_differences_name_what_was_changed_added_and_removed():
 
 def test_equal_dicts_have_no_differences():
     assert differences({"a": 1, "b": [2]}, {"b": [2], "a": 1}) == []
+
+
+def test_what_a_full_disk_cut_off_does_not_stay(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("as it was")
+
+    def write(temporary):
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*file\.txt'"):
+        write_atomically(path, write)
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+    assert path.read_text() == "as it was"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
 
+from pmal_tf.backbones.layers import full_precision
 from pmal_tf.backbones.oscri import oscri
 from pmal_tf.backbones.resnet50 import resnet50
 from pmal_tf.backbones.wrn_40_4 import wrn_40_4
@@ -39,7 +41,8 @@ def build_classifier(
         embedding_dropout: Dropout rate of the embedding before the head.
 
     Returns:
-        A functional model from [batch, H, W, 3] images to [batch, K] float32 logits.
+        A functional model from [batch, H, W, 3] images to [batch, K] logits, at least
+        in float32.
 
     Raises:
         PmalError: If the backbone is unknown.
@@ -50,37 +53,130 @@ def build_classifier(
             f"Received: backbone={backbone!r}"
         )
     trunk = BACKBONES[backbone](input_shape, width=width, dropout=dropout)
-    # Under mixed precision the head stays in float32, or probabilities saturate.
-    head = keras.layers.Dense(num_classes, dtype="float32", name="logits")
-    embedding = trunk.output
-    if embedding_dropout:
-        dropped = keras.layers.Dropout(embedding_dropout, name="embedding_dropout")
-        embedding = dropped(embedding)
-    return keras.Model(trunk.input, head(embedding), name=f"{backbone}_classifier")
+    return with_new_head(
+        *(trunk.input, trunk.output, num_classes),
+        embedding_dropout=embedding_dropout,
+        name=f"{backbone}_classifier",
+    )
 
 
-def with_precision(classifier: keras.Model, policy: str) -> keras.Model:
-    """Returns a copy of a classifier that computes in another precision.
+def with_new_head(
+    image: keras.KerasTensor,
+    embedding: keras.KerasTensor,
+    num_classes: int,
+    *,
+    embedding_dropout: float,
+    name: str,
+) -> keras.Model:
+    """Puts a fresh linear head on embeddings, Eq. 1.
 
     Args:
-        classifier: A functional model that ends in a linear layer; that layer stays in
-            float32.
-        policy: A Keras dtype policy: `float32`, `mixed_bfloat16`, `mixed_float16`.
+        image: [batch, H, W, 3], the input that the embeddings are computed from.
+        embedding: [batch, D].
+        num_classes: Number K of known classes.
+        embedding_dropout: Dropout rate of the embedding before the head.
+        name: Name of the model.
+
+    Returns:
+        A functional model to [batch, K] logits; these, and the embedding that the head
+        gets, are at least in float32.
+    """
+    if embedding_dropout:
+        embedding = keras.layers.Dropout(
+            embedding_dropout, dtype=full_precision(), name="embedding_dropout"
+        )(embedding)
+    head = keras.layers.Dense(num_classes, dtype=full_precision(), name="logits")
+    return keras.Model(image, head(embedding), name=name)
+
+
+def with_precision(
+    classifier: keras.Model,
+    policy: str,
+    input_shape: tuple[int | None, int | None, int] | None = None,
+) -> keras.Model:
+    """Returns a copy of a classifier that computes in another precision.
+
+    Weights, BatchNorm statistics, and which layers are frozen (`trainable=False`) are
+    those of the original; layers inside of other models and of wrappers are copied and
+    switched as well, and nothing is shared.
+
+    Args:
+        classifier: A functional or sequential model that ends in a linear layer; that
+            layer stays at least in float32, and so do the layers without weights right
+            before it that pass the embedding on, such as its pooling.
+        policy: A Keras dtype policy: `float32`, `float64`, `mixed_bfloat16`,
+            `mixed_float16`.
+        input_shape: (H, W, 3) of the copy; None: that of the classifier.
+
+    Returns:
+        A functional model that is not compiled.
 
     Raises:
         PmalError: If the classifier does not end in a linear layer.
     """
     head = linear_head(classifier)
+    # Sequential or not, and without what it was compiled with.
+    original = keras.Model(classifier.inputs[0], head.output, name=classifier.name)
+    full = [head, *_weightless_before(head, original)]
 
-    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if layer is not head and not isinstance(layer, keras.layers.InputLayer):
-            config["dtype"] = policy
+    def clone(layer: keras.Operation) -> keras.Operation:
+        wanted = full_precision(policy) if layer in full else policy
+        config = _switched(layer.get_config(), wanted)
+        # Some layers write the name of their policy there. Functions of `keras.ops`,
+        # which stand in a graph like layers, have none, but may have a `dtype`.
+        if isinstance(layer, keras.layers.Layer) and "dtype" in config:
+            config["dtype"] = wanted
         return type(layer).from_config(config)
 
-    copy = keras.models.clone_model(classifier, clone_function=clone)
-    copy.set_weights(classifier.get_weights())
+    image = original.input
+    copy = keras.models.clone_model(
+        original,
+        keras.Input(input_shape or image.shape[1:], dtype=image.dtype, name=image.name),
+        clone_function=clone,
+        recursive=True,
+    )
+    copy.set_weights(original.get_weights())
+    for layer in _all_layers(copy):
+        if isinstance(layer, keras.layers.Normalization):
+            # It computes with constants that it makes from its weights.
+            layer.finalize_state()
     return copy
+
+
+def _weightless_before(
+    head: keras.layers.Dense, classifier: keras.Model
+) -> list[keras.layers.Layer]:
+    """Returns the layers that make the embedding, or pass it on, without weights."""
+    found: list[keras.layers.Layer] = []
+    for layer in reversed(classifier.layers):
+        if layer is head:
+            continue
+        # A layer that is called more than once has no one output.
+        output = getattr(layer, "output", None)
+        is_embedding = isinstance(output, keras.KerasTensor) and len(output.shape) == 2
+        if layer.weights or not is_embedding:
+            break
+        found.append(layer)
+    return found
+
+
+def _switched(config: Any, policy: str) -> Any:
+    """Returns a layer's configuration with every dtype policy in it replaced."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return keras.dtype_policies.serialize(keras.DTypePolicy(policy))
+        return {name: _switched(value, policy) for name, value in config.items()}
+    if isinstance(config, list | tuple):
+        return type(config)(_switched(value, policy) for value in config)
+    return config
+
+
+def _all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """Gives the layers of a model and of the models in it."""
+    for layer in model.layers:
+        yield layer
+        if isinstance(layer, keras.Model):
+            yield from _all_layers(layer)
 
 
 def linear_head(classifier: keras.Model) -> keras.layers.Dense:

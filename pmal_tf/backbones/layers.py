@@ -1,8 +1,26 @@
-"""What the residual backbones are made of."""
+"""What the backbones are made of."""
 
 from __future__ import annotations
 
 import keras
+
+
+def full_precision(policy: str | None = None) -> str:
+    """Returns the number type of embeddings and logits: at least float32.
+
+    Cosine margins between embeddings, and probabilities near 0 and 1, do not survive
+    half precision.
+
+    Args:
+        policy: A Keras dtype policy; by default the one in use.
+
+    Returns:
+        `float64` where the policy computes in it, else `float32`.
+    """
+    wanted = (
+        keras.config.dtype_policy() if policy is None else keras.DTypePolicy(policy)
+    )
+    return "float64" if wanted.compute_dtype == "float64" else "float32"
 
 
 def convolution(

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import keras
 
+from pmal_tf.backbones.layers import full_precision
+
 _GROUPS = ((64, 64, 128), (128, 128, 128), (128, 128, 128))
 
 
@@ -30,7 +32,7 @@ def oscri(
 
     Returns:
         A functional model from [batch, H, W, 3] images on the 0-255 scale, of any
-        number type, to [batch, 128 * width] embeddings in float32.
+        number type, to [batch, 128 * width] embeddings, at least in float32.
     """
     image = keras.Input(input_shape, name="image")
     x = keras.layers.Rescaling(1.0 / 255.0, name="rescale")(image)
@@ -44,7 +46,7 @@ def oscri(
                 stride=2 if last else 1,
                 name=f"{group * len(channels) + position + 1}",
             )
-    x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="embedding")(x)
+    x = keras.layers.GlobalAveragePooling2D(dtype=full_precision(), name="embedding")(x)
     return keras.Model(image, x, name="oscri")
 
 

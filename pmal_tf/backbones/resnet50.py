@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import keras
 
-from pmal_tf.backbones.layers import batch_normalization, convolution
+from pmal_tf.backbones.layers import batch_normalization, convolution, full_precision
 from pmal_tf.errors import PmalError
 
 # Bottleneck channels and blocks of the four groups.
@@ -33,7 +33,7 @@ def resnet50(
 
     Returns:
         A functional model from [batch, H, W, 3] images on the 0-255 scale, of any
-        number type, to [batch, 2048 * width] embeddings in float32.
+        number type, to [batch, 2048 * width] embeddings, at least in float32.
 
     Raises:
         PmalError: If `dropout` is not 0.
@@ -58,7 +58,7 @@ def resnet50(
                 stride=2 if group > 0 and block == 0 else 1,
                 name=f"group_{group}_block_{block}",
             )
-    x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="embedding")(x)
+    x = keras.layers.GlobalAveragePooling2D(dtype=full_precision(), name="embedding")(x)
     return keras.Model(image, x, name="resnet50")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import keras
 
-from pmal_tf.backbones.layers import batch_normalization, convolution
+from pmal_tf.backbones.layers import batch_normalization, convolution, full_precision
 
 _STEM_CHANNELS = 16
 _GROUPS = (64, 128, 256)
@@ -34,7 +34,7 @@ def wrn_40_4(
 
     Returns:
         A functional model from [batch, H, W, 3] images on the 0-255 scale, of any
-        number type, to [batch, 256 * width] embeddings in float32.
+        number type, to [batch, 256 * width] embeddings, at least in float32.
     """
     image = keras.Input(input_shape, name="image")
     x = keras.layers.Rescaling(1.0 / 255.0, name="rescale")(image)
@@ -49,7 +49,7 @@ def wrn_40_4(
                 name=f"group_{group}_block_{block}",
             )
     x = _activation(x, name="last")
-    x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="embedding")(x)
+    x = keras.layers.GlobalAveragePooling2D(dtype=full_precision(), name="embedding")(x)
     return keras.Model(image, x, name="wrn_40_4")
 
 

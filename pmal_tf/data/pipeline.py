@@ -12,6 +12,25 @@ from pmal_tf.data.augment import crop_and_flip, crop_and_flip_parameters
 from pmal_tf.data.hashing import GOLDEN_GAMMA, hash_ids, stir_tensor
 from pmal_tf.data.rand_augment import rand_augment
 from pmal_tf.data.stored_images import StoredImages
+from pmal_tf.errors import PmalError
+
+
+@dataclass(frozen=True)
+class Share:
+    """The replicas that one host feeds, among those that share a global batch.
+
+    Attributes:
+        replicas: In all.
+        first: Number of this host's first.
+        local: How many this host has.
+    """
+
+    replicas: int = 1
+    first: int = 0
+    local: int = 1
+
+
+ALONE = Share()
 
 
 @dataclass(frozen=True)
@@ -52,15 +71,33 @@ class TrainingPipeline:
         """Batches in an epoch."""
         return len(self.label) // self.images_per_batch
 
-    def batches(self, first_epoch: int, last_epoch: int) -> tf.data.Dataset:
+    def batches(
+        self,
+        first_epoch: int,
+        last_epoch: int,
+        *,
+        skip: int = 0,
+        share: Share = ALONE,
+    ) -> tf.data.Dataset:
         """Streams the batches of epochs `first_epoch` to `last_epoch - 1`.
+
+        Args:
+            first_epoch: The epoch to begin with, counted from 0.
+            last_epoch: The epoch to stop before.
+            skip: Batches of the first epoch to pass over.
+            share: Each global batch is cut into equal parts, one per replica; this
+                host's are streamed, one after the other.
 
         Returns:
             A dataset of `({"image": [batch, H, W, 3] uint8, "example_index": [batch]
             int64}, label [batch] int32)`; `example_index` is the position in the
             arrays.
+
+        Raises:
+            PmalError: If a batch cannot be cut into equal parts.
         """
-        gather_images = self._image_gatherer()
+        part = self._images_per_replica(share)
+        gather_images = self._image_gatherer(part)
         with tf.device("CPU"):
             label = tf.constant(self.label, tf.int32)
             identity = tf.constant(hash_ids(self.example_id, "order", self.seed))
@@ -83,8 +120,17 @@ class TrainingPipeline:
             features = {"image": pixels, "example_index": tf.cast(index, tf.int64)}
             return features, tf.gather(label, index)
 
+        def parts(chosen: dict[str, tf.Tensor]) -> tf.data.Dataset:
+            own = slice(share.first * part, (share.first + share.local) * part)
+            mine = {name: value[own] for name, value in chosen.items()}
+            return tf.data.Dataset.from_tensor_slices(mine).batch(
+                part, drop_remainder=True
+            )
+
         epochs = tf.data.Dataset.range(first_epoch, last_epoch)
-        stream = epochs.flat_map(examples_of_epoch)
+        stream = epochs.flat_map(examples_of_epoch).skip(skip)
+        if share.replicas > 1:
+            stream = stream.flat_map(parts)
         stream = stream.map(assemble, num_parallel_calls=2).prefetch(4)
         # Nothing is left to tune, and the tuner's thread, asleep between its rounds,
         # was seen to hold up the end of a stage for up to a minute.
@@ -92,8 +138,24 @@ class TrainingPipeline:
         options.autotune.enabled = False
         return stream.with_options(options)
 
-    def _image_gatherer(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Returns the function from [batch] positions to images."""
+    def _images_per_replica(self, share: Share) -> int:
+        """Returns the size of a replica's part of every batch.
+
+        Raises:
+            PmalError: If there is none.
+        """
+        part, rest = divmod(self.images_per_batch, share.replicas)
+        if rest or not part:
+            raise PmalError(
+                "A batch must be divisible by the number of replicas. Received: "
+                f"{self.images_per_batch} images per batch on {share.replicas} "
+                "replicas. Choose another --batch_size (at most the number of training "
+                "images), or use fewer devices."
+            )
+        return part
+
+    def _image_gatherer(self, count: int) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Returns the function from [count] positions to images."""
         stored = self.image
         if isinstance(stored, np.ndarray):
             with tf.device("CPU"):
@@ -104,7 +166,7 @@ class TrainingPipeline:
             pixels = tf.numpy_function(
                 stored.__getitem__, [index], tf.uint8, stateful=False
             )
-            return tf.ensure_shape(pixels, (self.images_per_batch, *stored.shape[1:]))
+            return tf.ensure_shape(pixels, (count, *stored.shape[1:]))
 
         return read
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from pmal_tf.errors import PmalError
+from pmal_tf.mining.feed import EVERY_STEP, PrototypeFeed
 from pmal_tf.types import Images
 
 # Positions that no training image has, and that differ from each other.
@@ -88,38 +89,80 @@ class Prototypes:
         ]
         return np.array(flat, np.int64).reshape(self.mask.shape)
 
+    def check_classes(self, example_id: np.ndarray, label: np.ndarray) -> None:
+        """Checks that every prototype is a training image of its class.
+
+        Args:
+            example_id: [N] ids of the training images.
+            label: [N] class indices.
+
+        Raises:
+            PmalError: If one is not.
+        """
+        position, num_classes = self.example_index(example_id), int(label.max()) + 1
+        rows = np.broadcast_to(np.arange(len(self.mask))[:, None], self.mask.shape)
+        wrong = self.example_id[self.mask & (label[position] != rows)]
+        if len(wrong) or len(self.mask) != num_classes:
+            raise PmalError(
+                "Prototypes must be of the classes of the training images. Received: "
+                f"prototypes of {len(self.mask)} classes, training images of "
+                f"{num_classes}; of another class there: {wrong[:5].tolist()} "
+                f"({len(wrong)} in all). Mine them among these images."
+            )
+
     def attach(
-        self, dataset: tf.data.Dataset, example_id: np.ndarray | None = None
+        self,
+        dataset: tf.data.Dataset,
+        example_id: np.ndarray | None = None,
+        feed: PrototypeFeed = EVERY_STEP,
+        *,
+        first_element: int = 0,
     ) -> tf.data.Dataset:
-        """Adds the prototypes to every batch, as the side input of `PMALModel`.
+        """Adds prototypes to every batch, as the side input of `PMALModel`.
 
         Args:
             dataset: Batches of `({"image", "example_index"}, label)`, or of
                 `(image, label)`, which cannot tell that a sample is a prototype itself.
             example_id: [N] ids of the training images that `example_index` counts;
                 by default the ids are their positions.
+            feed: Which prototypes come with which batch; by default all with each.
+            first_element: Number of the first batch, counted from the start of
+                training.
 
         Returns:
-            Batches whose features also hold `prototype_image` [K, T, H, W, 3],
+            Batches whose features also hold `prototype_image` [S, H, W, 3], the S
+            prototypes that are to pass through the network in this step,
+            `prototype_slot` [S] int32, their places k * T + t, and of all prototypes
             `prototype_index` [K, T] and `prototype_mask` [K, T].
         """
         if example_id is None:
             index = self._positions()
         else:
             index = self.example_index(example_id)
-        side_input = {
-            "prototype_image": tf.constant(self.image),
+        every_step = {
             "prototype_index": tf.constant(index),
             "prototype_mask": tf.constant(self.mask),
         }
+        chosen_for = feed.chooser(self.mask)
+        with tf.device("CPU"):
+            image = tf.constant(self.image.reshape(-1, *self.image.shape[2:]))
 
-        def add(features: object, label: tf.Tensor) -> tuple[dict, tf.Tensor]:
+        def add(
+            number: tf.Tensor, batch: tuple[object, tf.Tensor]
+        ) -> tuple[dict, tf.Tensor]:
+            features, label = batch
             if not isinstance(features, dict):
                 nobody = tf.fill(tf.shape(label)[:1], tf.constant(_NOBODY, tf.int64))
                 features = {"image": features, "example_index": nobody}
-            return {**features, **side_input}, label
+            slot = chosen_for(number)
+            of_step = {
+                "prototype_image": tf.gather(image, slot),
+                "prototype_slot": slot,
+            }
+            return {**features, **every_step, **of_step}, label
 
-        return dataset.map(add)
+        numbered = dataset.enumerate(first_element)
+        return numbered.map(lambda number, batch: add(number, batch))
 
     def _positions(self) -> np.ndarray:
         """Reads ids that are positions as numbers, [K, T] int64.

@@ -106,7 +106,7 @@ def _write(
     """Writes the graph and its variables."""
     network = model.network
     _, height, _, channels = network.input.shape
-    bank = tf.constant(keras.ops.convert_to_numpy(model.bank))
+    bank = tf.constant(keras.ops.convert_to_numpy(model.bank), tf.float32)
     mask = tf.constant(keras.ops.convert_to_numpy(model.bank_mask))
     names = tf.constant([*class_names, UNKNOWN])
     ids = tf.constant(prototype_id.astype(str))

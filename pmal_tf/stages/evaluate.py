@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pmal_tf import distribution
 from pmal_tf.api import load_model
 from pmal_tf.backbones.classifier import embedding_and_logits
 from pmal_tf.evaluation.calibration import calibrate
@@ -36,9 +37,14 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
     }
     if config.control:
         models["control"] = _with_prototypes(trial, "control", prototypes)
+    scored = {
+        name: score_images(model.outputs(trial.test.image), trial.test)
+        for name, model in models.items()
+    }
+    if not distribution.is_chief():
+        return [], {}
     metrics, made = {}, []
-    for name, model in models.items():
-        scores = score_images(model.outputs(trial.test.image), trial.test)
+    for name, scores in scored.items():
         metrics[name] = summarise(scores, len(trial.split.known))
         write_atomically(trial.folder / _SCORES[name], scores.save)
         made.append(_SCORES[name])

@@ -11,6 +11,7 @@ import tensorflow as tf
 from absl import logging
 from PIL import Image
 
+from pmal_tf import distribution
 from pmal_tf.api import embed, load_model
 from pmal_tf.backbones.classifier import head_weights, with_precision
 from pmal_tf.mining.mine import MiningResult, MiningSettings, mine
@@ -44,8 +45,11 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
         settings=trial.mining_settings,
         dropout_space=by_model.get(pretrain.MC_DROPOUT),
         seed=trial.seed("mining"),
-        unfinished=folder / "unfinished.npz",
+        # Several hosts would have to agree where to go on.
+        unfinished=None if distribution.several_hosts() else folder / "unfinished.npz",
     )
+    if not distribution.is_chief():
+        return [], {}
     prototypes = Prototypes.from_selection(
         result.selection, train.image, train.example_id, result.robustness.robustness
     )
@@ -89,9 +93,13 @@ def _space(trial: Trial, model: int | str) -> Space:
         if precision != "trained":
             network = with_precision(classifier, precision)
         image, jit = trial.train.image, trial.recipe.use_jit
-        write_atomically(
-            path, lambda writing: embed(network, image, path=writing, jit=jit)
-        )
+        if distribution.is_chief():
+            write_atomically(
+                path, lambda writing: embed(network, image, path=writing, jit=jit)
+            )
+        else:
+            embed(network, image, jit=jit)
+        distribution.wait_for_all_hosts()
     return Space(np.load(path, mmap_mode="r"), *head_weights(classifier))
 
 

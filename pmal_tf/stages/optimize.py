@@ -6,6 +6,7 @@ from typing import Any
 
 from pmal_tf.api import load_model
 from pmal_tf.backbones.classifier import embedding_and_logits
+from pmal_tf.mining.feed import PrototypeFeed
 from pmal_tf.stages.mine import load_prototypes
 from pmal_tf.stages.pretrain import new_classifier
 from pmal_tf.training.fit import finish, fit_pmal
@@ -28,6 +29,7 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
         prototype_weight=config.prototype_weight,
         prototype_mode=config.prototype_mode,
         prototype_gradient=config.prototype_gradient,
+        label_smoothing=config.label_smoothing,
     )
     records = trial.records("optimize")
     fit_pmal(
@@ -36,6 +38,9 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
         prototypes,
         trial.recipe,
         seed=trial.seed("dropout", "optimize"),
+        feed=PrototypeFeed.of_mode(
+            config.prototype_mode, config.prototype_every, config.prototype_slice
+        ),
         records=records,
     )
     finish(model, records)

@@ -26,7 +26,8 @@ class EpochRecord(keras.callbacks.Callback):
         first_epoch: Where this run begins; later lines of the stage, left by a run that
             was cut short after its last checkpoint, are removed.
         epochs: Epochs in all.
-        images_per_epoch: For the images per second.
+        images_per_batch: For the images per second. Of an epoch that was cut short,
+            only the part since then is timed.
         log: Whether to say the line in the log too; a progress bar says it otherwise.
     """
 
@@ -37,7 +38,7 @@ class EpochRecord(keras.callbacks.Callback):
         *,
         first_epoch: int,
         epochs: int,
-        images_per_epoch: int,
+        images_per_batch: int,
         log: bool,
     ) -> None:
         super().__init__()
@@ -45,9 +46,11 @@ class EpochRecord(keras.callbacks.Callback):
         self.stage = stage
         self.first_epoch = first_epoch
         self.epochs = epochs
-        self.images_per_epoch = images_per_epoch
+        self.images_per_batch = images_per_batch
         self.log = log
         self._began = 0.0
+        self._first_batch: int | None = None
+        self._last_batch = 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Drops the lines that this run will write again."""
@@ -56,11 +59,26 @@ class EpochRecord(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Starts the clock."""
         self._began = time.perf_counter()
+        self._first_batch = None
+
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Remembers where in the epoch this run began."""
+        if self._first_batch is None:
+            self._first_batch = batch
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Remembers how far it came."""
+        self._last_batch = batch
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes the epoch's line."""
         seconds = time.perf_counter() - self._began
-        rate = self.images_per_epoch / seconds
+        batches = self._last_batch - (self._first_batch or 0) + 1
+        rate = batches * self.images_per_batch / seconds
         record = {
             "stage": self.stage,
             "epoch": epoch + 1,

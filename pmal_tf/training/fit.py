@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 import sys
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
 from absl import logging
 
-from pmal_tf.data.pipeline import TrainingPipeline, images_only
+from pmal_tf import distribution, interruption
+from pmal_tf.data.pipeline import Share, TrainingPipeline
 from pmal_tf.errors import TrainingDivergedError
+from pmal_tf.mining.feed import EVERY_STEP, PrototypeFeed
 from pmal_tf.mining.prototypes import Prototypes
+from pmal_tf.training.batch_norm import synchronized_batch_norm
 from pmal_tf.training.callbacks import EpochRecord, ProgressBar
 from pmal_tf.training.checkpoints import (
-    EpochCheckpoint,
+    Checkpoints,
     check_weights,
     list_checkpoints,
     remove_checkpoints,
@@ -25,6 +33,7 @@ from pmal_tf.training.checkpoints import (
 from pmal_tf.training.loop import train
 from pmal_tf.training.model import PMALModel
 from pmal_tf.training.recipe import Recipe
+from pmal_tf.training.softmax_model import SoftmaxModel
 from pmal_tf.workdir import write_atomically
 
 
@@ -37,12 +46,16 @@ class StageRecords:
         folder: Its checkpoints.
         metrics: The trial's `metrics.jsonl`.
         tensorboard: Its TensorBoard folder, or None.
+        identity: What it is made from; only that goes on from its checkpoints.
+        checkpoint_minutes: Longest time without a checkpoint within an epoch.
     """
 
     stage: str
     folder: Path
     metrics: Path
     tensorboard: Path | None
+    identity: dict[str, Any] = field(default_factory=dict)
+    checkpoint_minutes: float = 10.0
 
 
 def fit_classifier(
@@ -65,12 +78,13 @@ def fit_classifier(
     Raises:
         TrainingDivergedError: If the loss or a weight stops being finite.
     """
-    classifier.compile(
-        optimizer=recipe.build_optimizer(pipeline.steps_per_epoch),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-    )
-    _fit(classifier, pipeline, images_only, recipe, seed, records)
+    model = SoftmaxModel(classifier, recipe.label_smoothing)
+    model.compile(optimizer=recipe.build_optimizer(pipeline.steps_per_epoch))
+
+    def batches(step: int, share: Share) -> tf.data.Dataset:
+        return _batches(pipeline, recipe, step, share)
+
+    _fit(model, pipeline, batches, recipe, seed, records)
 
 
 def fit_pmal(
@@ -80,6 +94,7 @@ def fit_pmal(
     recipe: Recipe,
     *,
     seed: int,
+    feed: PrototypeFeed = EVERY_STEP,
     records: StageRecords | None = None,
 ) -> None:
     """Optimises the embedding against fixed prototypes, Eq. 10, and fills the bank.
@@ -90,47 +105,76 @@ def fit_pmal(
         prototypes: The mined prototypes, images of `pipeline`.
         recipe: Optimiser, schedule and budget.
         seed: Seed of dropout.
+        feed: Which prototypes pass through the network in which step.
         records: Where to keep checkpoints and metrics; None keeps none.
 
     Raises:
+        PmalError: If the prototypes are of other classes or images.
         TrainingDivergedError: If the loss or a weight stops being finite.
     """
+    prototypes.check_classes(pipeline.example_id, pipeline.label)
     model.compile(optimizer=recipe.build_optimizer(pipeline.steps_per_epoch))
-
-    def attach(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        return prototypes.attach(dataset, pipeline.example_id)
-
-    _fit(model, pipeline, attach, recipe, seed, records)
+    # Those that wait for their turn must stand somewhere in the meantime; a run that
+    # goes on has them in its checkpoint.
     model.refresh_prototypes(prototypes.image, prototypes.mask)
+
+    def batches(step: int, share: Share) -> tf.data.Dataset:
+        return prototypes.attach(
+            _batches(pipeline, recipe, step, share),
+            pipeline.example_id,
+            dataclasses.replace(feed, **vars(share)),
+            first_element=step * share.local,
+        )
+
+    _fit(model, pipeline, batches, recipe, seed, records)
+    model.refresh_prototypes(prototypes.image, prototypes.mask)
+
+
+def _batches(
+    pipeline: TrainingPipeline, recipe: Recipe, step: int, share: Share
+) -> tf.data.Dataset:
+    """Returns the batches of a host from a step on."""
+    epoch, skip = divmod(step, pipeline.steps_per_epoch)
+    return pipeline.batches(epoch, recipe.epochs, skip=skip, share=share)
 
 
 def _fit(
     model: keras.Model,
     pipeline: TrainingPipeline,
-    adapt: Callable[[tf.data.Dataset], tf.data.Dataset],
+    batches: Callable[[int, Share], tf.data.Dataset],
     recipe: Recipe,
     seed: int,
     records: StageRecords | None,
 ) -> None:
-    """Runs the loop over adapted batches, from the newest checkpoint on."""
-    first_epoch = 0
+    """Runs the loop over batches, from the newest checkpoint on."""
+    step, steps = 0, pipeline.steps_per_epoch
+    # Not on first use: replicas cannot make variables within a step.
+    model.optimizer.build(model.trainable_variables)
     callbacks: list[keras.callbacks.Callback] = []
     if records is not None:
-        first_epoch = restore_newest(model, records.folder)
-        callbacks = _callbacks(records, pipeline, recipe, first_epoch)
-    if first_epoch:
-        logging.info("Going on after epoch %d of %d", first_epoch, recipe.epochs)
-    try:
-        train(
-            model,
-            adapt(pipeline.batches(first_epoch, recipe.epochs)),
-            first_epoch=first_epoch,
-            epochs=recipe.epochs,
-            steps_per_epoch=pipeline.steps_per_epoch,
-            seed=seed,
-            callbacks=callbacks,
-            jit=recipe.use_jit,
+        step = restore_newest(model, records.folder, records.identity)
+        callbacks = _callbacks(records, pipeline, recipe, step // steps)
+    if step:
+        logging.info(
+            "Going on after step %d: of epoch %d of %d, %d of %d steps are done",
+            *(step, step // steps + 1, recipe.epochs, step % steps, steps),
         )
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(interruption.deferred())
+            if distribution.replicas() > 1 and recipe.sync_batch_norm:
+                stack.enter_context(synchronized_batch_norm(model))
+            train(
+                model,
+                functools.partial(batches, step),
+                first_step=step,
+                epochs=recipe.epochs,
+                steps_per_epoch=steps,
+                seed=seed,
+                callbacks=callbacks,
+                jit=recipe.use_jit,
+                steps_per_execution=recipe.steps_per_execution,
+            )
         check_weights(model, "after the last epoch")
     except TrainingDivergedError as error:
         if records is None:
@@ -146,6 +190,14 @@ def _callbacks(
 ) -> list[keras.callbacks.Callback]:
     """Returns the callbacks that keep a stage's records, in order."""
     steps = pipeline.steps_per_epoch
+    checkpoints = Checkpoints(
+        records.folder,
+        records.identity,
+        steps_per_epoch=steps,
+        minutes=records.checkpoint_minutes,
+    )
+    if not distribution.is_chief():
+        return [checkpoints]
     interactive = sys.stdout.isatty() and sys.stderr.isatty()
     callbacks: list[keras.callbacks.Callback] = [
         EpochRecord(
@@ -153,10 +205,10 @@ def _callbacks(
             records.stage,
             first_epoch=first_epoch,
             epochs=recipe.epochs,
-            images_per_epoch=steps * pipeline.images_per_batch,
+            images_per_batch=pipeline.images_per_batch,
             log=not interactive,
         ),
-        EpochCheckpoint(records.folder),
+        checkpoints,
     ]
     if records.tensorboard is not None:
         callbacks.append(
@@ -185,6 +237,11 @@ def finish(model: keras.Model, records: StageRecords) -> Path:
         The path of `model.keras`.
     """
     path = records.folder / "model.keras"
-    write_atomically(path, model.save)
-    remove_checkpoints(records.folder)
+    if distribution.is_chief():
+        write_atomically(path, model.save)
+        remove_checkpoints(records.folder)
+    else:
+        # Saving takes all hosts: Keras makes variables on the way, which they share.
+        with tempfile.TemporaryDirectory() as folder:
+            model.save(Path(folder) / path.name)
     return path

@@ -12,12 +12,13 @@ from pmal_tf.distances import point_to_set_distance
 from pmal_tf.errors import PmalError
 from pmal_tf.inference import forward_in_batches
 from pmal_tf.losses import classification_loss, prototype_loss
+from pmal_tf.training.per_example import PerExampleModel
 
-PROTOTYPE_MODES = ("joint", "inference")
+PROTOTYPE_MODES = ("joint", "inference", "bank")
 
 
 @keras.saving.register_keras_serializable("pmal_tf")
-class PMALModel(keras.Model):
+class PMALModel(PerExampleModel):
     """Embeds images and measures their distance to every class's prototypes.
 
     Training takes batches that carry the prototype images as a side input (see
@@ -32,9 +33,14 @@ class PMALModel(keras.Model):
         prototypes_per_class: T, the width of the bank.
         margin: delta of Eq. 9.
         prototype_weight: lambda_p of Eq. 10.
-        prototype_mode: `joint`: prototypes pass through the network with the batch, in
-            training mode. `inference`: in a pass of their own, in inference mode.
-        prototype_gradient: Whether the gradient flows through the prototypes.
+        prototype_mode: `joint`: all prototypes pass through the network with every
+            batch, in training mode. `inference`: those that are fed pass by themselves,
+            in inference mode and without a gradient. `bank`: those that are fed pass
+            with the batch. In the last two modes the others stand in the bank as they
+            were last embedded; fill it with `refresh_prototypes` before training.
+        prototype_gradient: Whether the gradient flows through prototypes that pass
+            with the batch.
+        label_smoothing: Share of a label that is spread evenly over all classes.
         **kwargs: Passed to `keras.Model`.
 
     `call` works on tensors, inside Keras; `outputs` and `score` on arrays of any
@@ -54,11 +60,10 @@ class PMALModel(keras.Model):
         prototype_weight: float = 1.0,
         prototype_mode: str = "joint",
         prototype_gradient: bool = True,
+        label_smoothing: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        # Distances are computed in float32 whatever the policy: neither the inputs nor
-        # the bank may be rounded to half precision on the way.
-        super().__init__(autocast=False, **kwargs)
+        super().__init__("loss", "classification_loss", "prototype_loss", **kwargs)
         if prototype_mode not in PROTOTYPE_MODES:
             raise PmalError(
                 f"`prototype_mode` must be one of {', '.join(PROTOTYPE_MODES)}. "
@@ -70,7 +75,8 @@ class PMALModel(keras.Model):
         self.prototype_weight = prototype_weight
         self.prototype_mode = prototype_mode
         self.prototype_gradient = prototype_gradient
-        dimension = network.output["embedding"].shape[-1]
+        self.label_smoothing = label_smoothing
+        embedding = network.output["embedding"]
         num_classes = network.output["logits"].shape[-1]
         if num_classes < 2:
             raise PmalError(
@@ -79,11 +85,13 @@ class PMALModel(keras.Model):
             )
         # Variables of the model, not constants: they are saved with it.
         self.bank = self.add_weight(
-            shape=(num_classes, prototypes_per_class, dimension),
+            shape=(num_classes, prototypes_per_class, embedding.shape[-1]),
             initializer="zeros",
-            dtype="float32",
+            dtype=embedding.dtype,
             autocast=False,
             trainable=False,
+            # All replicas write the same.
+            aggregation="only_first_replica",
             name="prototype_embedding",
         )
         self.bank_mask = self.add_weight(
@@ -93,47 +101,16 @@ class PMALModel(keras.Model):
             trainable=False,
             name="prototype_mask",
         )
-        self.loss_tracker = keras.metrics.Mean(name="loss")
-        self.classification_tracker = keras.metrics.Mean(name="classification_loss")
-        self.prototype_tracker = keras.metrics.Mean(name="prototype_loss")
-        self.accuracy_tracker = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         self.built = True
 
     def call(self, image: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         """Embeds images and measures distances to the bank; see the class."""
         outputs = self.network(image, training=training)
-        embedding = tf.cast(outputs["embedding"], tf.float32)
-        distance = point_to_set_distance(embedding, self.bank, self.bank_mask)
-        return {
-            "embedding": embedding,
-            "logits": tf.cast(outputs["logits"], tf.float32),
-            "distance": distance,
-        }
-
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Takes one step on Eq. 10; returns the running means of its parts."""
-        features, label, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        _check_side_input(features)
-        with tf.GradientTape() as tape:
-            parts = self._loss_parts(features, label, training=True)
-            # Per-example losses over the *global* batch, so that gradients of several
-            # replicas add up to the gradient of one.
-            loss = tf.nn.compute_average_loss(parts["loss"], sample_weight)
-            if self.losses:  # Regularisers of the network, where it brings any.
-                loss += tf.nn.scale_regularization_loss(tf.add_n(self.losses))
-            # float16 gradients vanish unless the loss is scaled up; `apply` scales the
-            # gradients down again. Elsewhere this changes nothing.
-            scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, self.trainable_variables)
-        self.optimizer.apply(gradients, self.trainable_variables)
-        return self._track(parts, label, sample_weight)
-
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Returns the running means of the losses in inference mode."""
-        features, label, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        _check_side_input(features)
-        parts = self._loss_parts(features, label, training=False)
-        return self._track(parts, label, sample_weight)
+        distance = point_to_set_distance(
+            outputs["embedding"], self.bank, self.bank_mask
+        )
+        results = {**outputs, "distance": distance}
+        return {name: tf.cast(value, tf.float32) for name, value in results.items()}
 
     def predict_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Returns `call` on images, or on the images of batches with a side input."""
@@ -193,6 +170,7 @@ class PMALModel(keras.Model):
             "prototype_weight": self.prototype_weight,
             "prototype_mode": self.prototype_mode,
             "prototype_gradient": self.prototype_gradient,
+            "label_smoothing": self.label_smoothing,
         }
 
     @classmethod
@@ -201,10 +179,17 @@ class PMALModel(keras.Model):
         network = keras.saving.deserialize_keras_object(config["network"])
         return cls(**{**config, "network": network})
 
-    def _loss_parts(
-        self, features: dict[str, tf.Tensor], label: tf.Tensor, *, training: bool
+    def loss_parts(
+        self, features: Any, label: tf.Tensor, *, training: bool
     ) -> dict[str, tf.Tensor]:
-        """Returns the per-example parts of Eq. 10, [batch] each, and the logits."""
+        """Returns the per-example parts of Eq. 10, [batch] each, and the logits.
+
+        Args:
+            features: The image with its side input, from `Prototypes.attach`.
+            label: [batch] class indices.
+            training: The mode of the network.
+        """
+        _check_side_input(features)
         embedding, logits, prototypes = self._embed(features, training=training)
         # A sample that is itself a prototype would attend to itself at distance zero.
         is_self = (
@@ -213,7 +198,7 @@ class PMALModel(keras.Model):
         mask = features["prototype_mask"] & ~is_self
         distance = point_to_set_distance(embedding, prototypes, mask)
         available = tf.reduce_any(mask, axis=-1)
-        classification = classification_loss(logits, label)
+        classification = classification_loss(logits, label, self.label_smoothing)
         prototype = prototype_loss(distance, label, available, self.margin)
         return {
             "loss": classification + self.prototype_weight * prototype,
@@ -225,40 +210,64 @@ class PMALModel(keras.Model):
     def _embed(
         self, features: dict[str, tf.Tensor], *, training: bool
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns embeddings, logits, and [K, T, D] prototype embeddings."""
-        image = features["image"]
-        images_of_sets = features["prototype_image"]
-        batch = tf.shape(image)[0]
-        flat = tf.reshape(images_of_sets, (-1, *images_of_sets.shape[2:]))
-        if self.prototype_mode == "joint":
-            flat = tf.cast(flat, image.dtype)
-            outputs = self.network(tf.concat([image, flat], 0), training=training)
-            embedding, logits = outputs["embedding"][:batch], outputs["logits"][:batch]
-            prototypes = outputs["embedding"][batch:]
-        else:
+        """Returns embeddings, logits, and [K, T, D] prototype embeddings.
+
+        Prototypes that are not fed in this step stand as they were last embedded.
+        """
+        image, fed = features["image"], features["prototype_image"]
+        if self.prototype_mode == "inference":
             outputs = self.network(image, training=training)
             embedding, logits = outputs["embedding"], outputs["logits"]
-            prototypes = self.network(flat, training=False)["embedding"]
-        prototypes = tf.reshape(prototypes, self.bank.shape)
-        if not self.prototype_gradient:
-            prototypes = tf.stop_gradient(prototypes)
+            fresh = tf.stop_gradient(self._embed_alone(fed))
+        else:
+            batch = tf.shape(image)[0]
+            together = tf.concat([image, tf.cast(fed, image.dtype)], 0)
+            outputs = self.network(together, training=training)
+            embedding, logits = outputs["embedding"][:batch], outputs["logits"][:batch]
+            fresh = outputs["embedding"][batch:]
+            if not self.prototype_gradient:
+                fresh = tf.stop_gradient(fresh)
+        prototypes = self._placed(fresh, features["prototype_slot"])
+        if training and self.prototype_mode != "joint":
+            self.bank.assign(tf.stop_gradient(prototypes))
         return embedding, logits, prototypes
 
-    def _track(
-        self,
-        parts: dict[str, tf.Tensor],
-        label: tf.Tensor,
-        sample_weight: tf.Tensor | None,
-    ) -> dict[str, tf.Tensor]:
-        """Updates the metrics, each from the part of its name; returns their values."""
-        for tracker in (
-            self.loss_tracker,
-            self.classification_tracker,
-            self.prototype_tracker,
-        ):
-            tracker.update_state(parts[tracker.name], sample_weight)
-        self.accuracy_tracker.update_state(label, parts["logits"], sample_weight)
-        return {metric.name: metric.result() for metric in self.metrics}
+    def _embed_alone(self, fed: tf.Tensor) -> tf.Tensor:
+        """Returns [S, D] embeddings in inference mode; S may be 0 in some steps."""
+        if fed.shape[0] is not None:
+            return self.network(fed, training=False)["embedding"]
+        # TensorFlow's convolutions on CPUs give a wrong shape for an empty batch.
+        padded = tf.pad(fed, [[0, 1], [0, 0], [0, 0], [0, 0]])
+        return self.network(padded, training=False)["embedding"][:-1]
+
+    def _placed(self, fresh: tf.Tensor, slot: tf.Tensor) -> tf.Tensor:
+        """Returns the bank with fresh embeddings in their places.
+
+        Args:
+            fresh: [S, D]; each replica has embedded others, or some the same.
+            slot: [S] places k * T + t.
+
+        Returns:
+            [K, T, D]. Its gradient reaches the replica that embedded a prototype from
+            all that used it: the gradient of a sum over replicas is one itself.
+        """
+        num_classes, width, dimension = self.bank.shape
+        fresh = tf.cast(fresh, self.bank.dtype)
+        places = tf.cast(slot, tf.int32)[:, None]
+        count = num_classes * width
+        placed = tf.scatter_nd(places, fresh, (count, dimension))
+        ones = tf.ones_like(slot, self.bank.dtype)
+        touched = tf.scatter_nd(places, ones, (count,))
+        replica = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            placed, touched = replica.all_reduce(
+                tf.distribute.ReduceOp.SUM, [placed, touched]
+            )
+        before = tf.reshape(tf.convert_to_tensor(self.bank), (count, dimension))
+        touched = touched[:, None]
+        fed = placed / tf.maximum(touched, 1)
+        merged = tf.where(touched > 0, fed, tf.stop_gradient(before))
+        return tf.reshape(merged, self.bank.shape)
 
 
 def _check_side_input(features: Any) -> None:
@@ -267,8 +276,8 @@ def _check_side_input(features: Any) -> None:
     Raises:
         PmalError: If it does not.
     """
-    needed = {"image", "example_index", "prototype_image", "prototype_index"}
-    needed.add("prototype_mask")
+    needed = {"image", "example_index"}
+    needed |= {f"prototype_{part}" for part in ("image", "slot", "index", "mask")}
     given = set(features) if isinstance(features, dict) else set()
     if not needed <= given:
         raise PmalError(

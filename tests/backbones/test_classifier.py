@@ -6,6 +6,7 @@ import pytest
 
 from pmal_tf.api import embed
 from pmal_tf.backbones.classifier import (
+    BACKBONES,
     build_classifier,
     embedding_and_logits,
     linear_head,
@@ -17,6 +18,13 @@ from pmal_tf.errors import PmalError
 @pytest.fixture(scope="module")
 def images():
     return np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def dtype_policy():
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +64,136 @@ def test_another_precision_has_the_same_weights_and_about_the_same_embeddings(
     assert rounded.dtype == np.float32
     assert not np.array_equal(rounded, full)
     np.testing.assert_allclose(rounded, full, atol=0.05 * np.abs(full).max())
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("float32", "float32"), ("mixed_bfloat16", "float32"), ("float64", "float64")],
+)
+def test_embeddings_and_logits_are_at_least_float32(
+    backbone, policy, expected, images, dtype_policy
+):
+    dtype_policy(policy)
+    model = build_classifier(
+        *(backbone, (8, 8, 3), 3), width=0.05, dropout=0.0, embedding_dropout=0.5
+    )
+    outputs = embedding_and_logits(model)(images)
+    assert {value.dtype.name for value in outputs.values()} == {expected}
+    assert {weight.dtype for weight in model.weights} == {expected}
+    pinned = ("embedding", "embedding_dropout", "logits")
+    assert {model.get_layer(name).compute_dtype for name in pinned} == {expected}
+    convolution = next(x for x in model.layers if isinstance(x, keras.layers.Conv2D))
+    assert convolution.compute_dtype == policy.removeprefix("mixed_")
+
+
+def test_float64_is_float32_with_more_digits(classifier, images):
+    precise = with_precision(classifier, "float64")
+    assert {weight.dtype for weight in precise.weights} == {"float64"}
+    expected, got = (embedding_and_logits(m)(images) for m in (classifier, precise))
+    for name in ("embedding", "logits"):
+        difference = np.abs(got[name].numpy() - expected[name].numpy()).max()
+        assert got[name].dtype == np.float64
+        assert 0 < difference < 1e-5 * np.abs(expected[name]).max()
+
+
+def test_another_precision_is_that_of_a_model_trained_in_it(
+    classifier, images, dtype_policy
+):
+    switched = with_precision(classifier, "mixed_bfloat16")
+    dtype_policy("mixed_bfloat16")
+    built = build_classifier("oscri", (8, 8, 3), 3, width=0.15, dropout=0.0)
+    built.set_weights(classifier.get_weights())
+    for ours, theirs in zip(switched.layers[1:], built.layers[1:], strict=True):
+        assert ours.dtype_policy == theirs.dtype_policy
+    np.testing.assert_array_equal(
+        embed(switched, images).embedding, embed(built, images).embedding
+    )
+
+
+def nested_classifier():
+    """Every kind of layer that is not easily copied."""
+    layers = keras.layers
+    keras.utils.set_random_seed(1)
+    values = np.random.default_rng(1).normal(2.0, 3.0, (40, 8, 8, 3)).astype(np.float32)
+    normalization = layers.Normalization(name="normalization")
+    normalization.adapt(values)
+    image = keras.Input((8, 8, 3), name="image")
+    x = normalization(layers.Rescaling(1 / 255)(image))
+    twice = layers.Conv2D(3, 3, padding="same", name="twice")
+    x = twice(twice(x)) * 2.0 + 1.0
+    inside = keras.Input((8, 8, 3))
+    innermost = keras.Sequential(
+        [
+            layers.Conv2D(3, 1, activation="tanh"),
+            layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[1.0, 2.0, 3.0]),
+        ],
+        name="innermost",
+    )
+    frozen = layers.BatchNormalization(trainable=False, name="frozen")
+    # Branches of equal shapes, which a wrong order of weights would mix up.
+    branches = [
+        layers.Conv2D(3, 3, padding="same", use_bias=False)(innermost(inside))
+        for _ in range(3)
+    ]
+    y = layers.Add()([branches[1], branches[0], branches[2]])
+    y = layers.SpatialDropout2D(0.1, name="channels")(frozen(y))
+    block = keras.Model(inside, layers.ReLU()(y), name="block")
+    x = layers.BatchNormalization(name="norm")(block(block(x)))
+    x = layers.TimeDistributed(layers.Conv1D(5, 3, name="rows"), name="each_row")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.Dropout(0.1, name="drop")(x)
+    model = keras.Model(image, layers.Dense(4, name="head")(x))
+    draw = np.random.default_rng(2)
+    for layer in (frozen, model.get_layer("norm")):
+        layer.moving_mean.assign(draw.normal(size=3))
+        layer.moving_variance.assign(draw.uniform(0.5, 2.0, 3))
+    return model
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "float64"])
+def test_every_kind_of_layer_is_copied_with_its_state(images, policy):
+    model = nested_classifier()
+    copy = with_precision(model, policy)
+    expected, got = (
+        embedding_and_logits(m)(images)["embedding"].numpy() for m in (model, copy)
+    )
+    share = {"float32": 0.0, "mixed_bfloat16": 0.1, "float64": 1e-5}[policy]
+    np.testing.assert_allclose(got, expected, atol=share * np.abs(expected).max())
+    assert np.array_equal(got, expected) == (policy == "float32")
+    half = policy.removeprefix("mixed_")
+    at_least = "float64" if policy == "float64" else "float32"
+    block = copy.get_layer("block")
+    within = {
+        *(copy.get_layer("normalization"), copy.get_layer("twice")),
+        *(block.get_layer("frozen"), block.get_layer("innermost").layers[0]),
+        *(block.get_layer("channels"), copy.get_layer("each_row").layer),
+    }
+    assert {layer.compute_dtype for layer in within} == {half}
+    after = {copy.get_layer(name).compute_dtype for name in ("pool", "drop", "head")}
+    assert after == {at_least}
+    trainable = [
+        [(v.name, v.shape) for v in m.trainable_variables] for m in (copy, model)
+    ]
+    assert trainable[0] == trainable[1]
+    assert not block.get_layer("frozen").trainable
+
+
+def test_a_copy_shares_no_variable(images):
+    model = nested_classifier()
+    copy = with_precision(model, "float32")
+    before = model(images).numpy()
+    for variable in copy.variables:
+        variable.assign(keras.ops.zeros_like(variable))
+    np.testing.assert_array_equal(model(images), before)
+    assert not {id(v) for v in copy.variables} & {id(v) for v in model.variables}
+
+
+def test_a_copy_is_saved_and_loaded(images, tmp_path):
+    copy = with_precision(nested_classifier(), "mixed_bfloat16")
+    copy.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(images), copy(images))
 
 
 def test_embeddings_on_disk_are_those_in_memory(classifier, images, tmp_path):

@@ -47,6 +47,13 @@ def test_width_multiplies_the_channels_and_any_size_passes(rng):
     assert model.layers[-1].input.shape == (None, 4 * round(512 * 0.05))
 
 
+def test_width_multiplies_every_convolution():
+    model = resnet50((32, 32, 3), width=0.125)
+    parts = [f"group_{group}_block_0_{part}_conv" for group in (0, 3) for part in "012"]
+    filters = [model.get_layer(name).filters for name in ("stem_conv", *parts)]
+    assert filters == [8, 8, 8, 32, 64, 64, 256]
+
+
 def test_dropout_is_refused():
     with pytest.raises(PmalError, match=r"--dropout=0"):
         resnet50((32, 32, 3), dropout=0.2)

@@ -72,3 +72,12 @@ def test_any_size_passes(rng):
         image = rng.integers(0, 256, size=(2, size, size, 3)).astype(np.uint8)
         assert model(image).shape == (2, 3)
     assert model.layers[-1].input.shape == (None, round(256 * 0.1))
+
+
+def test_width_multiplies_the_channels():
+    model = wrn_40_4((8, 8, 3), width=0.25)
+    last = [
+        f"group_{group}_block_5_{place}_conv" for group in range(3) for place in "01"
+    ]
+    filters = [model.get_layer(name).filters for name in ("stem_conv", *last)]
+    assert filters == [4, 16, 16, 32, 32, 64, 64]

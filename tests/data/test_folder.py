@@ -959,7 +959,7 @@ def test_training_that_was_cut_short_does_not_go_on_with_other_images(tmp_path):
         return len(list_checkpoints(stage))
 
     stage.mkdir(parents=True)
-    (stage / "epoch_00003.weights.h5").touch()
+    (stage / "step_000000003.npz").touch()
     assert checkpoints_after_reading() == 1
     assert checkpoints_after_reading() == 1
     write_squares(tmp_path / "images" / "train" / "new", (9, 9, 9), 10)

@@ -61,7 +61,10 @@ def test_side_input_rides_on_every_batch(prototypes, training):
     batches = list(prototypes.attach(dataset.batch(5), ids))
     assert len(batches) == 3
     for batch, _label in batches:
-        np.testing.assert_array_equal(batch["prototype_image"], prototypes.image)
+        # Classes in turn, and no padding.
+        np.testing.assert_array_equal(batch["prototype_slot"], [0, 3, 1, 2])
+        flat = prototypes.image.reshape(-1, 4, 4, 3)
+        np.testing.assert_array_equal(batch["prototype_image"], flat[[0, 3, 1, 2]])
         np.testing.assert_array_equal(
             batch["prototype_index"], [[5, 2, 9], [7, -1, -1]]
         )

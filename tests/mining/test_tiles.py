@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from scipy.spatial.distance import cdist
 
+from pmal_tf.distribution import open_strategy
 from pmal_tf.errors import PmalError
 from pmal_tf.mining import replicas, robustness, tiles, unfinished
 from pmal_tf.mining.robustness import topology_robustness
@@ -202,7 +203,7 @@ def test_replicas_change_no_bit(rng, anchors, monkeypatch):
     arguments = (embeddings, kernels)
     options = {"anchors": anchors, "memory_mb": 16, "dtype": "float64"}
     alone = topology_robustness(*arguments, **options)
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with open_strategy("mirrored", worker_timeout_seconds=1).scope():
         spread = topology_robustness(*arguments, **options)
     np.testing.assert_array_equal(spread.exponent, alone.exponent)
     assert np.unique(alone.exponent).size == 600

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
-from pmal_tf.data.pipeline import TrainingPipeline
+from pmal_tf.data.pipeline import ALONE, TrainingPipeline
 from pmal_tf.mining.prototypes import Prototypes
 from pmal_tf.training import fit
 from pmal_tf.training.model import PMALModel
@@ -22,7 +22,9 @@ def test_prototypes_are_found_among_named_images_in_any_order(rng, monkeypatch):
     classifier = build_classifier("oscri", (8, 8, 3), 3, width=0.05)
     model = PMALModel(embedding_and_logits(classifier), 2)
     seen = []
-    monkeypatch.setattr(fit, "train", lambda _model, batches, **_: seen.extend(batches))
+    monkeypatch.setattr(
+        fit, "train", lambda _model, batches, **_: seen.extend(batches(ALONE))
+    )
     fit.fit_pmal(model, pipeline, prototypes, Recipe(epochs=1), seed=0)
     assert len(seen) == 3
     for features, _label in seen:

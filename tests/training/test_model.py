@@ -8,6 +8,7 @@ import tensorflow as tf
 import pmal_tf
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
 from pmal_tf.distances import point_to_set_distance
+from pmal_tf.distribution import open_strategy
 from pmal_tf.errors import PmalError
 from pmal_tf.mining.prototypes import Prototypes
 from pmal_tf.training.model import PMALModel
@@ -196,7 +197,7 @@ def test_two_replicas_take_the_step_of_one(linear_network, training):
     alone.train_step(batch)
     expected = linear_network.get_weights()
 
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = open_strategy("mirrored", worker_timeout_seconds=1)
     with strategy.scope():
         network = keras.models.clone_model(linear_network)
         network.set_weights(start)
@@ -206,9 +207,12 @@ def test_two_replicas_take_the_step_of_one(linear_network, training):
     features, labels = batch
 
     def half(context):
+        """Half of the batch, and every other prototype."""
         replica = context.replica_id_in_sync_group
         rows = slice(4 * replica, 4 * replica + 4)
         cut = {name: features[name][rows] for name in ("image", "example_index")}
+        for name in ("prototype_image", "prototype_slot"):
+            cut[name] = features[name][replica::2]
         return {**features, **cut}, labels[rows]
 
     halves = strategy.experimental_distribute_values_from_function(half)
@@ -351,7 +355,7 @@ def test_batches_without_prototypes_are_an_error(linear_network, training):
 
 
 def test_bad_settings_are_errors(linear_network):
-    with pytest.raises(PmalError, match="joint, inference"):
+    with pytest.raises(PmalError, match="joint, inference, bank"):
         PMALModel(linear_network, WIDTH, prototype_mode="both")
     model = PMALModel(linear_network, WIDTH)
     with pytest.raises(PmalError, match=r"\(3, 2\)"):

@@ -1,12 +1,10 @@
-"""Coupled weight decay by hand, schedules at their drops."""
+"""Coupled weight decay and momentum by hand and against PyTorch's formulas."""
 
 import keras
 import numpy as np
 import pytest
 
-from pmal_tf.errors import PmalError
 from pmal_tf.training.optimizers import CoupledAdam, CoupledSGD
-from pmal_tf.training.recipe import Recipe
 
 
 def steps(optimizer, gradients, start=2.0):
@@ -29,11 +27,54 @@ def torch_adam(gradients, lr, decay, beta_1, beta_2=0.999, epsilon=1e-8, start=2
     return value
 
 
+def torch_sgd(gradients, rates, decay, momentum, nesterov=False, start=2.0):
+    """`torch.optim.SGD(...)` as its documentation gives it, dampening 0."""
+    value, buffer = start, 0.0
+    for gradient, rate in zip(gradients, rates, strict=True):
+        gradient = gradient + decay * value
+        buffer = momentum * buffer + gradient
+        value -= rate * (gradient + momentum * buffer if nesterov else buffer)
+    return value
+
+
+def rates_of(rates):
+    """A schedule that gives these rates, one after the other."""
+    boundaries = list(range(len(rates) - 1))
+    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
+
+
 def test_coupled_sgd_by_hand():
-    # v = -0.1 (1 + 0.5 * 2) = -0.2 and w = 1.8; then the gradient is 0 + 0.5 * 1.8 and
-    # v = 0.9 * -0.2 - 0.1 * 0.9 = -0.27, w = 1.53.
+    # b = 1 + 0.5 * 2 = 2 and w = 2 - 0.1 * 2 = 1.8; then the gradient is 0 + 0.5 * 1.8,
+    # b = 0.9 * 2 + 0.9 = 2.7 and w = 1.8 - 0.27 = 1.53.
     optimizer = CoupledSGD(0.5, learning_rate=0.1, momentum=0.9)
     assert steps(optimizer, [1.0, 0.0]) == pytest.approx(1.53, abs=1e-6)
+
+
+def test_a_drop_of_the_rate_slows_the_momentum_at_once():
+    # b = 1, w = 2 - 0.1; b = 0.9, w = 1.9 - 0.01 * 0.9. Keras's SGD: 1.9 - 0.1 * 0.9.
+    rates = rates_of([0.1, 0.01])
+    optimizer = CoupledSGD(learning_rate=rates, momentum=0.9)
+    assert steps(optimizer, [1.0, 0.0]) == pytest.approx(1.891, abs=1e-6)
+    keras_s = keras.optimizers.SGD(learning_rate=rates, momentum=0.9)
+    assert steps(keras_s, [1.0, 0.0]) == pytest.approx(1.81, abs=1e-6)
+
+
+def test_a_rate_of_zero_moves_nothing_but_gathers_momentum():
+    # b = 1, w = 2; b = 0.9 + 1 = 1.9, w = 2 - 0.1 * 1.9.
+    optimizer = CoupledSGD(learning_rate=rates_of([0.0, 0.1]), momentum=0.9)
+    assert steps(optimizer, [1.0, 1.0]) == pytest.approx(1.81, abs=1e-6)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_coupled_sgd_equals_torch_s_formula_across_rates(momentum, nesterov, rng):
+    gradients = rng.normal(size=30).tolist()
+    rates = [0.0, 0.05, 0.1] + 9 * [0.2] + 9 * [0.02] + 9 * [0.002]
+    optimizer = CoupledSGD(
+        0.1, learning_rate=rates_of(rates), momentum=momentum, nesterov=nesterov
+    )
+    expected = torch_sgd(gradients, rates, 0.1, momentum, nesterov)
+    assert steps(optimizer, gradients) == pytest.approx(expected, abs=2e-6)
 
 
 def test_coupled_adam_equals_torch_s_formula():
@@ -43,16 +84,14 @@ def test_coupled_adam_equals_torch_s_formula():
     assert steps(optimizer, gradients) == pytest.approx(expected, abs=1e-5)
 
 
-def test_recipe_builds_either_kind_of_decay():
-    coupled = Recipe(schedule="constant").build_optimizer(10)
-    assert (coupled.coupled_weight_decay, coupled.weight_decay) == (5e-4, None)
-    apart = Recipe(schedule="constant", decoupled_weight_decay=True)
-    apart = apart.build_optimizer(10)
-    assert (apart.coupled_weight_decay, apart.weight_decay) == (0.0, 5e-4)
-    assert coupled.epsilon == 1e-8  # PyTorch's; Keras's own is 1e-7.
-    sgd = Recipe(optimizer="sgd", momentum=0.8).build_optimizer(10)
-    assert isinstance(sgd, CoupledSGD)
-    assert sgd.momentum == 0.8
+def test_epsilon_counts_more_at_the_start_than_torch_s():
+    # Step 1: PyTorch's g / (|g| + 1e-8); here epsilon counts 1 / sqrt(0.001) = 31.6
+    # times. At g = 1e-4, 1 / (1 + 31.6e-4) instead of 1 / (1 + 1e-4).
+    optimizer = CoupledAdam(learning_rate=1.0, epsilon=1e-8)
+    moved = -steps(optimizer, [1e-4], start=0.0)
+    assert moved == pytest.approx(0.99685, abs=5e-5)
+    torch_s = -torch_adam([1e-4], lr=1.0, decay=0.0, beta_1=0.9, start=0.0)
+    assert moved / torch_s - 1 == pytest.approx(-0.003, abs=1e-4)
 
 
 def test_optimizers_survive_serialisation():
@@ -64,29 +103,10 @@ def test_optimizers_survive_serialisation():
     assert copy.coupled_weight_decay == 0.1
 
 
-def test_step_schedule_is_the_paper_s():
-    schedule = Recipe().build_schedule(steps_per_epoch=7)
-    rate = {epoch: float(schedule(epoch * 7)) for epoch in (0, 119, 120, 239, 240, 599)}
-    expected = {0: 1e-2, 119: 1e-2, 120: 1e-3, 239: 1e-3, 240: 1e-4, 599: 1e-6}
-    assert rate == pytest.approx(expected, rel=1e-5)
-    # The very step at which epoch 120 begins, and the one before.
-    assert float(schedule(839)) == pytest.approx(1e-2)
-    assert float(schedule(840)) == pytest.approx(1e-3)
-
-
-def test_step_schedule_shorter_than_a_drop_is_constant():
-    assert Recipe(epochs=120).build_schedule(7) == 0.01
-
-
-def test_cosine_schedule_ends_at_zero():
-    schedule = Recipe(epochs=10, schedule="cosine").build_schedule(5)
-    assert float(schedule(0)) == pytest.approx(0.01)
-    assert float(schedule(25)) == pytest.approx(0.005)
-    assert float(schedule(50)) == pytest.approx(0.0, abs=1e-9)
-
-
-def test_unknown_names_are_errors():
-    with pytest.raises(PmalError, match="adam, sgd"):
-        Recipe(optimizer="lamb").build_optimizer(1)
-    with pytest.raises(PmalError, match="step, cosine, constant"):
-        Recipe(schedule="linear").build_schedule(1)
+def test_sgd_survives_serialisation_with_its_own_momentum():
+    optimizer = CoupledSGD(0.5, learning_rate=rates_of([0.1, 0.01]), momentum=0.9)
+    copy = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(optimizer)
+    )
+    # 2 - 0.1 * 2 = 1.8; b = 0.9 * 2 + 0.5 * 1.8 = 2.7, 1.8 - 0.01 * 2.7.
+    assert steps(copy, [1.0, 0.0]) == pytest.approx(1.773, abs=1e-6)

@@ -1,0 +1,275 @@
+"""What recipes build: rates by hand, and at every step against a loop."""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pmal_tf.config import Config
+from pmal_tf.errors import PmalError
+from pmal_tf.training.optimizers import CoupledAdam, CoupledSGD
+from pmal_tf.training.recipe import Recipe
+from pmal_tf.training.schedules import CosineRestarts, LinearWarmup
+
+SCHEDULES = ["step", "cosine", "cosine_restarts", "constant"]
+
+
+def rates(schedule, steps):
+    """The rates at many steps; a constant is one of its own."""
+    steps = np.asarray(steps)
+    if isinstance(schedule, float):
+        return np.full(steps.shape, schedule)
+    return np.broadcast_to(schedule(tf.constant(steps)), steps.shape)
+
+
+def expected_rate(recipe, steps_per_epoch, step):
+    """One rate in float64, from the definitions and nothing of the package."""
+    total, rise = (e * steps_per_epoch for e in (recipe.epochs, recipe.warmup_epochs))
+    rate = recipe.learning_rate
+    if recipe.schedule == "step":
+        rate *= 0.1 ** (step // steps_per_epoch // recipe.drop_every)
+    elif recipe.schedule != "constant":
+        cycles = recipe.restarts + 1 if recipe.schedule == "cosine_restarts" else 1
+        # Whole numbers: a cycle need not begin at a whole step.
+        number = min(step * cycles // total, cycles - 1)
+        start = max(number * total / cycles, rise)
+        end = (number + 1) * total / cycles
+        share = min(max((step - start) / (end - start), 0.0), 1.0)
+        rate *= (1 + math.cos(math.pi * share)) / 2
+    return rate * (min(1.0, step / rise) if rise else 1.0)
+
+
+def test_step_schedule_is_the_paper_s():
+    schedule = Recipe().build_schedule(steps_per_epoch=7)
+    rate = {epoch: float(schedule(epoch * 7)) for epoch in (0, 119, 120, 239, 240, 599)}
+    expected = {0: 1e-2, 119: 1e-2, 120: 1e-3, 239: 1e-3, 240: 1e-4, 599: 1e-6}
+    assert rate == pytest.approx(expected, rel=1e-5)
+    # The very step at which epoch 120 begins, and the one before.
+    assert float(schedule(839)) == pytest.approx(1e-2)
+    assert float(schedule(840)) == pytest.approx(1e-3)
+
+
+def test_step_schedule_shorter_than_a_drop_is_constant():
+    assert Recipe(epochs=120).build_schedule(7) == 0.01
+
+
+def test_cosine_schedule_ends_at_zero():
+    schedule = Recipe(epochs=10, schedule="cosine").build_schedule(5)
+    assert float(schedule(0)) == pytest.approx(0.01)
+    assert float(schedule(25)) == pytest.approx(0.005)
+    assert float(schedule(50)) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_cosine_restarts_by_hand():
+    # 12 steps in 3 cycles of 4: shares 0, 1/4, 1/2, 3/4, and 0 once all is over.
+    recipe = Recipe(epochs=6, schedule="cosine_restarts", learning_rate=1.0)
+    quarter = (1 + math.sqrt(0.5)) / 2
+    cycle = [1.0, quarter, 0.5, 1 - quarter]
+    rate = rates(recipe.build_schedule(2), range(15))
+    np.testing.assert_allclose(rate, [*cycle, *cycle, *cycle, 0, 0, 0], atol=1e-7)
+
+
+def test_restarts_of_600_epochs_are_at_200_and_400():
+    recipe = Recipe(schedule="cosine_restarts", learning_rate=0.1, warmup_epochs=10)
+    schedule = recipe.build_schedule(157)
+    around = [157 * epoch + offset for epoch in (200, 400, 600) for offset in (-1, 0)]
+    rate = rates(schedule, around)
+    np.testing.assert_allclose(rate[[1, 3]], 0.1, rtol=1e-6)
+    # 200 epochs are 31400 steps, the one before the end is pi / 31400 from it.
+    np.testing.assert_allclose(rate[[2, 4]], 0.1 * (math.pi / 62800) ** 2, rtol=1e-3)
+    # The first cosine begins 10 epochs late and so falls faster.
+    np.testing.assert_allclose(rate[0], 0.1 * (math.pi / 59660) ** 2, rtol=1e-3)
+    assert rate[5] == 0
+
+
+def test_a_cosine_begins_to_fall_where_the_warm_up_ends():
+    # Epochs of 2 steps: up in 4 steps, then down in 8.
+    recipe = Recipe(epochs=6, schedule="cosine", learning_rate=1.0, warmup_epochs=2)
+    rate = rates(recipe.build_schedule(2), [0, 1, 2, 3, 4, 6, 8, 10, 12])
+    quarter = (1 + math.sqrt(0.5)) / 2
+    expected = [0, 0.25, 0.5, 0.75, 1, quarter, 0.5, 1 - quarter, 0]
+    np.testing.assert_allclose(rate, expected, atol=1e-7)
+
+
+def test_drops_count_from_the_start_whatever_the_warm_up():
+    # Epochs of 2 steps, a drop at steps 4 and 8; the warm-up lasts until step 6.
+    recipe = Recipe(epochs=6, drop_every=2, learning_rate=1.0, warmup_epochs=3)
+    rate = rates(recipe.build_schedule(2), range(10))
+    expected = [0, 1 / 6, 2 / 6, 3 / 6, 0.4 / 6, 0.5 / 6, 0.1, 0.1, 0.01, 0.01]
+    np.testing.assert_allclose(rate, expected, rtol=1e-6)
+
+
+def test_a_constant_rate_warms_up():
+    recipe = Recipe(epochs=3, schedule="constant", learning_rate=0.3, warmup_epochs=1)
+    rate = rates(recipe.build_schedule(3), range(6))
+    np.testing.assert_allclose(rate, [0, 0.1, 0.2, 0.3, 0.3, 0.3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("warmup_epochs", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("epochs", "steps_per_epoch", "restarts"),
+    # Cycles of whole epochs, of whole steps, and of neither; one step an epoch.
+    [(12, 5, 2), (14, 6, 3), (11, 7, 2), (13, 1, 2)],
+)
+def test_every_rate_equals_a_loop(
+    schedule, warmup_epochs, epochs, steps_per_epoch, restarts
+):
+    recipe = Recipe(
+        epochs=epochs,
+        learning_rate=0.1,
+        schedule=schedule,
+        restarts=restarts,
+        warmup_epochs=warmup_epochs,
+        drop_every=4,
+    )
+    steps = range(epochs * steps_per_epoch)
+    expected = [expected_rate(recipe, steps_per_epoch, step) for step in steps]
+    rate = rates(recipe.build_schedule(steps_per_epoch), steps)
+    np.testing.assert_allclose(rate, expected, rtol=2e-5, atol=1e-8)
+
+
+def test_rates_are_exact_after_millions_of_steps():
+    # ImageNet: 10,009 steps an epoch. 3 cycles of 2,001,800 steps.
+    recipe = Recipe(schedule="cosine_restarts", learning_rate=0.1, warmup_epochs=10)
+    total = 600 * 10_009
+    steps = np.unique(
+        [
+            *np.linspace(0, total - 1, 5000).astype(int),
+            *(edge + near for edge in (100_090, total // 3) for near in range(-3, 4)),
+            *(2 * total // 3 + near for near in range(-3, 4)),
+            *(total - near for near in range(1, 4)),
+        ]
+    )
+    rate = rates(recipe.build_schedule(10_009), steps)
+    expected = [expected_rate(recipe, 10_009, step) for step in steps]
+    # float64's own (1 + cos) / 2 is good to 1e-16 near 0.
+    np.testing.assert_allclose(rate, expected, rtol=1e-6, atol=1e-16)
+
+
+def test_the_rate_stays_at_zero_after_the_last_step():
+    for recipe in (
+        Recipe(epochs=7, schedule="cosine_restarts"),
+        Recipe(epochs=7, schedule="cosine", warmup_epochs=1),
+    ):
+        np.testing.assert_array_equal(rates(recipe.build_schedule(5), [35, 36, 99]), 0)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_rates_are_the_same_within_a_compiled_step(schedule, jit_compile):
+    recipe = Recipe(epochs=11, schedule=schedule, warmup_epochs=2, drop_every=3)
+    built = recipe.build_schedule(7)
+    compiled = tf.function(lambda step: built(step) + 0.0, jit_compile=jit_compile)
+    iterations = keras.Variable(0, dtype="int64", trainable=False)
+    for step in (0, 1, 13, 14, 21, 25, 26, 51, 52, 76, 77):
+        iterations.assign(step)
+        rate = float(compiled(iterations.value))
+        assert rate == pytest.approx(float(built(step)), rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_without_a_warm_up_the_rate_is_the_schedule_s_own(schedule):
+    built = Recipe(schedule=schedule).build_schedule(7)
+    assert not isinstance(built, LinearWarmup)
+    if schedule == "cosine":
+        assert type(built) is keras.optimizers.schedules.CosineDecay
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_compiled_model_is_loaded_with_its_rates(schedule, tmp_path):
+    recipe = Recipe(
+        epochs=10,
+        optimizer="sgd",
+        schedule=schedule,
+        restarts=1,
+        warmup_epochs=2,
+        drop_every=3,
+    )
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(recipe.build_optimizer(4), loss="mse")
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    for _ in range(11):
+        model.train_on_batch(x, x[:, :2])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded.optimizer, CoupledSGD)
+    rate = float(model.optimizer.learning_rate)
+    assert rate == pytest.approx(expected_rate(recipe, 4, 11), rel=1e-5)
+    assert float(loaded.optimizer.learning_rate) == rate
+    copy, own = loaded.optimizer.get_config(), model.optimizer.get_config()
+    assert copy["learning_rate"] == own["learning_rate"]
+
+
+def test_the_schedules_keep_their_arguments():
+    cosine = CosineRestarts(0.1, 90, restarts=2, hold_steps=5)
+    copy = CosineRestarts.from_config(cosine.get_config())
+    assert vars(copy) == vars(cosine)
+    warmup = LinearWarmup.from_config(LinearWarmup(cosine, 5).get_config())
+    assert warmup.warmup_steps == 5
+    assert vars(warmup.schedule) == vars(cosine)
+    assert LinearWarmup.from_config(LinearWarmup(0.5, 5).get_config()).schedule == 0.5
+
+
+def test_the_optimizer_takes_the_rate_of_each_step():
+    # Rates 0, 1/2, 1, 1 and a gradient of 1: from 10 to 10, 9.5, 8.5, 7.5.
+    recipe = Recipe(
+        epochs=4,
+        optimizer="sgd",
+        momentum=0.0,
+        weight_decay=0.0,
+        learning_rate=1.0,
+        schedule="constant",
+        warmup_epochs=2,
+    )
+    optimizer, variable = recipe.build_optimizer(1), keras.Variable([10.0])
+    values = []
+    for _ in range(4):
+        optimizer.apply([tf.ones(1)], [variable])
+        values.append(float(variable[0]))
+    assert values == [10.0, 9.5, 8.5, 7.5]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_warm_up_that_leaves_nothing_is_an_error(schedule):
+    recipe = Recipe(epochs=9, schedule=schedule, restarts=2, warmup_epochs=9)
+    with pytest.raises(PmalError, match=r"`warmup_epochs` must .* warmup_epochs=9"):
+        recipe.build_schedule(5)
+    longest = 2 if schedule == "cosine_restarts" else 8
+    dataclasses.replace(recipe, warmup_epochs=longest).build_schedule(5)
+
+
+def test_a_warm_up_as_long_as_a_cycle_is_an_error():
+    recipe = Recipe(epochs=9, schedule="cosine_restarts", warmup_epochs=3)
+    with pytest.raises(PmalError, match=r"epochs / \(restarts \+ 1\).*restarts=2"):
+        recipe.build_schedule(5)
+
+
+def test_the_recipe_builds_either_kind_of_decay():
+    coupled = Recipe(schedule="constant").build_optimizer(10)
+    assert isinstance(coupled, CoupledAdam)
+    assert (coupled.coupled_weight_decay, coupled.weight_decay) == (5e-4, None)
+    apart = Recipe(schedule="constant", decoupled_weight_decay=True)
+    apart = apart.build_optimizer(10)
+    assert (apart.coupled_weight_decay, apart.weight_decay) == (0.0, 5e-4)
+    assert coupled.epsilon == 1e-8  # PyTorch's; Keras's own is 1e-7.
+    sgd = Recipe(optimizer="sgd", momentum=0.8).build_optimizer(10)
+    assert isinstance(sgd, CoupledSGD)
+    assert sgd.momentum == 0.8
+
+
+def test_every_allowed_name_can_be_built():
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    assert fields["schedule"].metadata["allowed"] == tuple(SCHEDULES)
+    for name in fields["optimizer"].metadata["allowed"]:
+        Recipe(optimizer=name).build_optimizer(1)
+
+
+def test_unknown_names_are_errors():
+    with pytest.raises(PmalError, match="adam, sgd"):
+        Recipe(optimizer="lamb").build_optimizer(1)
+    with pytest.raises(PmalError, match="step, cosine, cosine_restarts, constant"):
+        Recipe(schedule="linear").build_schedule(1)
