@@ -134,7 +134,7 @@ def train_pmal(
     prototype_weight: float = 1.0,
     prototype_mode: str = "joint",
     prototype_every: int = 1,
-    prototype_slice: int = 8,
+    prototype_slice: int = 6,
     seed: int = 0,
     augment: bool = False,
 ) -> PMALModel:

@@ -363,7 +363,7 @@ class Config:
         allowed=_AT_LEAST_ONE,
     )
     prototype_slice: int = setting(
-        8,
+        6,
         "Prototypes in every step with --prototype_mode=bank.",
         stage="optimize",
         allowed=_AT_LEAST_ONE,

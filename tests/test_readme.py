@@ -3,9 +3,12 @@
 import re
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
+
+from pmal_tf.backbones.initial import classifier_from
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -17,7 +20,7 @@ def blocks(language):
 
 def test_python_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    served, example, _ = blocks("python")
+    served, example, _, _ = blocks("python")
     code = [line for line in example.splitlines() if line.strip()]
     assert len(code) < 15
     names: dict = {}
@@ -46,10 +49,22 @@ def test_mining_example_runs(rng):
         names[f"bias_{model}"] = np.zeros(3)
     names["class_index"] = np.arange(60) % 3
     names["example_id"] = np.arange(60).astype(str)
-    _, _, example = blocks("python")
+    _, _, example, _ = blocks("python")
     exec(compile(example, "README", "exec"), names)
     assert names["result"].robustness.shape == (60,)
     assert [len(chosen) for chosen in names["mined"].selection] == [10, 10, 10]
+
+
+def test_start_from_a_model_of_ones_own_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    example = blocks("python")[3]
+    assert example.count('pooling="avg"') == 1
+    # The published weights would be downloaded.
+    example = example.replace('pooling="avg"', 'pooling="avg", weights=None')
+    exec(compile(example, "README", "exec"), {})
+    start = keras.models.load_model("start.keras")
+    classifier = classifier_from(start, (224, 224, 3), num_classes=4)
+    assert classifier.output.shape == (None, 4)
 
 
 def test_arrays_come_from_tf_data_too():

@@ -1,6 +1,7 @@
 """Speed figures: `python -m pmal_tf.benchmark input --json=input.json`.
 
-`python -m pmal_tf.benchmark mining --n=20000 --k=6` measures mining instead.
+`python -m pmal_tf.benchmark mining --n=20000 --k=6` measures mining instead, and
+`python -m pmal_tf.benchmark training` the steps of training.
 """
 
 from __future__ import annotations
@@ -30,14 +31,42 @@ def _input_arguments(values: flags.FlagValues) -> dict[str, Any]:
 
 def _mining_arguments(values: flags.FlagValues) -> dict[str, Any]:
     """Returns what `benchmark.mining.run` takes."""
-    names = ("n", "k", "dtype", "memory_mb", "repetitions", "references", "scaling")
+    names = ("n", "k", "dtype", "memory_mb", "references", "scaling")
     plot = Path(values.plot) if values.plot else None
-    return {name: getattr(values, name) for name in names} | {"plot": plot}
+    repetitions = 5 if values.repetitions is None else values.repetitions
+    given = {name: getattr(values, name) for name in names}
+    return given | {"plot": plot, "repetitions": repetitions}
+
+
+def _training_arguments(values: flags.FlagValues) -> dict[str, Any]:
+    """Returns what `benchmark.training.run` takes.
+
+    Raises:
+        PmalError: If a batch size is not a number.
+    """
+    try:
+        batch_sizes = [int(size) for size in values.batch_sizes]
+    except ValueError as error:
+        raise PmalError(
+            "`batch_sizes` must list whole numbers. Received: --batch_sizes="
+            f"{','.join(values.batch_sizes)}"
+        ) from error
+    names = ("backbones", "width", "jit")
+    return {name: getattr(values, name) for name in names} | {
+        "batch_sizes": batch_sizes,
+        "precisions": values.precision,
+        "image_size": values.image_size or 32,
+        "repetitions": 15 if values.repetitions is None else values.repetitions,
+    }
 
 
 # A benchmark is a module of this folder with `run`, which returns a text and
 # measurements, and a line here: what `run` takes, from the flags.
-KINDS = {"input": _input_arguments, "mining": _mining_arguments}
+KINDS = {
+    "input": _input_arguments,
+    "mining": _mining_arguments,
+    "training": _training_arguments,
+}
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -56,7 +85,7 @@ def define_flags(values: flags.FlagValues) -> None:
     define("list", "datasets", [], text)
     define("string", "data_dir", "", "input: folder of prepared datasets, or images.")
     define("string", "cache_dir", "", "input: folder for decoded images.")
-    text = "input: side of the images; 0: the dataset's own."
+    text = "Side of the images; 0: input: the dataset's own; training: 32."
     define("integer", "image_size", 0, text, lower_bound=0, upper_bound=1024)
     define("integer", "n", 20_000, "mining: number of samples.")
     define("integer", "k", 6, "mining: number of classes.")
@@ -64,12 +93,23 @@ def define_flags(values: flags.FlagValues) -> None:
     define("enum", "dtype", "float32", text, enum_values=["float32", "float64"])
     text = "mining: memory budget in MiB."
     define("integer", "memory_mb", Config.mining_memory_mb, text)
-    define("integer", "repetitions", 5, "mining: how often each thing is timed.")
+    text = "How often each thing is timed; by default, mining: 5; training: 15 pairs."
+    define("integer", "repetitions", None, text)
     text = "mining: references to measure beside; of these, or nothing."
     define("list", "references", ["scipy", "matmul", "sqrt"], text)
     define("boolean", "scaling", False, "mining: measure how cost grows with n and k.")
     text = "mining: picture of the growth to draw, .png, .svg or .pdf; has it measured."
     define("string", "plot", "", text)
+    text = "training: networks to measure; each with each batch size and precision."
+    define("list", "backbones", [Config.backbone], text)
+    text = "training: images in a step."
+    define("list", "batch_sizes", [str(Config.batch_size)], text)
+    text = "training: number types of the networks' arithmetic, as in training."
+    define("list", "precision", [Config.precision], text)
+    text = "training: multiplier of the networks' channels."
+    define("float", "width", Config.width, text)
+    text = "training: compare steps under XLA (on) or plain graphs (off)."
+    define("string", "jit", "on", text)
 
 
 def _main(argv: list[str]) -> None:

@@ -20,7 +20,7 @@ from pmal_tf.seeds import derive_seed
 
 # Takes the iterator, the number of the first step, and how many steps to take; returns
 # the first step after which a weight was not finite, or -1, and the metrics.
-_Execution = Callable[..., tuple[tf.Tensor, dict[str, tf.Tensor]]]
+Execution = Callable[..., tuple[tf.Tensor, dict[str, tf.Tensor]]]
 # Odd, 2^32 divided by the golden ratio: neighbouring steps share no stream.
 _STEP_KEY = 2_654_435_769
 
@@ -56,7 +56,7 @@ def train(
         TrainingDivergedError: At the first step that leaves a weight, or has a loss,
             that is not finite.
     """
-    execute = _execution(model, seed, jit)
+    execute = execution(model, seed, jit)
     iterator = _iterator(batches)
     callback_list = keras.callbacks.CallbackList(
         list(callbacks), model=model, epochs=epochs, steps=steps_per_epoch
@@ -98,8 +98,14 @@ def _iterator(batches: Callable[[Share], tf.data.Dataset]) -> tf.data.Iterator:
     return iter(strategy.distribute_datasets_from_function(of_host))
 
 
-def _execution(model: keras.Model, seed: int, jit: bool) -> _Execution:
-    """Returns the function that takes some steps."""
+def execution(model: keras.Model, seed: int, jit: bool) -> Execution:
+    """Returns the function that takes some steps.
+
+    Args:
+        model: A compiled model.
+        seed: Seed of dropout.
+        jit: Whether to compile the step with XLA.
+    """
     strategy = distribution.current()
 
     def on_replica(batch: object, step: tf.Tensor) -> tf.Tensor:
