@@ -92,6 +92,7 @@ def _run_trials(config: Config) -> str:
     splits = [trial.split for trial in trials]
     for trial in trials:
         _ = trial.mining_settings
+        trial.recipe.build_schedule(steps_per_epoch=1)
     _check_devices(config)
     if distribution.is_chief():
         _check_folders(config)
@@ -171,6 +172,12 @@ def _check_devices(config: Config) -> None:
             "%d replicas, %d of them here, each with %d images of a batch",
             *(replicas, distribution.local_replicas(), config.batch_size // replicas),
         )
+        if config.precision == "mixed_float16":
+            raise PmalError(
+                "Replicas would scale their losses apart, since each looks for "
+                "overflows in its own gradients. Received: precision=mixed_float16 on "
+                f"{replicas} replicas. Use --precision=mixed_bfloat16 or float32."
+            )
         if config.jit == "on":
             raise PmalError(
                 "XLA compiles the training step of one device only. Received: jit=on "

@@ -20,6 +20,7 @@ def main(argv: list[str]) -> None:
     """
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    leave_on_signals()
     plain_messages()
     logging.set_verbosity(logging.INFO)
     try:
@@ -27,7 +28,6 @@ def main(argv: list[str]) -> None:
         # TensorFlow takes seconds to import; a mistake in the flags is told before.
         from pmal_tf.experiment import run_experiment
 
-        leave_on_signals()
         table = run_experiment(config)
     except PmalError as error:
         sys.exit(f"Error: {error}")

@@ -149,6 +149,8 @@ def test_one_host_needs_nobody(monkeypatch):
     [
         ({"batch_size": 15}, "batch_size=15 on 2 replicas"),
         ({"batch_size": 16, "jit": "on"}, "jit=on on 2 replicas"),
+        ({"precision": "mixed_float16"}, "precision=mixed_float16 on 2 replicas"),
+        ({"warmup_epochs": 600}, "warmup_epochs"),
     ],
 )
 def test_what_replicas_cannot_do_is_told_before_any_work(tmp_path, changes, message):

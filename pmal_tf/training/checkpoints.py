@@ -171,9 +171,12 @@ def restore_newest(model: keras.Model, folder: Path, identity: dict[str, Any]) -
             content, arrays = _read(path)
         except CheckpointDamagedError as error:
             logging.warning(
-                "Checkpoint %s is damaged: %s. Going back to the one before.",
+                "Checkpoint %s is damaged: %s. Removed; going back to the one before.",
                 *(path, error),
             )
+            # Or it would take the place of a good one.
+            if distribution.is_chief():
+                path.unlink(missing_ok=True)
             continue
         _check_identity(path, content, identity)
         variables = _variables(model)
@@ -195,10 +198,7 @@ def _variables(model: keras.Model) -> list[keras.Variable]:
 
     Generators of dropout are left out: they are set from the step.
     """
-    optimizers = [model.optimizer, getattr(model.optimizer, "inner_optimizer", None)]
-    found = [*model.variables, *model.metrics_variables]
-    for optimizer in optimizers:
-        found += optimizer.variables if optimizer is not None else []
+    found = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
     once = {id(variable): variable for variable in found}
     return [v for v in once.values() if not v.path.endswith("seed_generator_state")]
 
@@ -223,6 +223,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
             content = json.loads(str(stored["content"]))
             arrays = {name: stored[name] for name in stored.files if name != "content"}
         expected = content["sha256"]
+        _ = content["pmal_tf"], content["identity"], content["step"]
     except Exception as error:  # zipfile, zlib, NumPy and json each have their own.
         raise CheckpointDamagedError(first_line(error)) from error
     if _digest(arrays) != expected:

@@ -208,12 +208,13 @@ def _callbacks(
             images_per_batch=pipeline.images_per_batch,
             log=not interactive,
         ),
-        checkpoints,
     ]
     if records.tensorboard is not None:
         callbacks.append(
             keras.callbacks.TensorBoard(records.tensorboard, write_graph=False)
         )
+    # After all that is written of an epoch: what comes before a kill stays.
+    callbacks.append(checkpoints)
     if interactive:
         callbacks.append(ProgressBar(records.stage, recipe.epochs, steps))
     return callbacks
