@@ -22,6 +22,7 @@ from pmal_tf import distribution
 from pmal_tf.config import default_settings
 from pmal_tf.environment import describe_environment
 from pmal_tf.errors import PmalError
+from pmal_tf.training.checkpoints import remove_checkpoints
 from pmal_tf.trial import DATA_RECORD, Trial
 from pmal_tf.workdir import (
     MARKER,
@@ -252,5 +253,6 @@ class Runner:
         seconds = time.perf_counter() - began
         marker = Marker(self._inputs(stage), upstream, outputs, seconds, facts)
         marker.write(self._folder(stage))
+        remove_checkpoints(self._folder(stage))
         logging.info("%s: done in %.1f s", label, seconds)
         return marker.hash

@@ -15,6 +15,7 @@ from pmal_tf.errors import PmalError, first_line
 
 MARKER = "done.json"
 STARTED = "started.json"
+_BLOCK_BYTES = 2**24
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -97,7 +98,9 @@ def checksum(path: Path, leave_out: tuple[str, ...] = ()) -> str:
     files = sorted(f for f in inside if f.is_file() and f.name not in leave_out)
     for file in files:
         digest.update(str(file.relative_to(path)).encode())
-        digest.update(file.read_bytes())
+        with file.open("rb") as content:
+            while block := content.read(_BLOCK_BYTES):
+                digest.update(block)
     return digest.hexdigest()
 
 

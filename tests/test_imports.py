@@ -21,11 +21,12 @@ ALLOWED = {
     "backbones": {"errors"},
     "benchmark": {
         *("backbones", "config", "data", "errors", "mining", "quiet", "reports"),
-        *("precision", "training", "workdir"),
+        *("precision", "serving", "training", "workdir"),
     },
     "config": {"errors", "flagfiles", "settings"},
     "cluster": {"errors"},
     "data": {"errors", "quiet"},
+    "demo": {"errors", "quiet", "serving"},
     "distances": set(),
     "distribution": {"cluster", "errors"},
     "environment": {"version"},
@@ -41,13 +42,18 @@ ALLOWED = {
     "losses": set(),
     "mining": {"distances", "errors", "types"},
     "precision": {"errors"},
+    "predict": {"errors", "quiet", "serving"},
     "quiet": set(),
     "reports": {"data", "errors", "evaluation", "types", "workdir"},
     "run": {"config", "errors", "experiment", "interruption", "quiet"},
-    "runner": {"config", "distribution", "environment", "errors", "trial", "workdir"},
+    "runner": {
+        *("config", "distribution", "environment", "errors", "training", "trial"),
+        "workdir",
+    },
     "seeds": set(),
     "serving": {
-        *("data", "distances", "errors", "mining", "quiet", "training", "workdir")
+        *("data", "distances", "environment", "errors", "evaluation", "mining"),
+        *("quiet", "training", "types", "workdir"),
     },
     "settings": {"errors"},
     "stages": {
@@ -118,7 +124,7 @@ def test_flags_are_read_in_config_alone():
     ]
     # Small commands beside the run have flags of their own.
     commands = {"benchmark/__main__.py", "data/prepare.py", "data/splits.py"}
-    commands |= {"reports/overview.py"}
+    commands |= {"reports/overview.py", "demo.py"}
     assert set(readers) == {"config.py"} | commands
 
 

@@ -27,7 +27,6 @@ from pmal_tf.training.checkpoints import (
     Checkpoints,
     check_weights,
     list_checkpoints,
-    remove_checkpoints,
     restore_newest,
 )
 from pmal_tf.training.loop import train
@@ -232,7 +231,10 @@ def _divergence(error: TrainingDivergedError, records: StageRecords) -> str:
 
 
 def finish(model: keras.Model, records: StageRecords) -> Path:
-    """Saves a stage's final model and removes its checkpoints.
+    """Saves a stage's final model.
+
+    Its checkpoints stay until the stage counts as finished: a kill in between must not
+    cost the training.
 
     Returns:
         The path of `model.keras`.
@@ -240,7 +242,6 @@ def finish(model: keras.Model, records: StageRecords) -> Path:
     path = records.folder / "model.keras"
     if distribution.is_chief():
         write_atomically(path, model.save)
-        remove_checkpoints(records.folder)
     else:
         # Saving takes all hosts: Keras makes variables on the way, which they share.
         with tempfile.TemporaryDirectory() as folder:
