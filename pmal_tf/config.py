@@ -29,9 +29,12 @@ _DEPENDS_ON = {
     "optimize": ("pretrain", "mine", "optimize"),
     "control": ("pretrain",),
     "evaluate": ("pretrain", "mine", "optimize", "evaluate"),
-    "export": ("pretrain", "mine", "optimize", "evaluate"),
+    "export": ("pretrain", "mine", "optimize", "evaluate", "export"),
 }
 
+
+# Stands for a share that depends on the dataset.
+AUTO_FRACTION = -1.0
 
 _POSITIVE = Interval(low=0, open_low=True)
 _AT_LEAST_ONE = Interval(low=1)
@@ -385,6 +388,39 @@ class Config:
         stage="evaluate",
         allowed=Interval(low=0, high=1, open_low=True, open_high=True),
     )
+    calibration_fraction: float = setting(
+        AUTO_FRACTION,
+        "Share of each class's training images that no training sees and that "
+        "thresholds are set on; at 0 they are set on half of the known test images. "
+        "-1: 0.1 for a folder of images, 0 for benchmarks.",
+        stage="pretrain",
+        allowed=Interval(low=-1, high=0.5),
+    )
+    rule: str = setting(
+        "dr",
+        "Score by which the exported model rejects: distance to the prototypes (dr), 1 "
+        "- largest probability (pr), or - largest logit (mls).",
+        stage="export",
+        allowed=("dr", "pr", "mls"),
+    )
+    export_xla: bool = setting(
+        False,
+        "Also export a signature serving_images_xla, whose network XLA compiles for "
+        "each batch size; for GPUs.",
+        stage="export",
+    )
+    tflite: tuple[str, ...] = setting(
+        (),
+        "Also convert the exported model to TensorFlow Lite, with weights as float16 "
+        "or arithmetic as int8.",
+        stage="export",
+        allowed=("float16", "int8"),
+    )
+    keep_versions: int = setting(
+        0,
+        "Exported versions of a trial that are kept, the newest; 0 for all.",
+        allowed=_NOT_NEGATIVE,
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -395,6 +431,11 @@ class Config:
             raise PmalError(
                 "`experiment` must be a plain folder name of letters, digits and the "
                 f"signs ._+- . Received: experiment={self.experiment!r}"
+            )
+        if -1 < self.calibration_fraction < 0:
+            raise PmalError(
+                "`calibration_fraction` must be a share between 0 and 0.5, or -1. "
+                f"Received: calibration_fraction={self.calibration_fraction}"
             )
         if "control" in self.stages and self.stages != STAGES and not self.control:
             raise PmalError(

@@ -14,6 +14,15 @@ from pmal_tf.version import __version__
 _PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn")
 
 
+def library_versions() -> dict[str, str]:
+    """Returns the versions of Python, of this package and of what it computes with."""
+    return {
+        "pmal_tf": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _PACKAGES},
+    }
+
+
 def describe_environment(seed: int) -> dict[str, Any]:
     """Returns versions, devices, seed and git commit, for `environment.json`."""
     import tensorflow as tf

@@ -128,7 +128,7 @@ def _describe_exports(config: Config) -> str:
         if marker is not None:
             folder = export.parent_folder(trial) / marker.facts["version"]
             calibration = read_json(trial.folder / "calibration.json")
-            lines.append(describe_export(folder, calibration))
+            lines.append(describe_export(folder, config.rule, calibration))
     return "".join(["\n", *lines]) if lines else ""
 
 
@@ -239,7 +239,9 @@ def _evaluated_trials(config: Config) -> list[dict[str, Any]]:
         try:
             trial.check_images()
             Runner(trial, plan(config)).finished("evaluate")
-            results.append(read_json(trial.folder / "result.json"))
+            calibration = read_json(trial.folder / "calibration.json")
+            result = read_json(trial.folder / "result.json")
+            results.append({**result, "calibration": calibration})
         except PmalError as error:
             logging.warning("Trial %d is left out of the table. %s", number, error)
     return results

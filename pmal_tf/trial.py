@@ -10,12 +10,13 @@ from typing import Any
 from absl import logging
 
 from pmal_tf import distribution
-from pmal_tf.config import Config
+from pmal_tf.config import AUTO_FRACTION, Config
 from pmal_tf.data.hashing import hash_ids
 from pmal_tf.data.images import (
     LabelledImages,
     Source,
     SourceOptions,
+    lowest_share,
     take_per_class,
 )
 from pmal_tf.data.pipeline import TrainingPipeline
@@ -31,12 +32,32 @@ from pmal_tf.training.recipe import Recipe
 from pmal_tf.workdir import MARKER, STARTED, read_json, write_json
 
 DATA_RECORD = "data.json"
+# A benchmark's training images are all for training; who trains a model of their own
+# images wants one whose threshold keeps its promise.
+_FOLDER_FRACTION = 0.1
 
 
 def source_options(config: Config) -> SourceOptions:
     """Returns where an experiment's dataset lies and how it is read."""
     names = SourceOptions.__dataclass_fields__
     return SourceOptions(**{name: getattr(config, name) for name in names})
+
+
+@dataclass(frozen=True)
+class TrialData:
+    """The images of a trial.
+
+    Attributes:
+        train: Training images of the known classes.
+        test: Test images, label -1 for unknown classes.
+        calibration: Images of the known classes that thresholds are set on; often none.
+        record: What `data.json` is to say of them.
+    """
+
+    train: LabelledImages
+    test: LabelledImages
+    calibration: LabelledImages
+    record: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -92,19 +113,20 @@ class Trial:
         return settings
 
     @cached_property
-    def _data(self) -> tuple[LabelledImages, LabelledImages, dict[str, Any]]:
+    def _data(self) -> TrialData:
         """Loads the images, on first use: a run that skips every stage needs none.
-
-        Returns:
-            Training images, test images, and what `data.json` is to say of them.
 
         Raises:
             PmalError: If a model was trained on others.
         """
         train, test = apply_split(self.source, self.split, *self.source.load())
+        rank = hash_ids(train.example_id, "calibration images", self.config.seed)
+        is_withheld = lowest_share(train.label, rank, self.calibration_fraction)
+        calibration, train = train.take(is_withheld), train.take(~is_withheld)
         rank = hash_ids(train.example_id, "subset", self.config.seed)
         train = take_per_class(train, self.config.train_images_per_class, rank)
         train, test = train.in_memory(), test.in_memory()
+        calibration = calibration.in_memory()
         unknown = int(test.is_unknown.sum())
         record: dict[str, Any] = {
             "state": self.source.state(),
@@ -114,15 +136,20 @@ class Trial:
                 "unknown": unknown,
                 "sha256": test.fingerprint,
             },
+            "calibration": {
+                "images": len(calibration),
+                "sha256": calibration.fingerprint,
+            },
         }
         stored = self._stored_record
         if stored and stored["training"] != record["training"]:
             self._give_up_other_images()
         logging.info(
-            "%s: %d training images, %d known and %d unknown test images",
+            "%s: %d training images, %d known and %d unknown test images%s",
             *(self.config.dataset, len(train), len(test) - unknown, unknown),
+            f", {len(calibration)} to set thresholds on" if len(calibration) else "",
         )
-        return train, test, record
+        return TrialData(train, test, calibration, record)
 
     def _give_up_other_images(self) -> None:
         """Removes what training on other images left that was cut short.
@@ -158,7 +185,7 @@ class Trial:
 
         Of those that were read, else of those that were written down.
         """
-        return self._data[2] if "_data" in vars(self) else self._stored_record
+        return self._data.record if "_data" in vars(self) else self._stored_record
 
     def read_images(self) -> None:
         """Reads the images, if they are not read yet.
@@ -180,8 +207,8 @@ class Trial:
         stored = self._stored_record
         if not stored or stored.get("state", "") == self.source.state():
             return
-        record = self._data[2]
-        if stored["test"] != record["test"]:
+        record = self._data.record
+        if any(stored.get(n, record[n]) != record[n] for n in ("test", "calibration")):
             logging.warning("The test images have changed since %s.", self._data_path)
         elif stored["training"] == record["training"]:
             self.write_data_record()
@@ -189,17 +216,30 @@ class Trial:
     def write_data_record(self) -> None:
         """Writes down which images were read, if they were."""
         if "_data" in vars(self) and distribution.is_chief():
-            write_json(self._data_path, self._data[2])
+            write_json(self._data_path, self._data.record)
 
     @property
     def train(self) -> LabelledImages:
         """Training images of the known classes, labels are class indices."""
-        return self._data[0]
+        return self._data.train
 
     @property
     def test(self) -> LabelledImages:
         """All test images, label -1 for unknown classes."""
-        return self._data[1]
+        return self._data.test
+
+    @property
+    def calibration(self) -> LabelledImages:
+        """Images of the known classes that only thresholds are set on; often none."""
+        return self._data.calibration
+
+    @property
+    def calibration_fraction(self) -> float:
+        """Share of each class's training images that training does not see."""
+        fraction = self.config.calibration_fraction
+        if fraction == AUTO_FRACTION:
+            return _FOLDER_FRACTION if self.config.dataset == "folder" else 0.0
+        return fraction
 
     def seed(self, *purpose: str | int) -> int:
         """Returns a seed derived from (seed, trial, purpose)."""

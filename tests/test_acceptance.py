@@ -1,15 +1,19 @@
 """The scripts of `tests/acceptance/`, shortened; they prove more at full length."""
 
 import importlib.util
+import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 from tiny_run import trial_folder
 
+FOLDER = Path(__file__).parent / "acceptance"
+
 
 def script(name):
-    path = Path(__file__).parent / "acceptance" / f"{name}.py"
+    path = FOLDER / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -75,3 +79,22 @@ def test_two_hosts_train_what_one_device_trains(tmp_path, capsys):
     few = ("--epochs=1", "--train_images_per_class=20")
     script("several_devices").exact(tmp_path, *few, ways=["hosts"])
     assert capsys.readouterr().out.count("hosts against one") == 4
+
+
+@pytest.fixture
+def siblings(monkeypatch):
+    """Lets a script import those beside it, as Python does when given its path."""
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+
+
+@pytest.mark.usefixtures("siblings")
+@pytest.mark.skipif(not shutil.which("gcc"), reason="install gcc to run this")
+def test_a_program_in_c_gets_the_answers_that_python_gets(capsys):
+    assert script("c_loader").main(None) == 27
+    assert "12 requests answered as in Python, 15 refused." in capsys.readouterr().out
+
+
+def test_hostile_files_are_unknown_and_kill_no_server(tmp_path):
+    printed = script("fuzzed_bytes").main(count=200, seed=1, keep=tmp_path)
+    assert printed.count(" not\n") > 25
+    assert "No crash, no wrong answer" in printed

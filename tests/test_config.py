@@ -231,7 +231,8 @@ def test_each_stage_adds_its_settings_to_those_of_the_stages_before():
     assert names["optimize"] - names["mine"] == optimisation
     evaluation = {"control", "reject_rate", "unknown_dataset"}
     assert names["evaluate"] - names["optimize"] == evaluation
-    assert names["export"] == names["evaluate"]
+    assert names["export"] - names["evaluate"] == {"rule", "export_xla", "tflite"}
+    assert names["evaluate"] < names["export"]
 
 
 def test_settings_that_never_change_a_result_are_inputs_of_no_stage():
@@ -240,6 +241,7 @@ def test_settings_that_never_change_a_result_are_inputs_of_no_stage():
         "experiment",
         "data_dir",
         "cache_dir",
+        "keep_versions",
         "max_unreadable",
         "mining_memory_mb",
         "trials",
@@ -337,6 +339,11 @@ CONFIGS = [
         worker_timeout_seconds=7,
         prototype_every=4,
         prototype_slice=16,
+        calibration_fraction=0.25,
+        rule="mls",
+        export_xla=True,
+        tflite=("int8", "float16"),
+        keep_versions=3,
     ),
 ]
 
@@ -361,6 +368,12 @@ def test_the_flags_of_a_config_are_a_flagfile_of_it(config, parse, tmp_path):
     file = tmp_path / "flags.txt"
     file.write_text(config.to_flags())
     assert parse(f"--flagfile={file}") == config
+
+
+@pytest.mark.parametrize("fraction", [-0.5, 0.6, -2.0])
+def test_a_calibration_fraction_is_a_share_or_minus_one(fraction):
+    with pytest.raises(PmalError, match="`calibration_fraction` must"):
+        Config(calibration_fraction=fraction)
 
 
 def test_no_arguments_give_the_defaults(parse):

@@ -1,7 +1,8 @@
 """Speed figures: `python -m pmal_tf.benchmark input --json=input.json`.
 
-`python -m pmal_tf.benchmark mining --n=20000 --k=6` measures mining instead, and
-`python -m pmal_tf.benchmark training` the steps of training.
+`python -m pmal_tf.benchmark mining --n=20000 --k=6` measures mining instead, `python -m
+pmal_tf.benchmark training` the steps of training, and `python -m pmal_tf.benchmark
+serving` an exported model.
 """
 
 from __future__ import annotations
@@ -60,11 +61,31 @@ def _training_arguments(values: flags.FlagValues) -> dict[str, Any]:
     }
 
 
+def _serving_arguments(values: flags.FlagValues) -> dict[str, Any]:
+    """Returns what `benchmark.serving.run` takes.
+
+    Raises:
+        PmalError: If more than one network is named.
+    """
+    if len(values.backbones) != 1:
+        raise PmalError(
+            "`backbones` must name one network to serve. Received: --backbones="
+            f"{','.join(values.backbones)}"
+        )
+    return {
+        "backbone": values.backbones[0],
+        "width": values.width,
+        "image_size": values.image_size or 32,
+        "repetitions": 500 if values.repetitions is None else values.repetitions,
+    }
+
+
 # A benchmark is a module of this folder with `run`, which returns a text and
 # measurements, and a line here: what `run` takes, from the flags.
 KINDS = {
     "input": _input_arguments,
     "mining": _mining_arguments,
+    "serving": _serving_arguments,
     "training": _training_arguments,
 }
 
@@ -85,7 +106,7 @@ def define_flags(values: flags.FlagValues) -> None:
     define("list", "datasets", [], text)
     define("string", "data_dir", "", "input: folder of prepared datasets, or images.")
     define("string", "cache_dir", "", "input: folder for decoded images.")
-    text = "Side of the images; 0: input: the dataset's own; training: 32."
+    text = "Side of the images; 0: input: the dataset's own; else 32."
     define("integer", "image_size", 0, text, lower_bound=0, upper_bound=1024)
     define("integer", "n", 20_000, "mining: number of samples.")
     define("integer", "k", 6, "mining: number of classes.")
@@ -93,20 +114,21 @@ def define_flags(values: flags.FlagValues) -> None:
     define("enum", "dtype", "float32", text, enum_values=["float32", "float64"])
     text = "mining: memory budget in MiB."
     define("integer", "memory_mb", Config.mining_memory_mb, text)
-    text = "How often each thing is timed; by default, mining: 5; training: 15 pairs."
+    text = "How often each is timed; mining: 5; training: 15 pairs; serving: 500."
     define("integer", "repetitions", None, text)
     text = "mining: references to measure beside; of these, or nothing."
     define("list", "references", ["scipy", "matmul", "sqrt"], text)
     define("boolean", "scaling", False, "mining: measure how cost grows with n and k.")
     text = "mining: picture of the growth to draw, .png, .svg or .pdf; has it measured."
     define("string", "plot", "", text)
-    text = "training: networks to measure; each with each batch size and precision."
+    text = "training: networks to measure; each with each batch size and precision; "
+    text += "serving: one."
     define("list", "backbones", [Config.backbone], text)
     text = "training: images in a step."
     define("list", "batch_sizes", [str(Config.batch_size)], text)
     text = "training: number types of the networks' arithmetic, as in training."
     define("list", "precision", [Config.precision], text)
-    text = "training: multiplier of the networks' channels."
+    text = "training, serving: multiplier of the networks' channels."
     define("float", "width", Config.width, text)
     text = "training: compare steps under XLA (on) or plain graphs (off)."
     define("string", "jit", "on", text)

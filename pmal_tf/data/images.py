@@ -168,6 +168,28 @@ def take_per_class(
     return images.take(keep)
 
 
+def lowest_share(label: np.ndarray, rank: np.ndarray, share: float) -> np.ndarray:
+    """Chooses a share of each class, the images of lowest rank.
+
+    Args:
+        label: [N] class indices.
+        rank: [N] numbers, usually seeded hashes of the example ids.
+        share: In [0, 1). Of a class of two images or more, at least one is chosen where
+            the share is not 0, and at least one is not.
+
+    Returns:
+        [N] booleans.
+    """
+    chosen = np.zeros(len(label), bool)
+    if share == 0:
+        return chosen
+    for index in np.unique(label):
+        members = np.flatnonzero(label == index)
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
+        chosen[members[np.argsort(rank[members], kind="stable")[:count]]] = True
+    return chosen
+
+
 def check_arrays(image: np.ndarray, label: np.ndarray) -> None:
     """Checks images and class indices that a user hands in.
 

@@ -43,6 +43,10 @@ class ImageScores:
         """The scores by rule."""
         return {rule: getattr(self, rule) for rule in RULES}
 
+    def rules_of(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the scores of the images chosen by [n] booleans, by rule."""
+        return {rule: score[chosen] for rule, score in self.rules.items()}
+
     def save(self, path: Path) -> None:
         """Writes the arrays under their names."""
         with path.open("wb") as file:

@@ -34,7 +34,8 @@ def summarise_experiment(
 
     Args:
         folder: `runs/<experiment>`.
-        results: At least one content of a `result.json`, in order of trial.
+        results: At least one content of a `result.json`, in order of trial, with that
+            of `calibration.json` as `calibration` where thresholds are to be told of.
 
     Returns:
         The content of `summary.json`: per model and metric the mean, the sample
@@ -70,6 +71,7 @@ def summarise_experiment(
         "seed": first["seed"],
         "epochs": first["epochs"],
         "models": metrics,
+        "rejection": _rejection(results),
         "known": {str(result["trial"]): result["known"] for result in results},
         "unknown_is_estimate": is_estimate,
         "paper": None if first["protocol"] == CUSTOM else PAPER_PMAL.get(paper_row),
@@ -100,7 +102,42 @@ def render_summary(summary: dict[str, Any]) -> str:
             f"{100 * paper[name]:.1f}" if name in paper else "" for _, name in _COLUMNS
         )
         rows.append(["PMAL in the paper", *cells])
-    return heading + markdown_table(["model", *(title for title, _ in _COLUMNS)], rows)
+    table = markdown_table(["model", *(title for title, _ in _COLUMNS)], rows)
+    return heading + table + _thresholds(summary["rejection"])
+
+
+def _rejection(results: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Averages what PMAL's thresholds promise and reject, None where it is not told."""
+    calibrations = [r["calibration"] for r in results if "calibration" in r]
+    if len(calibrations) < len(results):
+        return None
+    sides = ("known_rejected", "unknown_rejected")
+    return {
+        "reject_rate": max(each["reject_rate"] for each in calibrations),
+        **{
+            rule: {
+                side: _spread([each["rules"][rule][side] for each in calibrations])
+                for side in sides
+            }
+            for rule in RULES
+        },
+    }
+
+
+def _thresholds(rejection: dict[str, Any] | None) -> str:
+    """Says what thresholds of PMAL reject, beside what they promise."""
+    if rejection is None:
+        return ""
+    measured = [
+        f"{rule.upper()} {_cell(rejection[rule]['known_rejected'])} of known and "
+        f"{_cell(rejection[rule]['unknown_rejected'])} of unknown"
+        for rule in RULES
+    ]
+    return (
+        "\nPMAL's thresholds, set to reject at most "
+        f"{100 * rejection['reject_rate']:.1f} % of known images, reject of the test "
+        f"images they were not set on, in percent: {'; '.join(measured)}.\n"
+    )
 
 
 def _notes(summary: dict[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pmal_tf.data.resize import resize_images
-from pmal_tf.distances import point_to_set_distance
+from pmal_tf.environment import library_versions
 from pmal_tf.errors import PmalError
 from pmal_tf.mining.prototypes import Prototypes
 from pmal_tf.quiet import quiet_libraries
+from pmal_tf.serving.answers import UNKNOWN, UNKNOWN_ID, Answering
+from pmal_tf.serving.model_card import MODEL_CARD, render_model_card
+from pmal_tf.serving.prototype_images import save_prototype_images
+from pmal_tf.serving.rules import THRESHOLD_RANGES
+from pmal_tf.serving.signatures import build_signatures
+from pmal_tf.serving.versions import EXTRA, METADATA
+from pmal_tf.serving.warm_up import write_batching_parameters, write_warm_up_requests
 from pmal_tf.training.model import PMALModel
-from pmal_tf.workdir import checksum, read_json, write_json
-
-UNKNOWN = "unknown"
-METADATA = "metadata.json"
+from pmal_tf.workdir import checksum, write_json, write_text
 
 
 def export_saved_model(
@@ -30,35 +34,118 @@ def export_saved_model(
     *,
     class_names: Sequence[str],
     threshold: float,
+    rule: str = "dr",
+    xla: bool = False,
     metadata: dict | None = None,
+    add: Callable[[Path], dict[str, Any]] | None = None,
 ) -> None:
     """Writes a SavedModel that TF Serving loads as it is.
 
-    The signature `serving_default`, also named `serving_images`, takes `images`
-    [batch, None, None, 3] float32 on the 0-255 scale; other sizes than the model's are
-    resized as in training. It gives, per image: `class_id` (int64, -1 for unknown),
-    `class_name`, `is_unknown`, `unknown_score` (min_k distance, larger is more likely
-    unknown), `distance` [batch, K], `probabilities` [batch, K] and `nearest_prototype`
-    (example id of the training image that weighs most in the nearest class).
+    Signatures, all for any number of images:
+
+    * `serving_default`, also named `serving_images`: `images` [batch, h, w, 3] float32
+      on the 0-255 scale; other sizes than the model's are resized as in training.
+    * `serving_images_threshold`: also takes `threshold` [batch], in place of the
+      model's own.
+    * `serving_bytes`: `image_bytes` [batch], JPEG, PNG, GIF or BMP files. Gives also
+      `error`, empty where a file could be read.
+    * `embed`: `images` to `embedding` [batch, D].
+    * `serving_images_xla`: as `serving_images`, if asked for.
+
+    Outputs: `class_id` (int64, -1 for unknown), `class_name`, `is_unknown`,
+    `unknown_score` (larger is more likely unknown), `distance` [batch, K],
+    `probabilities` [batch, K] and `nearest_prototype` (example id of the training image
+    that weighs most in the nearest class). What cannot be read, or has a pixel that is
+    not a finite number, is unknown; no output is ever NaN or infinite.
 
     Args:
         model: A trained model whose prototypes were refreshed.
         folder: The version folder to make, e.g. `saved_models/mine/1`.
         prototypes: The prototypes that the model's bank was refreshed with.
         class_names: K names.
-        threshold: Scores above it are unknown, on the `dr` scale.
-        metadata: Further facts for `metadata.json`.
+        threshold: Scores above it are unknown, on the rule's scale.
+        rule: The rejection rule: `dr`, `pr` or `mls`; see `evaluation.scores`.
+        xla: Whether to add `serving_images_xla`.
+        metadata: Further facts for `metadata.json` and `model_card.md`.
+        add: Called with the folder once the model is in it, to add files; returns facts
+            for `metadata.json`.
 
     Raises:
-        PmalError: If the folder exists, the names do not fit the model, or the bank is
-            empty.
+        PmalError: If the folder exists, an argument does not fit the model, or the bank
+            is empty.
     """
     folder = Path(folder)
+    _check(model, folder, class_names, rule, threshold)
+    network = model.network
+    answering = Answering(
+        network=lambda images: network(images, training=False),
+        input_shape=tuple(network.input.shape[1:]),
+        bank=keras.ops.convert_to_numpy(model.bank).astype(np.float32),
+        mask=keras.ops.convert_to_numpy(model.bank_mask),
+        prototype_id=prototypes.example_id,
+        class_names=tuple(class_names),
+        rule=rule,
+        threshold=_not_below(threshold),
+    )
+    facts: dict[str, Any] = {
+        "class_names": list(class_names),
+        "unknown": {"class_id": UNKNOWN_ID, "class_name": UNKNOWN},
+        "rule": rule,
+        "threshold": answering.threshold,
+        "threshold_range": THRESHOLD_RANGES[rule],
+        "image_size": answering.input_shape[0],
+        "prototypes": int(answering.mask.sum()),
+        "versions": library_versions(),
+        **(metadata or {}),
+    }
+    # TF Serving watches the parent: the version must appear whole. A name that is not
+    # a number is not served.
+    temporary = folder.with_name(f"writing_{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        facts["signatures"] = _write(answering, network, temporary, xla=xla)
+        save_prototype_images(temporary / EXTRA, prototypes, answering)
+        if add is not None:
+            facts |= add(temporary)
+        write_text(temporary / MODEL_CARD, render_model_card(facts))
+        facts["sha256"] = checksum(temporary)
+        write_json(temporary / METADATA, facts)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _check(
+    model: PMALModel,
+    folder: Path,
+    class_names: Sequence[str],
+    rule: str,
+    threshold: float,
+) -> None:
+    """Checks the arguments of `export_saved_model`, which see."""
     num_classes = model.bank.shape[0]
-    if len(class_names) != num_classes:
+    if len(class_names) != num_classes or len(set(class_names)) != num_classes:
         raise PmalError(
-            f"`class_names` must name the {num_classes} known classes. "
-            f"Received: {list(class_names)}"
+            f"`class_names` must name the {num_classes} known classes, each by a name "
+            f"of its own. Received: {list(class_names)}"
+        )
+    if UNKNOWN in class_names:
+        raise PmalError(
+            f"No known class may be named {UNKNOWN!r}, which is the answer for images "
+            f"of no class. Received: class_names={list(class_names)}. Rename it."
+        )
+    if rule not in THRESHOLD_RANGES:
+        raise PmalError(
+            f"`rule` must be one of {', '.join(THRESHOLD_RANGES)}. "
+            f"Received: rule={rule!r}"
+        )
+    low, high = THRESHOLD_RANGES[rule]
+    if not low <= threshold <= high:
+        raise PmalError(
+            f"`threshold` must lie between {low:g} and {high:g} for the rule {rule}. "
+            f"Received: threshold={threshold}"
         )
     if not keras.ops.convert_to_numpy(model.bank_mask).any():
         raise PmalError(
@@ -70,93 +157,37 @@ def export_saved_model(
             "A served version is never overwritten; choose the next number. "
             f"Received: folder={str(folder)!r}, which exists"
         )
-    facts: dict[str, Any] = {
-        "class_names": list(class_names),
-        "rule": "dr",
-        "threshold": threshold,
-        **(metadata or {}),
-    }
-    # TF Serving watches the parent: the version must appear whole. A name that is not
-    # a number is not served.
-    temporary = folder.with_name(f"writing_{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    _write(model, temporary, class_names, prototypes.example_id, threshold)
-    facts["sha256"] = checksum(temporary)
-    write_json(temporary / METADATA, facts)
-    temporary.rename(folder)
 
 
-def is_intact(folder: Path) -> bool:
-    """Tells whether an exported version still is what was written."""
-    try:
-        facts = read_json(folder / METADATA)
-    except (OSError, PmalError):
-        return False
-    return facts.get("sha256") == checksum(folder, leave_out=(METADATA,))
+def _not_below(threshold: float) -> float:
+    """Returns the smallest float32 number that is not below a threshold.
+
+    The graph compares in float32. Rounded down, the threshold would reject the very
+    image that it was set by, and break a promise that counts it.
+    """
+    rounded = np.float32(threshold)
+    # NumPy would compare a Python number in float32 as well.
+    if float(rounded) < threshold:
+        rounded = np.nextafter(rounded, np.float32(math.inf))
+    return float(rounded)
 
 
 def _write(
-    model: PMALModel,
-    folder: Path,
-    class_names: Sequence[str],
-    prototype_id: np.ndarray,
-    threshold: float,
-) -> None:
-    """Writes the graph and its variables."""
-    network = model.network
-    _, height, _, channels = network.input.shape
-    bank = tf.constant(keras.ops.convert_to_numpy(model.bank), tf.float32)
-    mask = tf.constant(keras.ops.convert_to_numpy(model.bank_mask))
-    names = tf.constant([*class_names, UNKNOWN])
-    ids = tf.constant(prototype_id.astype(str))
+    answering: Answering, network: keras.Model, folder: Path, *, xla: bool
+) -> list[str]:
+    """Writes the graph, its variables and what a server wants beside them.
 
-    def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        if height is not None:
-            images = resize_images(images, height)
-        outputs = network(images, training=False)
-        embedding = tf.cast(outputs["embedding"], tf.float32)
-        distance = point_to_set_distance(embedding, bank, mask)
-        score = tf.reduce_min(distance, axis=1)
-        is_unknown = score > threshold
-        predicted = tf.argmax(outputs["logits"], axis=1)
-        class_id = tf.where(is_unknown, tf.constant(-1, tf.int64), predicted)
-        # Position K of the names is `unknown`.
-        name_index = tf.where(
-            is_unknown, tf.constant(len(class_names), tf.int64), predicted
-        )
-        return {
-            "class_id": class_id,
-            "class_name": tf.gather(names, name_index),
-            "is_unknown": is_unknown,
-            "unknown_score": score,
-            "distance": distance,
-            "probabilities": tf.nn.softmax(outputs["logits"]),
-            "nearest_prototype": _nearest_prototype(
-                embedding, distance, bank, mask, ids
-            ),
-        }
-
+    Returns:
+        The names of the signatures.
+    """
     archive = keras.export.ExportArchive()
     archive.track(network)
-    signature = [tf.TensorSpec((None, None, None, channels), tf.float32, name="images")]
-    for endpoint in ("serving_images", "serving_default"):
-        archive.add_endpoint(endpoint, serve, input_signature=signature)
+    signatures = build_signatures(answering, xla=xla)
+    for name, (function, inputs) in signatures.items():
+        archive.add_endpoint(name, function, input_signature=inputs)
     with quiet_libraries():
         archive.write_out(str(folder), verbose=False)
-
-
-def _nearest_prototype(
-    embedding: tf.Tensor,
-    distance: tf.Tensor,
-    bank: tf.Tensor,
-    mask: tf.Tensor,
-    ids: tf.Tensor,
-) -> tf.Tensor:
-    """Returns [batch] ids: in the nearest class, the prototype attended to most."""
-    nearest_class = tf.argmin(distance, axis=1)
-    candidates = tf.gather(bank, nearest_class)
-    similarity = tf.einsum("bd,btd->bt", embedding, candidates)
-    similarity = tf.where(tf.gather(mask, nearest_class), similarity, -np.inf)
-    position = tf.argmax(similarity, axis=1)
-    return tf.gather(tf.gather(ids, nearest_class), position, batch_dims=1)
+    loaded = tf.saved_model.load(str(folder))
+    write_warm_up_requests(folder / EXTRA, loaded, answering.input_shape)
+    write_batching_parameters(folder / EXTRA)
+    return sorted(signatures)

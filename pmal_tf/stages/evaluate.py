@@ -9,8 +9,8 @@ import numpy as np
 from pmal_tf import distribution
 from pmal_tf.api import load_model
 from pmal_tf.backbones.classifier import embedding_and_logits
-from pmal_tf.evaluation.calibration import calibrate
-from pmal_tf.evaluation.evaluate import score_images, summarise
+from pmal_tf.evaluation.calibration import WITHHELD, calibrate, calibrate_on_half
+from pmal_tf.evaluation.evaluate import ImageScores, score_images, summarise
 from pmal_tf.mining.prototypes import Prototypes
 from pmal_tf.stages.mine import load_prototypes
 from pmal_tf.training.model import PMALModel
@@ -22,6 +22,9 @@ _SCORES = {
     "softmax": "scores_softmax.npz",
     "control": "scores_control.npz",
 }
+_WITHHELD_SCORES = "scores_calibration.npz"
+# Entries of `data.json` on images that are scored here.
+_JUDGED = ("test", "calibration")
 
 
 def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
@@ -41,6 +44,10 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
         name: score_images(model.outputs(trial.test.image), trial.test)
         for name, model in models.items()
     }
+    withheld = None
+    if len(trial.calibration):
+        outputs = models["pmal"].outputs(trial.calibration.image)
+        withheld = score_images(outputs, trial.calibration)
     if not distribution.is_chief():
         return [], {}
     metrics, made = {}, []
@@ -48,15 +55,13 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
         metrics[name] = summarise(scores, len(trial.split.known))
         write_atomically(trial.folder / _SCORES[name], scores.save)
         made.append(_SCORES[name])
-        if name == "pmal":
-            calibration = calibrate(
-                scores.rules,
-                scores.is_unknown,
-                scores.example_id,
-                reject_rate=config.reject_rate,
-                seed=trial.seed("calibration"),
-            )
-            write_json(trial.folder / "calibration.json", calibration)
+    if withheld is not None:
+        write_atomically(trial.folder / _WITHHELD_SCORES, withheld.save)
+        made.append(_WITHHELD_SCORES)
+    write_json(
+        trial.folder / "calibration.json",
+        _calibrate(trial, scored["pmal"], withheld),
+    )
     write_json(
         trial.folder / "result.json",
         {
@@ -75,14 +80,38 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
         },
     )
     return [*made, "calibration.json", "result.json"], {
-        "test": trial.data_record["test"]
+        name: trial.data_record.get(name) for name in _JUDGED
     }
 
 
 def is_stale(trial: Trial, marker: Marker) -> bool:
-    """Tells whether the test images have changed since they were scored."""
-    scored, current = marker.facts.get("test"), trial.data_record.get("test")
-    return None not in (scored, current) and scored != current
+    """Tells whether images have changed since they were scored."""
+    for name in _JUDGED:
+        scored, current = marker.facts.get(name), trial.data_record.get(name)
+        if None not in (scored, current) and scored != current:
+            return True
+    return False
+
+
+def _calibrate(
+    trial: Trial, test: ImageScores, withheld: ImageScores | None
+) -> dict[str, Any]:
+    """Returns thresholds and what they reject, the content of `calibration.json`.
+
+    Args:
+        trial: The trial.
+        test: PMAL's scores of the test images.
+        withheld: Those of the images withheld to set thresholds on, if any were.
+    """
+    reject_rate = trial.config.reject_rate
+    if withheld is None:
+        return calibrate_on_half(
+            *(test.rules, test.is_unknown, test.example_id),
+            reject_rate=reject_rate,
+            seed=trial.seed("calibration"),
+        )
+    parts = (test.rules_of(~test.is_unknown), test.rules_of(test.is_unknown))
+    return calibrate(withheld.rules, *parts, reject_rate=reject_rate, source=WITHHELD)
 
 
 def _with_prototypes(trial: Trial, stage: str, prototypes: Prototypes) -> PMALModel:

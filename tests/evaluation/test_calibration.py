@@ -6,7 +6,13 @@ import pytest
 
 from pmal_tf.data.hashing import hash_ids
 from pmal_tf.errors import PmalError
-from pmal_tf.evaluation.calibration import calibrate, conformal_threshold
+from pmal_tf.evaluation.calibration import (
+    WITHHELD,
+    calibrate,
+    calibrate_on_half,
+    conformal_threshold,
+    rate_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,7 @@ def calibrate_slowly(scores, is_unknown, example_id, reject_rate, seed):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_rates_are_measured_on_the_half_that_was_not_used(known, seed):
     images = make_scores(known)
-    result = calibrate(**images, reject_rate=0.2, seed=seed)
+    result = calibrate_on_half(**images, reject_rate=0.2, seed=seed)
     rules, used, measured = calibrate_slowly(**images, reject_rate=0.2, seed=seed)
     assert result["rules"] == rules
     assert (result["calibration_images"], result["measured_images"]) == (used, measured)
@@ -137,32 +143,34 @@ def test_halves_do_not_depend_on_the_order_of_images():
         "example_id": images["example_id"][order],
     }
     one, other = (
-        calibrate(**each, reject_rate=0.1, seed=0) for each in (images, shuffled)
+        calibrate_on_half(**each, reject_rate=0.1, seed=0)
+        for each in (images, shuffled)
     )
     assert one == other
 
 
 def test_halves_differ_by_seed():
     images = make_scores()
-    thresholds = {
-        calibrate(**images, reject_rate=0.1, seed=seed)["rules"]["dr"]["threshold"]
+    rules = [
+        calibrate_on_half(**images, reject_rate=0.1, seed=seed)["rules"]["dr"]
         for seed in range(8)
-    }
+    ]
+    thresholds = {rule["threshold"] for rule in rules}
     assert len(thresholds) > 1
 
 
 def test_thresholds_do_not_depend_on_unknown_images():
     images = make_scores()
-    before = calibrate(**images, reject_rate=0.1, seed=0)["rules"]["dr"]
+    before = calibrate_on_half(**images, reject_rate=0.1, seed=0)["rules"]["dr"]
     images["scores"]["dr"][images["is_unknown"]] = 99.0
-    after = calibrate(**images, reject_rate=0.1, seed=0)["rules"]["dr"]
+    after = calibrate_on_half(**images, reject_rate=0.1, seed=0)["rules"]["dr"]
     assert after == {**before, "unknown_rejected": 1.0}
 
 
 @pytest.mark.parametrize("known", [36, 4, 2, 1])
 def test_too_few_images_get_the_smallest_promise_that_can_be_kept(known, caplog):
     images = make_scores(known=known)
-    calibration = calibrate(**images, reject_rate=0.05, seed=0)
+    calibration = calibrate_on_half(**images, reject_rate=0.05, seed=0)
     used = (known + 1) // 2
     assert calibration["calibration_images"] == used
     assert calibration["reject_rate"] == pytest.approx(1 / (used + 1))
@@ -174,5 +182,39 @@ def test_too_few_images_get_the_smallest_promise_that_can_be_kept(known, caplog)
 
 def test_without_unknown_images_their_rejection_is_not_measured():
     images = make_scores(known=100, unknown=0)
-    calibration = calibrate(**images, reject_rate=0.05, seed=0)
+    calibration = calibrate_on_half(**images, reject_rate=0.05, seed=0)
     assert all(r["unknown_rejected"] is None for r in calibration["rules"].values())
+
+
+def test_withheld_images_set_the_threshold_and_all_test_images_measure_it():
+    scores = {"dr": np.arange(1.0, 20.0)}
+    known, unknown = {"dr": np.array([18.5, 19.5, 1.0, 0.0])}, {"dr": np.array([30.0])}
+    result = calibrate(scores, known, unknown, reject_rate=0.1, source=WITHHELD)
+    # ceil(20 * 0.9) = 18, so 18.0; two of four known images are above.
+    assert result["rules"]["dr"] == {
+        **{"threshold": 18.0, "known_rejected": 0.5, "unknown_rejected": 1.0},
+    }
+    assert result["source"] == WITHHELD
+    counts = [result[f"{name}_images"] for name in ("calibration", "measured")]
+    assert [*counts, result["unknown_images"]] == [19, 4, 1]
+
+
+def test_nothing_to_calibrate_on_is_an_error():
+    nothing = {"dr": np.array([])}
+    with pytest.raises(PmalError, match=r"Received: none\. .* --calibration_fraction"):
+        calibrate(nothing, nothing, nothing, reject_rate=0.1, source=WITHHELD)
+
+
+def test_scores_that_are_not_numbers_set_no_threshold():
+    with pytest.raises(PmalError, match=r"finite numbers\. Received: 1 that"):
+        conformal_threshold(np.array([np.nan, *np.arange(99.0)]), 0.05)
+
+
+@pytest.mark.parametrize(("count", "rate"), [(99, 0.1), (500, 0.05)])
+def test_nine_of_ten_thresholds_have_a_rate_in_the_interval(count, rate):
+    low, high = rate_interval(count, rate)
+    scores = np.random.default_rng(0).random((4000, count))
+    rates = 1.0 - np.array([conformal_threshold(score, rate) for score in scores])
+    # Uniform scores; the standard error of each share is 0.0034.
+    assert np.mean(rates < low) == pytest.approx(0.05, abs=0.012)
+    assert np.mean(rates > high) == pytest.approx(0.05, abs=0.012)

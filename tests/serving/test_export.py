@@ -1,77 +1,30 @@
 """The SavedModel says what the Keras model says, and `unknown`."""
 
+import dataclasses
 import json
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_export import CLASSES, IDS, export, serve
 
-from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
+from pmal_tf.backbones.classifier import embedding_and_logits
 from pmal_tf.data.resize import resize_images
 from pmal_tf.errors import PmalError
-from pmal_tf.mining.prototypes import Prototypes
-from pmal_tf.serving.export import export_saved_model, is_intact
+from pmal_tf.evaluation.scores import unknown_scores
+from pmal_tf.serving.export import export_saved_model
+from pmal_tf.serving.prototype_images import load_prototype_images
 from pmal_tf.training.model import PMALModel
 
-CLASSES = ("cat", "dog", "ship")
-IDS = np.array([["train_1", "train_2"], ["train_3", "train_4"], ["train_5", ""]])
-
-
-@pytest.fixture(scope="module")
-def prototypes():
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, size=(3, 2, 8, 8, 3)).astype(np.uint8)
-    return Prototypes(images, IDS != "", IDS, np.ones(IDS.shape))
-
-
-@pytest.fixture(scope="module")
-def model(prototypes):
-    keras.utils.set_random_seed(0)
-    model = PMALModel(
-        embedding_and_logits(build_classifier("oscri", (8, 8, 3), 3, width=0.1)), 2
-    )
-    model.refresh_prototypes(prototypes.image, prototypes.mask)
-    return model
-
-
-@pytest.fixture(scope="module")
-def images():
-    rng = np.random.default_rng(1)
-    return rng.integers(0, 256, size=(9, 8, 8, 3)).astype(np.float32)
-
-
-def export(model, prototypes, folder, threshold):
-    export_saved_model(
-        model,
-        folder,
-        prototypes,
-        class_names=CLASSES,
-        threshold=threshold,
-        metadata={"trial": 0},
-    )
-    return tf.saved_model.load(str(folder))
-
-
-@pytest.fixture(scope="module")
-def threshold(model, images):
-    """Half of the images score above it."""
-    return float(np.median(model.score(images)))
-
-
-@pytest.fixture(scope="module")
-def loaded(model, prototypes, threshold, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("export") / "trial_0" / "1"
-    return export(model, prototypes, folder, threshold)
-
-
-def serve(loaded, images, signature="serving_default"):
-    outputs = loaded.signatures[signature](images=tf.constant(images, tf.float32))
-    return {name: value.numpy() for name, value in outputs.items()}
+FLOAT, TEXT = tf.float32, tf.string
 
 
 def test_signatures_and_outputs_are_named_and_typed(loaded, images):
-    assert set(loaded.signatures) == {"serving_default", "serving_images"}
+    assert set(loaded.signatures) == {
+        *("serving_default", "serving_images", "serving_images_threshold"),
+        *("serving_bytes", "embed"),
+    }
     (_, inputs) = loaded.signatures["serving_images"].structured_input_signature
     assert inputs["images"].shape.as_list() == [None, None, None, 3]
     assert inputs["images"].dtype == tf.float32
@@ -116,6 +69,87 @@ def test_nearest_prototype_is_the_one_attended_to_most(loaded, model, prototypes
         assert served["nearest_prototype"][row].decode() == IDS[k][similarity.argmax()]
 
 
+@pytest.mark.parametrize("rule", ["pr", "mls"])
+def test_other_rules_are_those_of_the_evaluation(
+    model, prototypes, images, tmp_path, rule
+):
+    outputs = model.outputs(images)
+    expected = unknown_scores(outputs["distance"], outputs["logits"])[rule]
+    threshold = float(np.sort(expected)[3:5].mean())
+    loaded = export(model, prototypes, tmp_path / "1", threshold, rule=rule)
+    served = serve(loaded, images)
+    np.testing.assert_allclose(served["unknown_score"], expected, rtol=1e-5)
+    np.testing.assert_array_equal(served["is_unknown"], expected > threshold)
+
+
+def test_a_threshold_of_one_s_own(loaded, images):
+    own = serve(loaded, images)
+    score = own["unknown_score"]
+    thresholds = np.where(np.arange(len(score)) % 2, 0.0, 2.0).astype(np.float32)
+    served = serve(
+        loaded, images, "serving_images_threshold", threshold=tf.constant(thresholds)
+    )
+    np.testing.assert_array_equal(served["is_unknown"], score > thresholds)
+    assert 0 < served["is_unknown"].sum() < len(images)
+    np.testing.assert_array_equal(served["unknown_score"], score)
+
+
+def test_the_embedding_is_the_model_s(loaded, model, images):
+    served = serve(loaded, images, "embed")
+    assert set(served) == {"embedding"}
+    expected = model.outputs(images)["embedding"]
+    np.testing.assert_allclose(served["embedding"], expected, atol=1e-6)
+
+
+def test_under_xla_the_answers_are_the_same(model, prototypes, images, tmp_path):
+    loaded = export(model, prototypes, tmp_path / "1", 0.5, xla=True)
+    one, other = serve(loaded, images), serve(loaded, images, "serving_images_xla")
+    for name in ("unknown_score", "distance", "probabilities"):
+        np.testing.assert_allclose(one[name], other[name], atol=1e-5)
+
+
+def test_the_threshold_is_not_rounded_below_the_score_that_set_it(
+    model, prototypes, tmp_path
+):
+    threshold = 0.1 + 2**-28
+    assert float(np.float32(threshold)) < threshold
+    export(model, prototypes, tmp_path / "1", threshold)
+    facts = json.loads((tmp_path / "1" / "metadata.json").read_text())
+    assert facts["threshold"] >= threshold
+    assert facts["threshold"] == float(np.float32(facts["threshold"]))
+
+
+def test_prototypes_lie_beside_the_model(loaded, model, prototypes, exported):
+    kept = load_prototype_images(exported)
+    assert kept.example_id.tolist() == [name for name in IDS.flat if name]
+    assert kept.class_index.tolist() == [0, 0, 1, 1, 2]
+    np.testing.assert_array_equal(kept.image, prototypes.image[IDS != ""])
+    bank = model.bank.numpy()
+    np.testing.assert_array_equal(kept.embedding, bank[IDS != ""])
+    # A prototype is the most similar to itself, or to a longer one.
+    order = kept.most_similar(bank[1, 0], 1, 5)
+    assert sorted(order) == [2, 3]
+    products = kept.embedding[order] @ bank[1, 0]
+    assert products[0] >= products[1]
+    assert load_prototype_images(exported.parent) is None
+
+
+def test_large_prototypes_are_kept_small(prototypes, tmp_path):
+    image = keras.Input((80, 100, 3))
+    z = keras.layers.GlobalAveragePooling2D()(image)
+    network = embedding_and_logits(keras.Model(image, keras.layers.Dense(3)(z)))
+    model = PMALModel(network, 2)
+    large = np.full((3, 2, 80, 100, 3), 7, np.uint8)
+    model.refresh_prototypes(large, prototypes.mask)
+    several = dataclasses.replace(prototypes, image=large)
+    loaded = export(model, several, tmp_path / "1", 0.5)
+    assert load_prototype_images(tmp_path / "1").image.shape == (5, 51, 64, 3)
+    # Images that are not square cannot be made from others by cropping.
+    assert "serving_bytes" not in loaded.signatures
+    (_, inputs) = loaded.signatures["serving_images"].structured_input_signature
+    assert inputs["images"].shape.as_list() == [None, 80, 100, 3]
+
+
 def test_other_sizes_are_resized_as_in_training(loaded, images):
     large = tf.repeat(tf.repeat(images, 3, axis=1), 2, axis=2)
     small = resize_images(large, 8)
@@ -134,22 +168,23 @@ def test_metadata_stands_beside_the_model(model, prototypes, tmp_path):
     export(model, prototypes, tmp_path / "1", 0.25)
     metadata = json.loads((tmp_path / "1" / "metadata.json").read_text())
     assert metadata.pop("sha256")
+    versions = metadata.pop("versions")
+    assert {"python", "tensorflow", "keras", "pmal_tf"} <= set(versions)
     assert metadata == {
         "class_names": list(CLASSES),
+        "unknown": {"class_id": -1, "class_name": "unknown"},
         "rule": "dr",
         "threshold": 0.25,
+        "threshold_range": [0.0, 2.0],
+        "image_size": 8,
+        "prototypes": 5,
+        "signatures": [
+            *("embed", "serving_bytes", "serving_default", "serving_images"),
+            "serving_images_threshold",
+        ],
         "trial": 0,
     }
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
-
-
-def test_an_export_that_was_touched_is_not_intact(model, prototypes, tmp_path):
-    assert not is_intact(tmp_path / "1")
-    export(model, prototypes, tmp_path / "1", 0.25)
-    assert is_intact(tmp_path / "1")
-    variables = tmp_path / "1" / "variables" / "variables.index"
-    variables.write_bytes(variables.read_bytes() + b" ")
-    assert not is_intact(tmp_path / "1")
 
 
 def test_padding_is_never_the_nearest_prototype(prototypes, tmp_path):
@@ -174,14 +209,39 @@ def test_a_version_is_never_overwritten(model, prototypes, tmp_path):
         export(model, prototypes, tmp_path / "1", 0.5)
 
 
-def test_names_that_do_not_fit_and_an_empty_bank_are_errors(
-    model, prototypes, tmp_path
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": "ab"}, "3 known classes"),
+        ({"class_names": ("a", "b", "a")}, "a name of its own"),
+        ({"class_names": ("a", "b", "unknown")}, "may be named 'unknown'"),
+        ({"rule": "msp"}, r"`rule` must be one of dr, pr, mls\. Received: rule='msp'"),
+        ({"threshold": 2.5}, "between 0 and 2 for the rule dr. Received: .*2.5"),
+        ({"threshold": 1.5, "rule": "pr"}, "between 0 and 1 for the rule pr"),
+        ({"threshold": float("nan")}, "Received: threshold=nan"),
+        ({"threshold": float("inf"), "rule": "mls"}, "Received: threshold=inf"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_errors(
+    model, prototypes, tmp_path, changes, message
 ):
-    with pytest.raises(PmalError, match="3 known classes"):
-        export_saved_model(
-            model, tmp_path / "1", prototypes, class_names="ab", threshold=0.5
-        )
+    arguments = {"class_names": CLASSES, "threshold": 0.5, **changes}
+    with pytest.raises(PmalError, match=message):
+        export_saved_model(model, tmp_path / "1", prototypes, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_bank_is_an_error(model, prototypes, tmp_path):
     empty = PMALModel(model.network, 2)
     with pytest.raises(PmalError, match="refresh_prototypes"):
         export(empty, prototypes, tmp_path / "1", 0.5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_fails_leaves_nothing(model, prototypes, tmp_path):
+    def fail(folder):
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        export(model, prototypes, tmp_path / "1", 0.5, add=fail)
     assert not list(tmp_path.iterdir())

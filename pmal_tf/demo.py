@@ -1,0 +1,210 @@
+"""A page in the browser that answers for dropped images.
+
+    pip install -e '.[demo]'
+    python -m pmal_tf.demo --saved_model=saved_models/digits/trial_0/1
+
+The page is served on this machine alone, and asks nothing of the internet.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import app, flags, logging
+
+from pmal_tf.errors import PmalError, first_line
+from pmal_tf.quiet import plain_messages
+
+if TYPE_CHECKING:
+    from pmal_tf.serving.explain import Answerer
+
+_LOCAL = "127.0.0.1"
+_LARGEST_UPLOAD = "64mb"
+# Seconds after which the server deletes what was uploaded, and how often it looks.
+_KEEP_UPLOADS = 600
+_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+_FIXED_WIDTH_FONTS = ("ui-monospace", "Consolas", "monospace")
+
+
+def answer_file(answerer: Answerer, path: str | Path) -> tuple[str, str]:
+    """Answers for a file.
+
+    Args:
+        answerer: Asks the model.
+        path: The file.
+
+    Returns:
+        HTML of the image, empty where it cannot be read, and of the answer, or of what
+        is wrong with the file.
+    """
+    from pmal_tf.serving.answer_html import render_answer, render_error, render_images
+
+    path = Path(path)
+    try:
+        answer = answerer.explain(path.read_bytes())
+    except PmalError as error:
+        return "", render_error(path.name, str(error))
+    return render_images(answer, path.name), render_answer(answer, answerer.exported)
+
+
+def build_page(answerer: Answerer) -> Any:
+    """Lays out the page.
+
+    Args:
+        answerer: Asks the model.
+
+    Returns:
+        Gradio's `Blocks`, to be launched.
+
+    Raises:
+        PmalError: If Gradio is not installed.
+    """
+    gradio = _import_gradio()
+    from pmal_tf.serving.answer_html import WAITING, render_model
+
+    def answer(path: str | None) -> tuple[None, str, str]:
+        # The first output empties the drop area, which takes one file at a time.
+        if path is None:
+            return None, "", WAITING
+        return (None, *answer_file(answerer, path))
+
+    with gradio.Blocks(
+        title="pmal_tf: known or unknown?",
+        analytics_enabled=False,
+        delete_cache=(_KEEP_UPLOADS, _KEEP_UPLOADS),
+    ) as page:
+        gradio.Markdown("# Known or unknown?")
+        with gradio.Row():
+            with gradio.Column(scale=2, min_width=320):
+                # A gradio.Image would refuse broken files before they reach the
+                # model, whose own sentence is to be shown.
+                dropped = gradio.File(
+                    label="An image: JPEG, PNG, GIF or BMP, up to 64 MB", height=180
+                )
+                images = gradio.HTML()
+            with gradio.Column(scale=3, min_width=320):
+                verdict = gradio.HTML(WAITING)
+        gradio.HTML(render_model(answerer.title, answerer.exported))
+        dropped.upload(
+            answer,
+            dropped,
+            [dropped, images, verdict],
+            show_progress="hidden",
+            api_visibility="private",
+        )
+    return page
+
+
+def launch(page: Any, host: str, port: int, *, open_browser: bool) -> str:
+    """Serves the page, in threads of its own.
+
+    Args:
+        page: What `build_page` returned.
+        host: The address to serve it at.
+        port: The port.
+        open_browser: Whether to open it in the browser.
+
+    Returns:
+        The page's URL.
+
+    Raises:
+        PmalError: If the port cannot be had.
+    """
+    gradio = _import_gradio()
+    from pmal_tf.serving.answer_style import STYLE
+
+    # Fonts given by name are the reader's own; Gradio's default theme brings files.
+    theme = gradio.themes.Default(font=_FONTS, font_mono=_FIXED_WIDTH_FONTS)
+    try:
+        _, url, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            inbrowser=open_browser,
+            share=False,
+            ssr_mode=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            run_history=False,
+            footer_links=[],
+            max_file_size=_LARGEST_UPLOAD,
+            prevent_thread_lock=True,
+            quiet=True,
+            theme=theme,
+            css=STYLE,
+        )
+    except OSError as error:
+        raise PmalError(
+            "`host` must be an address of this machine, and `port` a port that no "
+            f"other program uses. Received: host={host}, port={port}. "
+            "Choose another --port."
+        ) from error
+    return url
+
+
+def _import_gradio() -> Any:
+    """Returns the module; it must not report its use to its makers.
+
+    Raises:
+        PmalError: If it is not installed.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio
+    except ImportError as error:
+        raise PmalError(
+            "The demo needs Gradio, which is an optional dependency. Received: "
+            f"{first_line(error)}. Install it with `pip install -e '.[demo]'`."
+        ) from error
+    return gradio
+
+
+def _has_display() -> bool:
+    """Tells whether a browser can be opened here."""
+    if sys.platform in ("darwin", "win32"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _main(argv: list[str]) -> None:
+    """Serves the page that the flags ask for, until Ctrl-C."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    values = flags.FLAGS
+    plain_messages()
+    try:
+        # What is missing is told before TensorFlow's seconds of loading.
+        _import_gradio()
+        from pmal_tf.serving.explain import Answerer
+
+        answerer = Answerer(values.saved_model)
+        if answerer.remark:
+            sys.stderr.write(f"{answerer.remark}\n")
+        page = build_page(answerer)
+        url = launch(page, values.host, values.port, open_browser=values.open)
+    except PmalError as error:
+        sys.exit(f"Error: {error}")
+    if values.host not in (_LOCAL, "localhost"):
+        logging.warning(
+            "Whoever reaches this machine at %s can use the page.", values.host
+        )
+    sys.stdout.write(f"The page is at {url} ; Ctrl-C stops it.\n")
+    sys.stdout.flush()
+    page.block_thread()
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string(
+        "saved_model",
+        None,
+        "Folder of an exported model, or the one above it for its newest version.",
+        required=True,
+    )
+    flags.DEFINE_string("host", _LOCAL, "Address to serve at; 0.0.0.0 for everyone.")
+    flags.DEFINE_integer(
+        "port", 7860, "Port to serve at.", lower_bound=1, upper_bound=65535
+    )
+    flags.DEFINE_boolean("open", _has_display(), "Whether to open the browser.")
+    app.run(_main)

@@ -1,0 +1,281 @@
+r"""Answers for image files, with a class or `unknown`, by an exported model.
+
+python -m pmal_tf.predict --saved_model=saved_models/cifar10/trial_0/1 photo.jpg photos/
+
+The folder of the SavedModel is all that it needs. IMAGE may be a file; a folder, whose
+JPEG, PNG, GIF and BMP files are found at any depth, but for hidden ones; a pattern in
+quotes, such as 'photos/**/*.jpg'; or - for standard input, which is an image or a list
+of file names, one per line.
+
+The table has, for each image, the class or `unknown`; the score, which is larger the
+more likely the image is unknown; the most probable known class, with its probability;
+and the training image that speaks most for the nearest class. --format=json writes one
+object per image and line. Bytes of a file name that are not UTF-8 are written as \xff.
+
+At the end, the share of unknown images is told on standard error. Watch it: a model
+that is shown other things than it was made for rejects more than its threshold was set
+to reject.
+
+Exit status: 0 if every image was answered; 1 if the command was used wrongly, or no
+image was found; 2 if some images could not be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from tqdm import tqdm
+
+from pmal_tf.errors import PmalError, first_line, is_disk_full
+from pmal_tf.quiet import plain_messages
+from pmal_tf.serving.answer_text import Table, json_lines
+from pmal_tf.serving.exported import ExportedModel, find_version, read_exported
+from pmal_tf.serving.image_files import ImageFile, find_images, read_in_batches
+from pmal_tf.serving.unknown_share import describe_share
+
+if TYPE_CHECKING:
+    from pmal_tf.serving.client import Answer, ServedModel
+
+Rows = list[tuple[str, "Answer"]]
+
+# What shells expect of a process that SIGINT or SIGPIPE ended.
+_INTERRUPTED, _PIPE_CLOSED = 130, 141
+_SOME_UNREADABLE = 2
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for.
+
+    Attributes:
+        saved_model: A version folder, or a folder of version folders.
+        images: Files, folders, patterns, or `-`.
+        threshold: Takes the place of the model's own, or None.
+        batch_size: How many images are held and answered at a time.
+        format: `table` or `json`.
+    """
+
+    saved_model: Path
+    images: tuple[str, ...]
+    threshold: float | None
+    batch_size: int
+    format: str
+
+
+@dataclass
+class _Counts:
+    """How many images there were of each kind."""
+
+    readable: int = 0
+    unknown: int = 0
+    unreadable: int = 0
+
+    def add(self, answer: Answer) -> None:
+        """Counts an answer."""
+        if answer.error is not None:
+            self.unreadable += 1
+        else:
+            self.readable += 1
+            self.unknown += answer.is_unknown
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells of mistakes as the rest of the package does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what is wrong with the command line as a PmalError."""
+        raise PmalError(f"{message}. `{self.prog} --help` tells the usage.")
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> Options:
+    """Parses the command line.
+
+    Not with absl's flags as `pmal_tf.run`: options may follow images here, and images
+    are what the command line is about.
+
+    Args:
+        argv: The arguments; those of the process if None.
+
+    Raises:
+        PmalError: If an option or all images are missing, or a value cannot be.
+        SystemExit: After `--help`.
+    """
+    parser = _Parser(
+        prog="python -m pmal_tf.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--saved_model",
+        required=True,
+        metavar="FOLDER",
+        help="an exported version, or a folder of versions: then the newest intact one",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="X",
+        help="scores above it are unknown, in place of the model's own threshold",
+    )
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="default: table"
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        default=32,
+        metavar="N",
+        help="images held in memory and answered at a time; default: 32",
+    )
+    parser.add_argument(
+        "images", nargs="*", metavar="IMAGE", help="a file, folder, pattern, or -"
+    )
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Python 3.11 takes no `--` among options and images in any order.
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    given = parser.parse_intermixed_args(arguments[:end])
+    images = (*given.images, *arguments[end + 1 :])
+    if given.batch_size < 1:
+        parser.error(
+            "`--batch_size` must be at least 1. Received: "
+            f"--batch_size={given.batch_size}"
+        )
+    if not images:
+        parser.error("Images to answer for must be named. Received: none")
+    return Options(
+        saved_model=Path(given.saved_model),
+        images=images,
+        threshold=given.threshold,
+        batch_size=given.batch_size,
+        format=given.format,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Answers for the images that the command line names.
+
+    Args:
+        argv: The arguments; those of the process if None.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        SystemExit: With a message where the command was used wrongly.
+    """
+    plain_messages()
+    try:
+        return _predict(parse_arguments(argv))
+    except PmalError as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()
+        return _PIPE_CLOSED
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        _drop_output()
+        sys.exit(
+            "Error: The disk must have room for the answers. Received: "
+            f"{first_line(error)}. Make room, and start the command anew."
+        )
+
+
+def _predict(options: Options) -> int:
+    """Writes the answers to stdout and the share to stderr; returns the exit status."""
+    folder, remark = find_version(options.saved_model)
+    exported = read_exported(folder)
+    files = _found(options)
+    if remark:
+        sys.stderr.write(f"{remark}\n")
+    # TensorFlow takes seconds to import; most mistakes are told before.
+    from pmal_tf.serving.client import ServedModel
+
+    model = ServedModel(exported, options.threshold)
+    render = _renderer(options, files, exported)
+    counts = _Counts()
+    # Where the terminal's encoding lacks a letter of a name, the letter is escaped.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    for rows in _answered(model, files, options.batch_size):
+        sys.stdout.write(render(rows))
+        sys.stdout.flush()
+        for _, answer in rows:
+            counts.add(answer)
+    share = describe_share(
+        **vars(counts), promise=exported.promise, given_threshold=options.threshold
+    )
+    sys.stderr.write(f"{share}\n")
+    return _SOME_UNREADABLE if counts.unreadable else 0
+
+
+def _found(options: Options) -> list[ImageFile]:
+    """Finds the images.
+
+    Raises:
+        PmalError: If there is none.
+    """
+    files = list(find_images(options.images, getattr(sys.stdin, "buffer", None)))
+    if all(file.problem for file in files):
+        first = files[0]
+        more = f", and {len(files) - 1} more" if len(files) > 1 else ""
+        raise PmalError(
+            "There must be an image to answer for. Received: "
+            f"{first.path!r}: {first.problem}{more}. Name files, folders, patterns in "
+            "quotes, or - for standard input."
+        )
+    return files
+
+
+def _renderer(
+    options: Options, files: Sequence[ImageFile], exported: ExportedModel
+) -> Callable[[Rows], str]:
+    """Returns what makes text of rows."""
+    if options.format == "json":
+        return json_lines
+    return Table((file.path for file in files), exported.class_names).lines
+
+
+def _answered(
+    model: ServedModel, files: Sequence[ImageFile], batch_size: int
+) -> Iterator[Rows]:
+    """Yields paths and answers, batch by batch, with a bar of progress on a terminal.
+
+    Rows that appear on the same terminal are progress enough.
+    """
+    silent = len(files) <= batch_size or not sys.stderr.isatty() or sys.stdout.isatty()
+    with tqdm(total=len(files), unit=" images", disable=silent) as bar:
+        for batch in read_in_batches(files, batch_size):
+            sound = [file.contents for file in batch if file.contents is not None]
+            answers = iter(model.answer(sound))
+            yield [
+                (
+                    file.path,
+                    model.unreadable(file.problem)
+                    if file.contents is None
+                    else next(answers),
+                )
+                for file in batch
+            ]
+            bar.update(len(batch))
+
+
+def _drop_output() -> None:
+    """Lets what stdout still holds go nowhere: at exit it could not be written."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

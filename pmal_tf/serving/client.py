@@ -1,0 +1,193 @@
+"""Calling an exported model on image files, in this process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from pmal_tf.errors import PmalError, first_line
+from pmal_tf.serving.answers import UNKNOWN, UNKNOWN_ID
+from pmal_tf.serving.exported import SIGNATURE, ExportedModel, no_signature
+from pmal_tf.serving.rules import THRESHOLD_RANGES
+
+_OUTPUTS = ("class_id", "distance", "error", "nearest_prototype", "probabilities")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of one image.
+
+    Of an image that cannot be read, only the error is said: the score and all after it
+    are None, and the class is unknown.
+
+    Attributes:
+        class_id: Position of the class, -1 for unknown.
+        class_name: Its name, `unknown` for unknown.
+        is_unknown: Whether the score is above the threshold, or there is none.
+        unknown_score: Larger is more likely unknown.
+        threshold: What the score was compared with.
+        distance: Distance to each class's prototypes, by class name.
+        probabilities: Probability of each known class, by class name.
+        nearest_prototype: Example id of the training image that weighs most in the
+            nearest class.
+        error: Why the image cannot be read, or None.
+    """
+
+    class_id: int
+    class_name: str
+    is_unknown: bool
+    unknown_score: float | None
+    threshold: float
+    distance: dict[str, float] | None
+    probabilities: dict[str, float] | None
+    nearest_prototype: str | None
+    error: str | None
+
+
+class ServedModel:
+    """An exported model, loaded.
+
+    Args:
+        exported: What its folder says of it.
+        threshold: Takes the place of the model's own, on the rule's scale.
+
+    Raises:
+        PmalError: If the threshold means nothing, or the SavedModel is damaged or is
+            not the one that its metadata describe.
+    """
+
+    def __init__(self, exported: ExportedModel, threshold: float | None = None) -> None:
+        if threshold is not None:
+            _check_threshold(exported.rule, threshold)
+        self.class_names = exported.class_names
+        self.threshold = exported.threshold if threshold is None else threshold
+        self._overrides = threshold is not None
+        # Its variables live as long as the object that was loaded does.
+        self._loaded = _load(exported)
+        self._signature = self._loaded.signatures[SIGNATURE]
+
+    def answer(self, contents: Sequence[bytes]) -> list[Answer]:
+        """Answers for image files.
+
+        Args:
+            contents: The bytes of each, whatever they are; none is fine too.
+
+        Raises:
+            PmalError: If the model fails, e.g. for lack of memory, or answers with
+                what is not a number.
+        """
+        if not contents:
+            return []
+        try:
+            outputs = self._signature(image_bytes=tf.constant(list(contents)))
+        except (tf.errors.OpError, MemoryError) as error:
+            raise PmalError(
+                "The model must be able to answer. Received: "
+                f"{len(contents)} images at a time: {first_line(error)}. Try a smaller "
+                "--batch_size."
+            ) from error
+        arrays = {name: value.numpy() for name, value in outputs.items()}
+        for name in ("unknown_score", "distance", "probabilities"):
+            if not np.isfinite(arrays[name]).all():
+                raise PmalError(
+                    "The model must answer with finite numbers. Received: NaN or "
+                    f"infinity in {name!r}. Export it anew with this version of "
+                    "pmal_tf."
+                )
+        return [self._one(arrays, row) for row in range(len(contents))]
+
+    def unreadable(self, error: str) -> Answer:
+        """Returns the answer for an image that cannot be read.
+
+        Args:
+            error: Why.
+        """
+        return Answer(
+            class_id=UNKNOWN_ID,
+            class_name=UNKNOWN,
+            is_unknown=True,
+            unknown_score=None,
+            threshold=self.threshold,
+            distance=None,
+            probabilities=None,
+            nearest_prototype=None,
+            error=error,
+        )
+
+    def _one(self, arrays: dict[str, np.ndarray], row: int) -> Answer:
+        """Returns the answer for one row of the model's outputs."""
+        error = arrays["error"][row].decode()
+        if error:
+            return self.unreadable(error)
+        score = float(arrays["unknown_score"][row])
+        probabilities = arrays["probabilities"][row]
+        class_id = int(arrays["class_id"][row])
+        if self._overrides:
+            is_unknown = score > self.threshold
+            class_id = UNKNOWN_ID if is_unknown else int(np.argmax(probabilities))
+        is_unknown = class_id == UNKNOWN_ID
+        return Answer(
+            class_id=class_id,
+            class_name=UNKNOWN if is_unknown else self.class_names[class_id],
+            is_unknown=is_unknown,
+            unknown_score=score,
+            threshold=self.threshold,
+            distance=self._by_class(arrays["distance"][row]),
+            probabilities=self._by_class(probabilities),
+            nearest_prototype=arrays["nearest_prototype"][row].decode(),
+            error=None,
+        )
+
+    def _by_class(self, values: np.ndarray) -> dict[str, float]:
+        """Returns [K] numbers by class name."""
+        return dict(zip(self.class_names, values.tolist(), strict=True))
+
+
+def _check_threshold(rule: str, threshold: float) -> None:
+    """Checks a threshold against the rule's range.
+
+    Raises:
+        PmalError: If it lies outside, or is not a number.
+    """
+    low, high = THRESHOLD_RANGES.get(rule, (-math.inf, math.inf))
+    # A comparison with NaN is false.
+    if not (low <= threshold <= high):
+        raise PmalError(
+            f"`--threshold` must lie between {low:g} and {high:g} for the model's rule "
+            f"{rule}. Received: --threshold={threshold}. Leave it out for the model's "
+            "own."
+        )
+
+
+def _load(exported: ExportedModel) -> tf.Module:
+    """Loads a SavedModel, and checks that it is the one described.
+
+    Raises:
+        PmalError: If it cannot be loaded or is not.
+    """
+    folder = str(exported.folder)
+    try:
+        loaded = tf.saved_model.load(folder)
+    except Exception as error:  # A damaged file can raise anything.
+        raise PmalError(
+            "`--saved_model` must hold a sound SavedModel. Received: "
+            f"{folder!r}: {first_line(error)}. Put a sound copy back, or export the "
+            "model anew."
+        ) from error
+    if SIGNATURE not in loaded.signatures:
+        raise no_signature(exported.folder, list(loaded.signatures))
+    outputs = loaded.signatures[SIGNATURE].structured_outputs
+    missing = [name for name in (*_OUTPUTS, "unknown_score") if name not in outputs]
+    classes = None if missing else outputs["probabilities"].shape[-1]
+    if classes != len(exported.class_names):
+        found = f"no {', '.join(missing)}" if missing else f"{classes} classes"
+        raise PmalError(
+            "The SavedModel must be the one that its metadata.json describes, with "
+            f"{len(exported.class_names)} classes. Received: {folder!r} with {found}. "
+            "Put a sound copy of both back."
+        )
+    return loaded

@@ -1,0 +1,181 @@
+"""Finding image files that a command line names, and reading a few at a time."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from pmal_tf.data.folder_scan import SUFFIXES
+
+STANDARD_INPUT = "-"
+# A batch ends early when its files together have so many bytes.
+_BATCH_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One thing to answer for.
+
+    Attributes:
+        path: Its path as it was named, undecodable bytes as surrogates; `-` for
+            standard input.
+        problem: Why there is nothing to read, or empty.
+        contents: Its bytes, where they are read already.
+    """
+
+    path: str
+    problem: str = ""
+    contents: bytes | None = None
+
+
+def find_images(
+    arguments: Sequence[str], standard_input: BinaryIO | None
+) -> Iterator[ImageFile]:
+    """Finds the images that arguments name.
+
+    Args:
+        arguments: Files, folders, glob patterns, or `-`.
+        standard_input: Read where `-` is named: an image, or file names, one per line;
+            None where the process has none.
+
+    Yields:
+        At least one for each argument: where nothing is found, one with the problem.
+    """
+    for argument in arguments:
+        if argument == STANDARD_INPUT:
+            yield from _of_standard_input(standard_input)
+        elif not os.path.lexists(argument) and glob.has_magic(argument):
+            yield from _of_pattern(argument)
+        else:
+            yield from _of_path(argument)
+
+
+def _of_path(path: str) -> Iterator[ImageFile]:
+    """Yields a file, or the images below a folder."""
+    if os.path.isdir(path):
+        yield from _of_folder(path)
+    elif os.path.lexists(path):
+        yield ImageFile(path)
+    else:
+        yield ImageFile(path, "there is no such file")
+
+
+def _of_pattern(pattern: str) -> Iterator[ImageFile]:
+    """Yields the files that fit a pattern; folders may fit it and are passed over."""
+    fitting = sorted(glob.glob(pattern, recursive=True))
+    found = [ImageFile(path) for path in fitting if not os.path.isdir(path)]
+    yield from found or [ImageFile(pattern, "no file fits this pattern")]
+
+
+def _of_folder(root: str) -> Iterator[ImageFile]:
+    """Yields the images below a folder, by path; links are followed."""
+    found: list[ImageFile] = []
+    seen: set[tuple[int, int]] = set()
+
+    def unreadable(error: OSError) -> None:
+        problem = f"the folder cannot be read: {error.strerror}"
+        found.append(ImageFile(str(error.filename), problem))
+
+    for folder, below, names in os.walk(root, onerror=unreadable, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            below.clear()  # A link led back here.
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        # In this order, which of two ways to a folder is taken is always the same.
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        found += [
+            ImageFile(os.path.join(folder, name))
+            for name in names
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]
+    if not found:
+        kinds = ", ".join(SUFFIXES)
+        yield ImageFile(root, f"the folder holds no files that end in {kinds}")
+    yield from sorted(found, key=lambda file: file.path)
+
+
+def _of_standard_input(stream: BinaryIO | None) -> Iterator[ImageFile]:
+    """Yields the image that is sent, or the files that are named, one per line."""
+    limit = _most_bytes()
+    contents = stream.read(limit + 1) if stream is not None else b""
+    if len(contents) > limit:
+        yield ImageFile(STANDARD_INPUT, f"there are more than {limit:,} bytes")
+    elif _is_image(contents):
+        yield ImageFile(STANDARD_INPUT, contents=contents)
+    else:
+        paths = [os.fsdecode(line.rstrip(b"\r")) for line in contents.split(b"\n")]
+        if not any(paths):
+            yield ImageFile(STANDARD_INPUT, "there is neither an image nor a name")
+        for path in filter(None, paths):
+            # A name in a list is meant as it stands: it is no pattern.
+            yield from _of_path(path)
+
+
+def _is_image(contents: bytes) -> bool:
+    """Tells bytes of an image from a list of file names.
+
+    No file name has a zero byte, and nearly no image has none. Signatures alone would
+    not do: BMP's, `BM`, may begin a name.
+    """
+    signatures = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+    return contents.startswith(signatures) or b"\0" in contents
+
+
+def read_in_batches(
+    files: Sequence[ImageFile], batch_size: int
+) -> Iterator[list[ImageFile]]:
+    """Reads files as they are needed.
+
+    Args:
+        files: Those to read.
+        batch_size: How many at a time at most; fewer if they are large.
+
+    Yields:
+        The files in order, each with `contents` or a `problem`.
+    """
+    batch: list[ImageFile] = []
+    held = 0
+    for file in files:
+        read = _read(file)
+        batch.append(read)
+        held += len(read.contents or b"")
+        if len(batch) == batch_size or held >= _BATCH_BYTES:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _read(file: ImageFile) -> ImageFile:
+    """Returns a file with its bytes, or with the reason why it has none."""
+    if file.problem or file.contents is not None:
+        return file
+    limit = _most_bytes()
+    too_long = ImageFile(file.path, f"the file has more than {limit:,} bytes")
+    try:
+        # Before it is opened: a FIFO would wait for a writer, a device may never end.
+        status = os.stat(file.path)
+        if not stat.S_ISREG(status.st_mode):
+            return ImageFile(file.path, "not a regular file")
+        if status.st_size > limit:
+            return too_long
+        with open(file.path, "rb") as stream:
+            contents = stream.read(limit + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return ImageFile(file.path, f"the file cannot be read: {reason}")
+    if len(contents) > limit:  # It has grown.
+        return too_long
+    return ImageFile(file.path, contents=contents)
+
+
+def _most_bytes() -> int:
+    """Returns how long a file may be; asked for late, as it imports TensorFlow."""
+    from pmal_tf.serving.image_bytes import MAX_BYTES
+
+    return MAX_BYTES

@@ -1,0 +1,150 @@
+"""Conversion to TensorFlow Lite, for small devices."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from sklearn.metrics import roc_auc_score
+
+from pmal_tf.data.images import LabelledImages
+from pmal_tf.distances import point_to_set_distance
+from pmal_tf.evaluation.scores import unknown_scores
+from pmal_tf.quiet import quiet_libraries
+from pmal_tf.serving.versions import EXTRA
+from pmal_tf.training.model import PMALModel
+from pmal_tf.types import Images
+
+KINDS = ("float16", "int8")
+# Images that the ranges of int8 activations are taken from.
+_REPRESENTATIVE = 256
+# Images that are compared; a small device's runtime takes them one by one.
+_MOST_COMPARED = 2000
+
+
+def convert(
+    model: PMALModel,
+    kind: str,
+    folder: Path,
+    train_image: Images,
+    test: LabelledImages,
+) -> dict[str, Any]:
+    """Converts a model, and measures what that costs.
+
+    The Lite model takes `image`, one of the model's own size, float32 on the 0-255
+    scale, and gives `embedding` [1, D] and `logits` [1, K]. Distances are left to the
+    device, in float32: a cosine in 8 bits has 256 values.
+
+    Args:
+        model: A trained model whose prototypes were refreshed.
+        kind: `float16`: weights in half the bytes. `int8`: weights and arithmetic in
+            8 bits, with ranges from training images.
+        folder: The SavedModel's folder.
+        train_image: [N, H, W, 3] training images.
+        test: Test images, label -1 for unknown classes.
+
+    Returns:
+        `file`, `bytes`, `images` compared, `auroc` and `auroc_loss` of DR (fractions;
+        None where no image is unknown), `largest_distance_error`, and all in a `text`.
+    """
+    content = _convert(model, kind, train_image)
+    path = folder / EXTRA / f"model_{kind}.tflite"
+    path.write_bytes(content)
+    rng = np.random.default_rng(0)
+    chosen = np.sort(rng.permutation(len(test))[:_MOST_COMPARED])
+    images = test.take(np.isin(np.arange(len(test)), chosen))
+    pixels = np.asarray(images.image[:])
+    ours, lite = model.outputs(pixels), _run(content, pixels)
+    lite["distance"] = point_to_set_distance(
+        lite["embedding"], model.bank, model.bank_mask
+    ).numpy()
+    result: dict[str, Any] = {
+        "file": str(path.relative_to(folder)),
+        "bytes": len(content),
+        "images": len(images),
+        "largest_distance_error": float(
+            np.abs(ours["distance"] - lite["distance"]).max()
+        ),
+        "auroc": None,
+        "auroc_loss": None,
+    }
+    text = (
+        f"on {len(images)} test images its distances are off by at most "
+        f"{result['largest_distance_error']:.2g}"
+    )
+    is_unknown = images.is_unknown
+    if is_unknown.any() and not is_unknown.all():
+        before, after = (_auroc_dr(outputs, is_unknown) for outputs in (ours, lite))
+        result |= {"auroc": after, "auroc_loss": before - after}
+        text += (
+            f", and AUROC (DR) is {100 * after:.2f} % in place of {100 * before:.2f} %"
+        )
+    result["text"] = f"{text}."
+    logging.info("TensorFlow Lite, %s: %s", kind, result["text"])
+    return result
+
+
+def _auroc_dr(outputs: dict[str, np.ndarray], is_unknown: np.ndarray) -> float:
+    """Returns the AUROC of the distance rule."""
+    score = unknown_scores(outputs["distance"], outputs["logits"])["dr"]
+    return float(roc_auc_score(is_unknown, score))
+
+
+def _convert(model: PMALModel, kind: str, train_image: Images) -> bytes:
+    """Returns the Lite model's file."""
+    network = model.network
+    spec = tf.TensorSpec((1, *network.input.shape[1:]), tf.float32, name="image")
+
+    def compute(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = network(image, training=False)
+        return {
+            name: tf.cast(outputs[name], tf.float32) for name in ("embedding", "logits")
+        }
+
+    archive = keras.export.ExportArchive()
+    archive.track(network)
+    archive.add_endpoint("serving_default", compute, input_signature=[spec])
+    with quiet_libraries(), tempfile.TemporaryDirectory() as folder:
+        archive.write_out(folder, verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        return _with_optimizations(converter, kind, train_image).convert()
+
+
+def _with_optimizations(
+    converter: tf.lite.TFLiteConverter, kind: str, train_image: Images
+) -> tf.lite.TFLiteConverter:
+    """Tells a converter what to shrink."""
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if kind == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    else:
+        chosen = np.random.default_rng(0).permutation(len(train_image))
+        samples = [train_image[i : i + 1] for i in np.sort(chosen[:_REPRESENTATIVE])]
+
+        def representative() -> Iterator[list[np.ndarray]]:
+            for image in samples:
+                yield [np.asarray(image, np.float32)]
+
+        converter.representative_dataset = representative
+    return converter
+
+
+def _run(content: bytes, images: Images) -> dict[str, np.ndarray]:
+    """Applies a Lite model to images, one after the other."""
+    with warnings.catch_warnings():
+        # TensorFlow points to the interpreter's new package, which it does not bring.
+        warnings.simplefilter("ignore")
+        runner = tf.lite.Interpreter(model_content=content).get_signature_runner()
+    collected: dict[str, list[np.ndarray]] = {}
+    for start in range(len(images)):
+        image = np.asarray(images[start : start + 1], np.float32)
+        for name, value in runner(image=image).items():
+            collected.setdefault(name, []).append(value)
+    return {name: np.concatenate(values) for name, values in collected.items()}

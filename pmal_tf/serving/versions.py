@@ -1,0 +1,48 @@
+"""Version folders of exported models: `<name>/1`, `<name>/2`, ..."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from pmal_tf.errors import PmalError
+from pmal_tf.workdir import checksum, read_json
+
+METADATA = "metadata.json"
+# TensorFlow's name of the folder for files that come along with a SavedModel.
+EXTRA = "assets.extra"
+
+
+def versions(parent: Path) -> list[Path]:
+    """Returns the version folders, oldest first."""
+    found = (path for path in parent.glob("*") if path.name.isdecimal())
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def is_intact(folder: Path) -> bool:
+    """Tells whether an exported version still is what was written."""
+    try:
+        facts = read_json(folder / METADATA)
+        return facts.get("sha256") == checksum(folder, leave_out=(METADATA,))
+    except (OSError, PmalError):
+        return False
+
+
+def remove_old_versions(parent: Path, keep: int) -> list[str]:
+    """Removes all but the newest versions.
+
+    Args:
+        parent: The folder of the versions.
+        keep: How many stay, at least 1; 0 for all.
+
+    Returns:
+        The names of those removed.
+    """
+    old = versions(parent)[:-keep] if keep else []
+    for folder in old:
+        # A server must not see a version that is half gone.
+        leaving = folder.with_name(f"removing_{folder.name}")
+        shutil.rmtree(leaving, ignore_errors=True)
+        folder.rename(leaving)
+        shutil.rmtree(leaving)
+    return [folder.name for folder in old]

@@ -1,0 +1,229 @@
+"""The demo page in a real browser: dropped images, a broken file, no outside request.
+
+    python tests/acceptance/demo_in_browser.py [--saved_model=DIR] [--out=demo.png]
+
+Starts `python -m pmal_tf.demo` and opens its page in headless Chromium, which needs
+`pip install gradio playwright` and a Chromium (`CHROMIUM`, /usr/bin/chromium by
+default). Without a model it exports an untrained one, whose class names try to be HTML.
+Every score on the page must be the one that the SavedModel gives for the bytes of the
+file: the page must not encode images anew. Exits with 1 where anything is wrong.
+"""
+
+import argparse
+import base64
+import contextlib
+import importlib.util
+import io
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+ARGUMENTS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update"),
+    "--disable-sync",
+)
+CLASSES = ("<b>cat</b>", "${1 + 1} {{dog}}", "<script>document.title = 'hacked'")
+# Begins as a PNG file of 8 x 8 pixels does.
+_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x08\0\0\0\x08"
+# A header alone, or nothing of an image that can be read.
+BROKEN = {
+    "broken.png": (_HEADER + bytes(40), "damaged"),
+    "notes.txt": (b"Not an image at all.", "not a JPEG, PNG, GIF or BMP file"),
+    "webp.webp": (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "not a JPEG, PNG, GIF or BMP file"),
+}
+# Puts a file into a DataTransfer, as dragging it from the desktop does.
+TRANSFER = """([name, content]) => {
+  const bytes = Uint8Array.from(atob(content), x => x.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name));
+  return transfer;
+}"""
+
+
+def missing() -> list[str]:
+    """Names what this proof needs and does not find."""
+    found = [x for x in ("gradio", "playwright") if not importlib.util.find_spec(x)]
+    return found if Path(CHROMIUM).exists() else [*found, f"Chromium ({CHROMIUM})"]
+
+
+def export_untrained(folder: Path) -> Path:
+    """Exports a tiny network that has learnt nothing, and returns its folder."""
+    from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
+    from pmal_tf.mining.prototypes import Prototypes
+    from pmal_tf.serving.export import export_saved_model
+    from pmal_tf.training.model import PMALModel
+
+    ids = np.array([["train_1", "train_2"], ["train_3", "train_4"], ["<i>5</i>", ""]])
+    image = np.random.default_rng(0).integers(0, 256, (3, 2, 8, 8, 3)).astype(np.uint8)
+    prototypes = Prototypes(image, ids != "", ids, np.ones(ids.shape))
+    network = build_classifier("oscri", (8, 8, 3), 3, width=0.1)
+    model = PMALModel(embedding_and_logits(network), 2)
+    model.refresh_prototypes(prototypes.image, prototypes.mask)
+    # Prototypes themselves are known; about half of other images are not.
+    threshold = float(np.median(model.score(255 - image.reshape(-1, 8, 8, 3))))
+    export_saved_model(
+        model, folder, prototypes, class_names=CLASSES, threshold=threshold
+    )
+    return folder
+
+
+def sample_images(saved_model: Path) -> dict[str, bytes]:
+    """Returns files by name: a prototype as PNG, noise as JPEG, a large GIF, a BMP."""
+    from pmal_tf.serving.prototype_images import load_prototype_images
+
+    rng = np.random.default_rng(1)
+    noise = Image.fromarray(rng.integers(0, 256, (90, 120, 3)).astype(np.uint8))
+    large = Image.fromarray(np.tile(np.arange(1500, dtype=np.uint16) // 6, (900, 1)))
+    stored = load_prototype_images(saved_model)
+    prototype = noise if stored is None else Image.fromarray(stored.image[0])
+    files = {}
+    for name, image in (
+        *(("noise.jpg", noise), ("large.gif", large.convert("L"))),
+        *(("UPPER CASE.BMP", noise), ("prototype.png", prototype)),
+    ):
+        buffer = io.BytesIO()
+        kind = {"jpg": "JPEG"}.get(name[-3:], name[-3:].upper())
+        image.save(buffer, kind)
+        files[name] = buffer.getvalue()
+    return files
+
+
+@contextlib.contextmanager
+def demo(saved_model: Path) -> Iterator[str]:
+    """Runs the command, and gives the page's URL once it answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "pmal_tf.demo", f"--saved_model={saved_model}"),
+        *(f"--port={port}", "--noopen"),
+    ]
+    url = f"http://127.0.0.1:{port}/"
+    process = subprocess.Popen(command, text=True, stderr=subprocess.PIPE)
+    try:
+        for _ in range(1200):
+            assert process.poll() is None, f"the demo ended: {process.stderr.read()}"
+            with contextlib.suppress(urllib.error.URLError):
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            time.sleep(0.1)
+        else:
+            raise AssertionError("the demo did not answer within two minutes")
+        yield url
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert "Traceback" not in errors, errors
+
+
+def check_page(page, saved_model: Path) -> None:
+    """Sends files to the page and compares what it says with the SavedModel."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(saved_model))
+
+    def expect_answer(name: str, content: bytes) -> None:
+        row = loaded.signatures["serving_bytes"](image_bytes=tf.constant([content]))
+        verdict = row["class_name"].numpy()[0].decode()
+        score = float(row["unknown_score"].numpy()[0])
+        # The drop area shows the name too, while there is no answer yet.
+        page.locator(".pmal-file").get_by_text(name, exact=True).wait_for()
+        page.locator(".pmal-answer").wait_for()
+        shown = page.locator(".pmal-name").inner_text()
+        assert shown == verdict, f"{name}: {shown!r}, not {verdict!r}"
+        drawn = float(page.locator(".pmal-gauge").get_attribute("data-score"))
+        assert abs(drawn - score) < 1e-6, f"{name}: {drawn}, not {score}"
+        nearest = page.locator(".pmal-prototypes small").first.inner_text()
+        assert nearest == row["nearest_prototype"].numpy()[0].decode(), nearest
+        print(f"{name}: {verdict}, score {score:.6f}, nearest prototype {nearest}")
+
+    for place, (name, content) in enumerate(sample_images(saved_model).items()):
+        if place % 2:
+            drop(page, name, content)
+            print("dropped", end=" ")
+        else:
+            upload(page, name, content)
+            print("uploaded", end=" ")
+        expect_answer(name, content)
+        for broken, (spoilt, sentence) in list(BROKEN.items())[place : place + 1]:
+            upload(page, broken, spoilt)
+            page.get_by_text(f"No answer for {broken}").wait_for()
+            told = page.locator(".pmal-error p").inner_text()
+            assert sentence in told, told
+            assert page.locator(".pmal-verdict").count() == 0
+            print(f"{broken}: {told}")
+    assert page.title() == "pmal_tf: known or unknown?", page.title()
+    wide = page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
+    assert not wide, "the page is wider than its window"
+
+
+def upload(page, name: str, content: bytes) -> None:
+    """Chooses a file as the file dialog does."""
+    kind = "application/octet-stream"
+    file = {"name": name, "mimeType": kind, "buffer": content}
+    page.locator("input[type=file]").set_input_files([file])
+
+
+def drop(page, name: str, content: bytes) -> None:
+    """Drops a file onto the page's area."""
+    encoded = base64.b64encode(content).decode()
+    transfer = page.evaluate_handle(TRANSFER, [name, encoded])
+    area = page.locator("button:has(input[type=file])")
+    area.dispatch_event("drop", {"dataTransfer": transfer})
+
+
+def main(saved_model: Path | None, out: Path | None) -> None:
+    """Runs all checks.
+
+    Raises:
+        AssertionError: If one fails.
+    """
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        model = saved_model or export_untrained(Path(folder) / "untrained" / "1")
+        url = stack.enter_context(demo(model))
+        browser = stack.enter_context(sync_playwright()).chromium.launch(
+            executable_path=CHROMIUM, args=list(ARGUMENTS)
+        )
+        stack.callback(browser.close)
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(30_000)
+        hosts: set[str | None] = set()
+        complaints: list[str] = []
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(url)
+        page.get_by_text("Drop an image file").wait_for()
+        check_page(page, model)
+        # Pictures inside the page (data:) have no host.
+        assert hosts <= {"127.0.0.1", "localhost", None}, hosts
+        assert not complaints, complaints
+        print(f"Hosts that the page asked: {', '.join(sorted(filter(None, hosts)))}.")
+        if out is not None:
+            page.screenshot(path=out, full_page=True)
+            print(f"Screenshot: {out}")
+        print("The demo page: all as it should be.")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--saved_model", type=Path)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    if lacking := missing():
+        sys.exit(f"This proof needs {', '.join(lacking)}, not found here.")
+    main(arguments.saved_model, arguments.out)

@@ -1,0 +1,75 @@
+"""The model card says what it was given, and nothing it was not."""
+
+from pmal_tf.serving.model_card import render_model_card
+
+LEAST = {
+    "class_names": ["cat", "dog"],
+    "signatures": ["serving_bytes", "serving_default"],
+    "rule": "dr",
+    "threshold": 0.25,
+    "prototypes": 5,
+    "image_size": 32,
+    "versions": {"python": "3.11.7", "tensorflow": "2.21.0"},
+}
+RATES = {"known_rejected": 0.043, "unknown_rejected": 0.61}
+RUN = {
+    **LEAST,
+    "experiment": "photos",
+    "dataset": "folder",
+    "protocol": "folder",
+    "trial": 0,
+    "unknown_classes": ["fox"],
+    "unknown_is_estimate": True,
+    "results": {"acc": 0.987, "dr": {"auroc": 0.912, "oscr": 0.9}},
+    "calibration": {
+        "reject_rate": 0.05,
+        "rate_interval_90": [0.03, 0.07],
+        "source": "withheld",
+        "calibration_images": 300,
+        "measured_images": 100,
+        "unknown_images": 50,
+        "rules": {"dr": RATES},
+    },
+    "flags": "--dataset=folder\n",
+    "git_commit": "abc123",
+}
+
+
+def test_an_export_from_python_promises_nothing():
+    card = render_model_card(LEAST)
+    assert "`cat`, `dog`" in card
+    assert "**0.25**" in card
+    assert "nothing is promised" in card
+    for word in ("AUROC", "builds it again", "None", "commit"):
+        assert word not in card
+
+
+def test_a_run_s_card_tells_promise_measurement_and_flags():
+    card = render_model_card(RUN)
+    for text in (
+        *("# photos", "300 images", "withheld", "at most 5.0 %", "3.0 % and 7.0 %"),
+        *("100 other images of the known classes: 4.3 %", "Of 50 images of unknown"),
+        *("61.0 %", "98.7 %", "AUROC 91.2 %", "`fox`", "estimates", "abc123"),
+        *("--dataset=folder\n```", "tensorflow 2.21.0"),
+    ):
+        assert text in card, text
+
+
+def test_without_unknown_images_rejection_was_not_measured():
+    calibration = {
+        **RUN["calibration"],
+        "unknown_images": 0,
+        "rules": {"dr": {"known_rejected": None, "unknown_rejected": None}},
+    }
+    results = {"acc": 0.9, "dr": None}
+    card = render_model_card({**RUN, "calibration": calibration, "results": results})
+    assert "rejection was not measured" in card
+    for word in ("None", "AUROC", "other images of the known"):
+        assert word not in card
+
+
+def test_many_classes_are_not_all_listed():
+    names = [f"class {n}" for n in range(60)]
+    card = render_model_card({**LEAST, "class_names": names})
+    assert "`class 49` and 10 more." in card
+    assert "class 50`" not in card

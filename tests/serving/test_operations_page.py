@@ -1,0 +1,337 @@
+"""What the page on serving says one can ask, asked."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import tensorflow as tf
+from google.protobuf import text_format
+from grpc_server import serve_grpc
+from PIL import Image
+from rest_server import serve_rest
+from served_model import CLASSES, SIDE, export_tiny
+from tensorflow_serving.config import model_server_config_pb2
+
+import pmal_tf
+from pmal_tf.config import Config
+from pmal_tf.distances import point_to_set_distance
+from pmal_tf.evaluation.calibration import rate_interval
+from pmal_tf.serving import image_bytes, signatures, versions
+
+PAGE = (Path(__file__).parents[2] / "saved_models" / "README.md").read_text()
+TENSOR = re.compile(r"`(\w+)` (float32|int64|string|bool) \[([^\]]+)\]")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def rows_of(heading):
+    """Returns the cells of the table whose first column has a heading."""
+    table = re.search(
+        rf"^\| {heading} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", PAGE, re.MULTILINE
+    )
+    return [
+        [cell.strip() for cell in row.strip("|").split(" | ")]
+        for row in table[1].splitlines()
+    ]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder like the repository's root, with a served model and a photo."""
+    folder = tmp_path_factory.mktemp("root")
+    model = export_tiny(
+        folder / "saved_models" / "cifar10" / "trial_0" / "1", ["float16"]
+    )
+    pixels = np.random.default_rng(1).integers(0, 256, size=(30, 40, 3))
+    Image.fromarray(pixels.astype(np.uint8)).save(folder / "cat.jpg")
+    return folder, model
+
+
+@pytest.fixture(scope="module")
+def version(place):
+    return place[0] / "saved_models" / "cifar10" / "trial_0" / "1"
+
+
+@pytest.fixture(scope="module")
+def loaded(version):
+    return tf.saved_model.load(str(version))
+
+
+@pytest.fixture(scope="module")
+def expected(place, loaded):
+    """What the model itself says of the photo."""
+    content = (place[0] / "cat.jpg").read_bytes()
+    outputs = loaded.signatures["serving_bytes"](image_bytes=tf.constant([content]))
+    return {name: value.numpy() for name, value in outputs.items()}
+
+
+@pytest.fixture(scope="module")
+def rest_port(version):
+    with serve_rest(version) as port:
+        yield port
+
+
+def run(code, place, monkeypatch, **names):
+    monkeypatch.chdir(place[0])
+    exec(compile(code, "saved_models/README.md", "exec"), names)
+    return names
+
+
+def test_rest_example(place, expected, rest_port, monkeypatch, capsys):
+    (code,) = (block for block in blocks("python") if "import requests" in block)
+    assert code.count("localhost:8501") == 1
+    names = run(code.replace(":8501", f":{rest_port}"), place, monkeypatch)
+    (answer,) = names["answers"]
+    assert set(answer) == set(expected)
+    assert answer["class_name"] == expected["class_name"][0].decode()
+    assert answer["error"] == ""
+    np.testing.assert_allclose(answer["distance"], expected["distance"][0], atol=1e-6)
+    # By columns; the threshold is the client's.
+    outputs = names["outputs"]
+    assert set(outputs) == set(expected) - {"error"}
+    # TensorFlow and Pillow decode a JPEG's colours a little differently.
+    np.testing.assert_allclose(outputs["distance"], expected["distance"], atol=0.01)
+    assert outputs["is_unknown"] == [outputs["unknown_score"][0] > 0.3] == [False]
+    assert capsys.readouterr().out.endswith(f"{outputs['class_name']} [False]\n")
+    columns = {"images": [names["pixels"]] * 2, "threshold": [0.0, 2.0]}
+    both = names["ask"](signature_name="serving_images_threshold", inputs=columns)
+    assert both["outputs"]["is_unknown"] == [True, False]
+    # Past the end of the threshold's range.
+    columns = {"images": [names["pixels"]], "threshold": [2.1]}
+    with pytest.raises(ValueError, match="`threshold` must lie between 0 and 2"):
+        names["ask"](signature_name="serving_images_threshold", inputs=columns)
+
+
+def test_curl_example_sends_what_the_server_takes(place, expected, rest_port):
+    (command,) = blocks("sh")
+    command, count = re.subn(r"curl -d @- (\S+)", "cat", command)
+    assert count == 1
+    sent = subprocess.run(
+        ["sh", "-c", command], cwd=place[0], check=True, capture_output=True
+    )
+    body = json.loads(sent.stdout)
+    url = re.search(r"curl -d @- (\S+)", PAGE)[1].replace("8501", str(rest_port))
+    answer = requests.post(url, data=json.dumps(body), timeout=30)
+    assert answer.status_code == 200
+    # The response that is shown has the form of the real one.
+    (shown,) = json.loads(blocks("json")[0])["predictions"]
+    (real,) = answer.json()["predictions"]
+    assert list(answer.json()) == ["predictions"]
+    assert {name: type(value) for name, value in shown.items()} == {
+        name: type(value) for name, value in real.items()
+    }
+    assert shown["unknown_score"] == min(shown["distance"])
+    assert sum(shown["probabilities"]) == pytest.approx(1)
+    assert real["class_id"] == expected["class_id"][0]
+
+
+def test_status_and_metadata(loaded, rest_port):
+    urls = re.findall(r"`curl (\S+)`", PAGE)
+    answers = [
+        requests.get(url.replace("8501", str(rest_port)), timeout=30).json()
+        for url in urls
+    ]
+    assert answers[0]["model_version_status"][0]["state"] == "AVAILABLE"
+    known = answers[1]["metadata"]["signature_def"]["signature_def"]
+    assert set(loaded.signatures) <= set(known)
+
+
+def test_rest_server_is_as_strict_as_its_description(rest_port):
+    url = f"http://localhost:{rest_port}/v1/models/cifar10:predict"
+    for body, message in [
+        ({}, "either"),
+        ({"instances": [1], "inputs": [1]}, "either"),
+        ({"instances": [1], "signature_name": "nothing"}, "not found"),
+        ({"instances": [{"x": 1}]}, "Inputs must be"),
+    ]:
+        response = requests.post(url, json=body, timeout=30)
+        assert response.status_code == 400
+        assert message in response.json()["error"]
+    # A single input, and a single output, go without their names.
+    body = {
+        "signature_name": "embed",
+        "instances": np.zeros((2, SIDE, SIDE, 3)).tolist(),
+    }
+    rows = requests.post(url, json=body, timeout=30).json()["predictions"]
+    assert np.shape(rows)[0] == 2
+    assert np.ndim(rows) == 2
+
+
+def test_grpc_example(place, version, expected, monkeypatch, capsys):
+    import grpc
+    from tensorflow_serving.apis import predict_pb2
+
+    (code,) = (block for block in blocks("python") if "import grpc" in block)
+    assert code.count("localhost:8500") == 1
+    with serve_grpc(version) as (port, service):
+        names = run(code.replace(":8500", f":{port}"), place, monkeypatch)
+        assert set(names["outputs"]) == set(expected)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(names["outputs"][name], value)
+        assert expected["class_name"][0].decode() in capsys.readouterr().out
+        # The label of the version, as the page sets it.
+        assert "`request.model_spec.version_label`" in PAGE
+        names["request"].model_spec.version_label = "canary"
+        names["stub"].Predict(names["request"], timeout=30)
+        assert service.requests[-1].model_spec.version_label == "canary"
+        bad = predict_pb2.PredictRequest()
+        bad.model_spec.name = "cifar10"
+        bad.inputs["images"].CopyFrom(tf.make_tensor_proto(np.zeros(3, np.float32)))
+        with pytest.raises(grpc.RpcError) as raised:
+            names["stub"].Predict(bad, timeout=30)
+        assert raised.value.code().name in PAGE
+        names["channel"].close()
+
+
+def tensors(cell, sizes):
+    """Returns the names, types and shapes that a table's cell tells."""
+    return {
+        name: (tf.as_dtype(dtype), [sizes.get(side) for side in shape.split(", ")])
+        for name, dtype, shape in TENSOR.findall(cell)
+    }
+
+
+def test_signatures_are_those_of_the_table(loaded):
+    embed = loaded.signatures["embed"].structured_outputs["embedding"]
+    sizes = {"3": 3, "K": len(CLASSES), "D": embed.shape[-1]}
+    answers = {}
+    for name, _, _ in rows_of("output"):
+        answers |= tensors(name, sizes)
+    told = {}
+    for names, inputs, outputs in rows_of("signature"):
+        out = tensors(outputs, sizes) | (answers if "answers" in outputs else {})
+        if "--export_xla" in names:
+            names = re.sub("`--export_xla`", "", names)
+            assert re.findall(r"`(\w+)`", names) == ["serving_images_xla"]
+            continue
+        told |= {
+            name: (tensors(inputs, sizes), out)
+            for name in re.findall(r"`(\w+)`", names)
+        }
+
+    def form(specs):
+        return {name: (x.dtype, x.shape.as_list()) for name, x in specs.items()}
+
+    assert told == {
+        name: (
+            form(signature.structured_input_signature[1]),
+            form(signature.structured_outputs),
+        )
+        for name, signature in loaded.signatures.items()
+    }
+
+
+def test_unreadable_images_are_answered_as_the_table_says(loaded, rest_port):
+    url = f"http://localhost:{rest_port}/v1/models/cifar10:predict"
+    body = {"signature_name": "serving_bytes", "instances": [{"b64": "QUJD"}]}
+    (answer,) = requests.post(url, json=body, timeout=30).json()["predictions"]
+    assert answer.pop("error")
+    for name, _, value in rows_of("output"):
+        (key,) = TENSOR.match(name).groups()[:1]
+        if value == "1 / K":
+            wanted = 1 / len(CLASSES)
+        else:
+            wanted = json.loads(re.match("`(.*?)`", value)[1])
+        got = answer.pop(key)
+        assert (got if isinstance(got, list) else [got]) == [wanted] * np.size(got), key
+    assert not answer
+    pixels = np.full((1, SIDE, SIDE, 3), np.nan, np.float32)
+    embedding = loaded.signatures["embed"](images=tf.constant(pixels))["embedding"]
+    assert not embedding.numpy().any()
+
+
+def test_every_file_of_a_version_is_told(version):
+    told = re.findall(r"`([\w./*]+)`", " ".join(cells[0] for cells in rows_of("file")))
+    for pattern in told:
+        assert list(version.glob(pattern.rstrip("/"))), pattern
+    for path in version.rglob("*"):
+        name = str(path.relative_to(version))
+        if path.is_file():
+            assert any(
+                Path(name).match(pattern) or name.startswith(pattern)
+                for pattern in told
+            ), name
+    with np.load(version / "assets.extra" / "prototypes.npz") as arrays:
+        (cell,) = (row[1] for row in rows_of("file") if "prototypes.npz" in row[0])
+        assert set(re.findall(r"`(\w+)`", cell)) == set(arrays)
+    facts = json.loads((version / "metadata.json").read_text())
+    assert {"class_names", "threshold_range"} <= set(facts)
+    assert "tensorflow" in facts["versions"]
+
+
+def test_models_config_is_one():
+    (text,) = blocks("proto")
+    config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    (model,) = config.model_config_list.config
+    assert (model.name, model.model_platform) == ("cifar10", "tensorflow")
+    # Where the container finds the mounted folder.
+    assert f":{model.base_path}" in PAGE
+    served = list(model.model_version_policy.specific.versions)
+    assert dict(model.version_labels) == {"stable": 2, "canary": 3}
+    assert set(model.version_labels.values()) == set(served)
+    assert "/labels/canary:predict" in PAGE
+
+
+def test_distance_on_a_device_is_the_model_s(place, version, monkeypatch, capsys):
+    (code,) = (block for block in blocks("python") if "tf.lite" in block)
+    with pytest.warns(UserWarning, match="Interpreter"):
+        names = run(code, place, monkeypatch)
+    model, z = place[1], names["z"]
+    wanted = point_to_set_distance(z[None], model.bank, model.bank_mask)[0]
+    got = [names["distance"](z, k) for k in range(len(CLASSES))]
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
+    assert float(capsys.readouterr().out) == pytest.approx(min(got), abs=1e-6)
+    # An untrained network's prototypes are too alike to tell how they are weighed.
+    mask = model.bank_mask.numpy()
+    bank = np.random.default_rng(2).normal(size=model.bank.shape)
+    names["prototypes"] = bank[mask]
+    z = np.random.default_rng(3).normal(size=len(z))
+    wanted = point_to_set_distance(z[None], bank, mask)[0]
+    got = [names["distance"](z, k) for k in range(len(CLASSES))]
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
+    nothing = np.zeros_like(names["z"])
+    assert names["distance"](nothing, 0) == 1
+
+
+def test_threshold_example(place, monkeypatch):
+    (code,) = (block for block in blocks("python") if "conformal" in block)
+    scores = np.random.default_rng(3).uniform(size=19)
+    names = run(code, place, monkeypatch, scores=scores)
+    assert names["threshold"] == scores.max()
+    with pytest.raises(pmal_tf.PmalError, match="at least 19"):
+        run(code, place, monkeypatch, scores=scores[1:])
+
+
+def test_numbers_are_the_code_s():
+    low, high = rate_interval(1000, Config().reject_rate)
+    assert f"a rate of {100 * low:.1f} to {100 * high:.1f} %" in PAGE
+    assert f"`--reject_rate` ({100 * Config().reject_rate:g} %)" in PAGE
+    assert f"{image_bytes.MAX_PIXELS:,} pixels" in PAGE
+    assert f"{image_bytes.MAX_BYTES // 2**20} MiB" in PAGE
+    assert f"At most {signatures._MOST_AT_A_TIME} images" in PAGE
+
+
+def test_names_that_the_page_has_servers_pass_over(tmp_path):
+    (withdrawn,) = re.findall(r"`mv 3 (\w+)`", PAGE)
+    (writing,) = re.findall(r"written to `(\w+)<n>`", PAGE)
+    for name in (f"{writing}4", "2", withdrawn, "10"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in versions.versions(tmp_path)] == ["2", "10"]
+
+
+def test_flags_of_the_page_are_flags():
+    server = {
+        *("enable_batching", "batching_parameters_file", "model_config_file"),
+        *("model_config_file_poll_wait_seconds", "xla_cpu_compilation_enabled"),
+        "allow_version_labels_for_unavailable_models",
+    }
+    predict = {"saved_model", "format"}
+    told = set(re.findall(r"--(\w+)", PAGE))
+    assert told - server - predict <= set(vars(Config()))
+    assert server <= told
