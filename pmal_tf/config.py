@@ -33,8 +33,10 @@ _DEPENDS_ON = {
 }
 
 
-# Stands for a share that depends on the dataset.
-AUTO_FRACTION = -1.0
+# Stands for a share that depends on the dataset: a benchmark's training images are all
+# for training; who trains a model of their own images wants a promise that is kept.
+_AUTO_FRACTION = -1.0
+_FOLDER_FRACTION = 0.1
 
 _POSITIVE = Interval(low=0, open_low=True)
 _AT_LEAST_ONE = Interval(low=1)
@@ -389,7 +391,7 @@ class Config:
         allowed=Interval(low=0, high=1, open_low=True, open_high=True),
     )
     calibration_fraction: float = setting(
-        AUTO_FRACTION,
+        _AUTO_FRACTION,
         "Share of each class's training images that no training sees and that "
         "thresholds are set on; at 0 they are set on half of the known test images. "
         "-1: 0.1 for a folder of images, 0 for benchmarks.",
@@ -418,7 +420,8 @@ class Config:
     )
     keep_versions: int = setting(
         0,
-        "Exported versions of a trial that are kept, the newest; 0 for all.",
+        "Exported versions of a trial, the newest, that are kept when one is "
+        "exported; 0 for all.",
         allowed=_NOT_NEGATIVE,
     )
 
@@ -437,6 +440,9 @@ class Config:
                 "`calibration_fraction` must be a share between 0 and 0.5, or -1. "
                 f"Received: calibration_fraction={self.calibration_fraction}"
             )
+        if self.calibration_fraction == _AUTO_FRACTION:
+            fraction = _FOLDER_FRACTION if self.dataset == "folder" else 0.0
+            object.__setattr__(self, "calibration_fraction", fraction)
         if "control" in self.stages and self.stages != STAGES and not self.control:
             raise PmalError(
                 "`stages` may name the control only where there is one. Received: "
@@ -566,8 +572,12 @@ def config_from_flags() -> Config:
 
 
 def default_settings() -> dict[str, Any]:
-    """Returns every setting's default, as a JSON file holds it."""
-    return {f.name: _as_json(f.default) for f in dataclasses.fields(Config)}
+    """Returns what each setting was before it existed, as a JSON file holds it.
+
+    That is its default, but for the share withheld to set thresholds on: none was.
+    """
+    defaults = {f.name: _as_json(f.default) for f in dataclasses.fields(Config)}
+    return {**defaults, "calibration_fraction": 0.0}
 
 
 def _as_json(value: Any) -> Any:

@@ -41,7 +41,10 @@ def describe_environment(seed: int) -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """Returns the commit of the package's checkout, or None outside of one."""
+    """Returns the commit of the package's checkout, or None outside of one.
+
+    Followed by `with local changes` where the package is not as committed.
+    """
     package = Path(__file__).resolve().parent
     try:
         answer = subprocess.run(
@@ -52,12 +55,16 @@ def _git_commit() -> str | None:
         )
         if answer.returncode:
             return None
-        return subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=package,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        commit, changes = (
+            subprocess.run(
+                ["git", *command],
+                cwd=package,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "."])
+        )
+        return f"{commit} with local changes" if changes else commit
     except (OSError, subprocess.CalledProcessError):
         return None

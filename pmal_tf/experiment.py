@@ -160,6 +160,11 @@ def _check_devices(config: Config) -> None:
         PmalError: If they cannot.
     """
     check_precision(config.precision)
+    if config.tflite and config.precision != "float32":
+        raise PmalError(
+            "TensorFlow Lite's converter takes networks in float32 only. Received: "
+            f"tflite={','.join(config.tflite)} with precision={config.precision}"
+        )
     replicas = distribution.replicas()
     if config.batch_size % replicas:
         raise PmalError(

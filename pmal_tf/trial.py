@@ -7,16 +7,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from pmal_tf import distribution
-from pmal_tf.config import AUTO_FRACTION, Config
+from pmal_tf.config import Config
 from pmal_tf.data.hashing import hash_ids
 from pmal_tf.data.images import (
     LabelledImages,
     Source,
     SourceOptions,
-    lowest_share,
+    proportional_share,
     take_per_class,
 )
 from pmal_tf.data.pipeline import TrainingPipeline
@@ -32,9 +33,6 @@ from pmal_tf.training.recipe import Recipe
 from pmal_tf.workdir import MARKER, STARTED, read_json, write_json
 
 DATA_RECORD = "data.json"
-# A benchmark's training images are all for training; who trains a model of their own
-# images wants one whose threshold keeps its promise.
-_FOLDER_FRACTION = 0.1
 
 
 def source_options(config: Config) -> SourceOptions:
@@ -121,7 +119,10 @@ class Trial:
         """
         train, test = apply_split(self.source, self.split, *self.source.load())
         rank = hash_ids(train.example_id, "calibration images", self.config.seed)
-        is_withheld = lowest_share(train.label, rank, self.calibration_fraction)
+        is_withheld = proportional_share(
+            *(train.label, rank, self.config.calibration_fraction),
+            start=np.random.default_rng(self.config.seed).random(),
+        )
         calibration, train = train.take(is_withheld), train.take(~is_withheld)
         rank = hash_ids(train.example_id, "subset", self.config.seed)
         train = take_per_class(train, self.config.train_images_per_class, rank)
@@ -232,14 +233,6 @@ class Trial:
     def calibration(self) -> LabelledImages:
         """Images of the known classes that only thresholds are set on; often none."""
         return self._data.calibration
-
-    @property
-    def calibration_fraction(self) -> float:
-        """Share of each class's training images that training does not see."""
-        fraction = self.config.calibration_fraction
-        if fraction == AUTO_FRACTION:
-            return _FOLDER_FRACTION if self.config.dataset == "folder" else 0.0
-        return fraction
 
     def seed(self, *purpose: str | int) -> int:
         """Returns a seed derived from (seed, trial, purpose)."""

@@ -10,6 +10,7 @@ from pmal_tf.config import (
     STAGES,
     Config,
     config_from_flags,
+    default_settings,
     define_flags,
     parse_arguments,
 )
@@ -368,6 +369,13 @@ def test_the_flags_of_a_config_are_a_flagfile_of_it(config, parse, tmp_path):
     file = tmp_path / "flags.txt"
     file.write_text(config.to_flags())
     assert parse(f"--flagfile={file}") == config
+
+
+def test_images_are_withheld_of_folders_alone():
+    assert Config().calibration_fraction == 0.0
+    assert Config(dataset="folder").calibration_fraction == 0.1
+    assert Config(dataset="folder", calibration_fraction=0.0).calibration_fraction == 0
+    assert default_settings()["calibration_fraction"] == 0.0
 
 
 @pytest.mark.parametrize("fraction", [-0.5, 0.6, -2.0])

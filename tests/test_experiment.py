@@ -306,3 +306,10 @@ def test_overview_draws_the_trial(finished, tmp_path):
 def test_stages_of_the_plan_are_those_of_the_flag():
     kinds = {stage.kind for stage in experiment.plan(Config(control=True))}
     assert kinds == set(Config().stages)
+
+
+def test_lite_models_are_of_float32(tmp_path):
+    config = tiny(tmp_path, tflite=("int8",), precision="mixed_bfloat16")
+    with pytest.raises(PmalError, match=r"float32 only\. Received: tflite=int8"):
+        run_experiment(config)
+    assert not list(tmp_path.iterdir())

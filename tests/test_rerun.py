@@ -233,3 +233,38 @@ def test_divergence_names_stage_and_step_and_keeps_what_was_made(run_copy, start
         run_experiment(dataclasses.replace(changed, stages=("optimize",), margin=2.0))
     assert started == []
     assert (trial_folder(run_copy) / "pretrain_0" / "model.keras").exists()
+
+
+def exported_version(folder, number):
+    version = folder / "saved_models" / "tiny" / "trial_0" / number
+    return json.loads((version / "metadata.json").read_text())
+
+
+def test_another_rule_is_another_version_and_nothing_else(run_copy, started):
+    run_experiment(tiny(run_copy, rule="pr", keep_versions=2))
+    assert started == ["export"]
+    one, two = (exported_version(run_copy, number) for number in "12")
+    assert (one["rule"], two["rule"]) == ("dr", "pr")
+    calibration = json.loads((trial_folder(run_copy) / "calibration.json").read_text())
+    threshold = calibration["rules"]["pr"]["threshold"]
+    assert two["threshold"] == pytest.approx(threshold, rel=1e-6)
+    run_experiment(tiny(run_copy, rule="mls", keep_versions=2))
+    assert not (run_copy / "saved_models" / "tiny" / "trial_0" / "1").exists()
+    assert exported_version(run_copy, "3")["rule"] == "mls"
+
+
+def test_an_export_can_be_made_anew(run_copy, started):
+    config = tiny(run_copy, overwrite=True, stages=("export",))
+    run_experiment(config)
+    assert started == ["export"]
+    assert exported_version(run_copy, "2")["sha256"]
+
+
+def test_scores_older_than_withheld_images_are_made_anew(run_copy, started):
+    path = trial_folder(run_copy) / "evaluate" / "done.json"
+    marker = json.loads(path.read_text())
+    del marker["facts"]["calibration"]
+    path.write_text(json.dumps(marker))
+    run_experiment(tiny(run_copy))
+    # The scores are the same, and so is what was made from them.
+    assert started == ["evaluate"]

@@ -168,25 +168,32 @@ def take_per_class(
     return images.take(keep)
 
 
-def lowest_share(label: np.ndarray, rank: np.ndarray, share: float) -> np.ndarray:
-    """Chooses a share of each class, the images of lowest rank.
+def proportional_share(
+    label: np.ndarray, rank: np.ndarray, share: float, start: float
+) -> np.ndarray:
+    """Chooses a share of the images, of each class as nearly that share as can be.
+
+    A systematic sample: of all images, class after class and by rank within each, every
+    1/share-th, from a random start on. Each image is chosen with the same probability,
+    however small its class, so that those chosen and those not are alike.
 
     Args:
         label: [N] class indices.
         rank: [N] numbers, usually seeded hashes of the example ids.
-        share: In [0, 1). Of a class of two images or more, at least one is chosen where
-            the share is not 0, and at least one is not.
+        share: In [0, 1).
+        start: Random number in [0, 1).
 
     Returns:
-        [N] booleans.
+        [N] booleans; all images of a class are never chosen, so of a single one none.
     """
+    order = np.lexsort((rank, label))
+    steps = np.floor(np.arange(len(label) + 1) * share + start)
     chosen = np.zeros(len(label), bool)
-    if share == 0:
-        return chosen
+    chosen[order] = np.diff(steps) > 0
     for index in np.unique(label):
-        members = np.flatnonzero(label == index)
-        count = min(max(round(share * len(members)), 1), len(members) - 1)
-        chosen[members[np.argsort(rank[members], kind="stable")[:count]]] = True
+        members = label == index
+        if chosen[members].all():
+            chosen[members] = False
     return chosen
 
 

@@ -118,7 +118,8 @@ def calibrate(
     if reject_rate < least:
         logging.warning(
             "A false-rejection rate of %g needs %d known images to calibrate on; with "
-            "%d to calibrate on (%s), the threshold promises %.3g.",
+            "%d to calibrate on (%s), the threshold promises %.3g. More images, or a "
+            "larger --calibration_fraction, would help.",
             *(reject_rate, math.ceil(1 / reject_rate) - 1, count, source, least),
         )
         reject_rate = least

@@ -25,6 +25,6 @@ def describe_export(folder: Path, name: str, calibration: dict[str, Any]) -> str
     ]
     measured = f"; it rejects {' and '.join(rejected)} test images" if rejected else ""
     return (
-        f"Exported {folder}: above {_SCORES[name]} of {rule['threshold']:.3f} an image "
+        f"Exported {folder}: above {_SCORES[name]} of {rule['threshold']:.4g} an image "
         f"is unknown{measured}.\n"
     )

@@ -152,7 +152,9 @@ def _score(answer: Explanation, exported: ExportedModel) -> Iterator[str]:
     yield f'<div class="pmal-zone" style="width:{place(answer.score)}"></div>'
     yield f'<div class="pmal-mark" style="left:{place(threshold)}"></div></div>'
     yield '<div class="pmal-scale">'
-    yield f"<span>{_number(low)}</span>"
+    # Close to the left end, the word would lie on the number.
+    is_clear = threshold - low > 0.15 * (high - low)
+    yield f"<span>{_number(low) if is_clear else ''}</span>"
     yield f'<span class="pmal-at" style="left:{place(threshold)}">threshold</span>'
     yield f"<span>{_number(high)}</span></div><div>{sentence}.</div>"
 

@@ -30,7 +30,8 @@ class Answering:
         network: [batch, H, W, C] images to `embedding` [batch, D] and `logits`
             [batch, K], in inference mode.
         input_shape: (H, W, C); H and W may be None for a network of any size.
-        bank: [K, T, D] float32 embeddings of the prototypes.
+        bank: [K, T, D] float32 embeddings of the prototypes; a variable, since every
+            signature would hold copies of a constant.
         mask: [K, T] boolean, False where padded.
         prototype_id: [K, T] example ids of the prototypes.
         class_names: K names.
@@ -40,7 +41,7 @@ class Answering:
 
     network: Network
     input_shape: tuple[int | None, int | None, int]
-    bank: np.ndarray
+    bank: tf.Variable
     mask: np.ndarray
     prototype_id: np.ndarray
     class_names: tuple[str, ...]
@@ -101,13 +102,12 @@ class Answering:
             sound &= readable
         embedding, logits = outputs["embedding"], outputs["logits"]
         count = len(self.class_names)
+        distance = point_to_set_distance(embedding, self.bank, tf.constant(self.mask))
+        # Of a huge embedding, though finite, the square is not.
+        sound &= tf.reduce_all(tf.math.is_finite(distance), axis=1)
         distance = tf.where(
             sound[:, None],
-            tf.clip_by_value(
-                point_to_set_distance(embedding, self.bank, tf.constant(self.mask)),
-                0.0,
-                UNREADABLE_DISTANCE,
-            ),
+            tf.clip_by_value(distance, 0.0, UNREADABLE_DISTANCE),
             UNREADABLE_DISTANCE,
         )
         score = tf.where(

@@ -80,7 +80,11 @@ def export_saved_model(
     answering = Answering(
         network=lambda images: network(images, training=False),
         input_shape=tuple(network.input.shape[1:]),
-        bank=keras.ops.convert_to_numpy(model.bank).astype(np.float32),
+        bank=tf.Variable(
+            keras.ops.convert_to_numpy(model.bank).astype(np.float32),
+            trainable=False,
+            name="prototypes",
+        ),
         mask=keras.ops.convert_to_numpy(model.bank_mask),
         prototype_id=prototypes.example_id,
         class_names=tuple(class_names),
@@ -182,6 +186,7 @@ def _write(
     """
     archive = keras.export.ExportArchive()
     archive.track(network)
+    archive.track(answering.bank)
     signatures = build_signatures(answering, xla=xla)
     for name, (function, inputs) in signatures.items():
         archive.add_endpoint(name, function, input_signature=inputs)

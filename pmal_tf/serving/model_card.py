@@ -35,7 +35,7 @@ def render_model_card(facts: dict[str, Any]) -> str:
 def _purpose(facts: dict[str, Any]) -> Iterator[str]:
     """Says what the model is for."""
     names = facts["class_names"]
-    shown = ", ".join(f"`{name}`" for name in names[:_MOST_NAMES])
+    shown = ", ".join(_code(name) for name in names[:_MOST_NAMES])
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     yield f"# {facts.get('experiment', 'Open set classifier')}"
     yield ""
@@ -111,7 +111,7 @@ def _results(facts: dict[str, Any]) -> Iterator[str]:
     )
     measured = results.get(facts["rule"])
     if measured is not None:
-        unknown = ", ".join(f"`{name}`" for name in facts["unknown_classes"][:20])
+        unknown = ", ".join(_code(name) for name in facts["unknown_classes"][:20])
         more = len(facts["unknown_classes"]) - 20
         yield (
             f"By the model's rule: AUROC {_percent(measured['auroc'])}, OSCR "
@@ -170,6 +170,11 @@ def _origin(facts: dict[str, Any]) -> Iterator[str]:
         yield "```"
         yield facts["flags"].rstrip()
         yield "```"
+
+
+def _code(name: str) -> str:
+    """Renders a name as code, which must stand on one line without a backtick."""
+    return f"`{' '.join(name.split()).replace('`', chr(39))}`"
 
 
 def _percent(share: float) -> str:

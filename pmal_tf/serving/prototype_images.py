@@ -61,7 +61,7 @@ def save_prototype_images(
         image,
         prototypes.example_id[mask].astype(str),
         np.nonzero(mask)[0].astype(np.int32),
-        answering.bank[mask],
+        answering.bank.numpy()[mask],
     )
 
     def save(path: Path) -> None:

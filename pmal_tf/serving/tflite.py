@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from pmal_tf.data.images import LabelledImages
 from pmal_tf.distances import point_to_set_distance
+from pmal_tf.errors import PmalError, first_line
 from pmal_tf.evaluation.scores import unknown_scores
 from pmal_tf.quiet import quiet_libraries
 from pmal_tf.serving.versions import EXTRA
@@ -114,7 +115,14 @@ def _convert(model: PMALModel, kind: str, train_image: Images) -> bytes:
     with quiet_libraries(), tempfile.TemporaryDirectory() as folder:
         archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        return _with_optimizations(converter, kind, train_image).convert()
+        try:
+            return _with_optimizations(converter, kind, train_image).convert()
+        except Exception as error:  # The converter's own error is not public.
+            raise PmalError(
+                "TensorFlow Lite's converter must know the network's operations. "
+                f"Received: {first_line(error)}. Leave out --tflite={kind}; the stages "
+                "that are finished are kept."
+            ) from error
 
 
 def _with_optimizations(

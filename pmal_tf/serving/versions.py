@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,18 @@ def versions(parent: Path) -> list[Path]:
     """Returns the version folders, oldest first."""
     found = (path for path in parent.glob("*") if path.name.isdecimal())
     return sorted(found, key=lambda path: int(path.name))
+
+
+def next_version(parent: Path) -> Path:
+    """Returns the folder for the next version, with a number that none has.
+
+    Numbers of versions that were set aside by another name, e.g. `withdrawn_3`, count:
+    a log that names a version must not mean two.
+    """
+    names = (path.name for path in parent.glob("*") if "writing" not in path.name)
+    found = (re.fullmatch(r"(?:.*_)?(\d+)", name) for name in names)
+    newest = max((int(match[1]) for match in found if match), default=0)
+    return parent / str(newest + 1)
 
 
 def is_intact(folder: Path) -> bool:
@@ -38,11 +51,12 @@ def remove_old_versions(parent: Path, keep: int) -> list[str]:
     Returns:
         The names of those removed.
     """
+    for left in parent.glob("removing_*"):  # By a process that was killed.
+        shutil.rmtree(left)
     old = versions(parent)[:-keep] if keep else []
     for folder in old:
         # A server must not see a version that is half gone.
         leaving = folder.with_name(f"removing_{folder.name}")
-        shutil.rmtree(leaving, ignore_errors=True)
         folder.rename(leaving)
         shutil.rmtree(leaving)
     return [folder.name for folder in old]

@@ -85,7 +85,12 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
 
 
 def is_stale(trial: Trial, marker: Marker) -> bool:
-    """Tells whether images have changed since they were scored."""
+    """Tells whether images have changed since they were scored.
+
+    Scores that are older than the withheld images lack what is told of thresholds.
+    """
+    if "calibration" not in marker.facts:
+        return True
     for name in _JUDGED:
         scored, current = marker.facts.get(name), trial.data_record.get(name)
         if None not in (scored, current) and scored != current:

@@ -8,15 +8,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from pmal_tf.api import load_model
 from pmal_tf.mining.prototypes import Prototypes
 from pmal_tf.serving.export import export_saved_model
+from pmal_tf.serving.rules import THRESHOLD_RANGES
 from pmal_tf.serving.tflite import convert
 from pmal_tf.serving.versions import (
     METADATA,
     is_intact,
+    next_version,
     remove_old_versions,
     versions,
 )
@@ -29,28 +32,35 @@ from pmal_tf.workdir import Marker, read_json
 def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
     """Writes the next version of the SavedModel, unless it is there already."""
     parent, made_from = parent_folder(trial), _made_from(trial)
-    existing = versions(parent)
+    existing = versions(parent)[-1:]
     # A run that was killed between the export and its marker left a good version.
-    if existing and is_intact(existing[-1]):
-        if read_json(existing[-1] / METADATA).get("made_from") == made_from:
-            return [], {"version": existing[-1].name}
-    folder = parent / str(int(existing[-1].name) + 1 if existing else 1)
+    if existing and not trial.config.overwrite and is_intact(existing[0]):
+        if read_json(existing[0] / METADATA).get("made_from") == made_from:
+            return [], {"version": existing[0].name}
+    folder = next_version(parent)
+    _export(trial, folder, made_from)
+    removed = remove_old_versions(parent, trial.config.keep_versions)
+    if removed:
+        logging.info("Removed versions %s of %s", ", ".join(removed), parent)
+    return [], {"version": folder.name}
+
+
+def _export(trial: Trial, folder: Path, made_from: str) -> None:
+    """Writes a version of the trial's model."""
     prototypes, config = load_prototypes(trial), trial.config
     model = load_model(trial.folder / "optimize" / "model.keras")
     calibration = read_json(trial.folder / "calibration.json")
+    threshold = calibration["rules"][config.rule]["threshold"]
     export_saved_model(
         *(model, folder, prototypes),
         class_names=trial.split.known,
-        threshold=calibration["rules"][config.rule]["threshold"],
+        # A distance of 0 may be computed as a little less.
+        threshold=float(np.clip(threshold, *THRESHOLD_RANGES[config.rule])),
         rule=config.rule,
         xla=config.export_xla,
         metadata=_facts(trial, calibration) | {"made_from": made_from},
         add=functools.partial(_add_tflite, trial, model, prototypes),
     )
-    removed = remove_old_versions(parent, config.keep_versions)
-    if removed:
-        logging.info("Removed versions %s of %s", ", ".join(removed), parent)
-    return [], {"version": folder.name}
 
 
 def is_stale(trial: Trial, marker: Marker) -> bool:

@@ -2,14 +2,17 @@
 
 import io
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from tiny_export import CLASSES, serve, serve_bytes
+from tiny_export import CLASSES, export, serve, serve_bytes
 
+from pmal_tf.backbones.classifier import embedding_and_logits
 from pmal_tf.data.decode import decode_image
 from pmal_tf.serving.image_bytes import ERRORS
+from pmal_tf.training.model import PMALModel
 
 SIGNATURES = ("serving_default", "serving_images_threshold", "embed")
 
@@ -188,3 +191,17 @@ def test_a_request_of_nothing_but_bad_files(loaded):
     answers = serve_bytes(loaded, [b"", b"GIF89a"])
     assert_unreadable(answers, 0)
     assert_unreadable(answers, 1)
+
+
+def test_embeddings_whose_squares_are_not_finite_are_unknown(prototypes, tmp_path):
+    image = keras.Input((8, 8, 3))
+    z = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1e20)(image))
+    classifier = keras.Model(
+        image, keras.layers.Dense(3, kernel_initializer="zeros")(z)
+    )
+    model = PMALModel(embedding_and_logits(classifier), 2)
+    model.refresh_prototypes(prototypes.image, prototypes.mask)
+    loaded = export(model, prototypes, tmp_path / "1", 2.0)
+    answers = serve(loaded, np.full((2, 8, 8, 3), 100.0))
+    assert_finite(answers)
+    assert_unreadable(answers, 0)

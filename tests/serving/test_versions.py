@@ -4,7 +4,12 @@ import shutil
 
 import pytest
 
-from pmal_tf.serving.versions import is_intact, remove_old_versions, versions
+from pmal_tf.serving.versions import (
+    is_intact,
+    next_version,
+    remove_old_versions,
+    versions,
+)
 
 
 def test_an_export_that_was_touched_is_not_intact(exported, tmp_path):
@@ -42,3 +47,18 @@ def test_the_newest_versions_stay(parent, keep, left):
     assert set(removed) == {"1", "2", "9", "10"} - left
     names = {path.name for path in parent.iterdir()}
     assert names == left | {"writing_11", "withdrawn_3"}
+
+
+def test_no_number_is_given_twice(parent, tmp_path):
+    assert next_version(parent).name == "11"
+    (parent / "10").rename(parent / "withdrawn_10")
+    assert next_version(parent).name == "11"
+    (parent / "withdrawn_25").mkdir()
+    assert next_version(parent).name == "26"
+    assert next_version(parent / "none").name == "1"
+
+
+def test_what_a_killed_removal_left_is_removed(parent):
+    (parent / "removing_0").mkdir()
+    remove_old_versions(parent, 0)
+    assert not (parent / "removing_0").exists()
