@@ -67,7 +67,13 @@ class Answering:
         """
         is_finite = tf.math.is_finite(images)
         sound = tf.reduce_all(is_finite, axis=(1, 2, 3))
-        images = tf.where(is_finite, tf.clip_by_value(images, 0.0, 255.0), 0.0)
+        clipped = tf.clip_by_value(images, 0.0, 255.0)
+        # `where` costs as much as all else here, and is hardly ever needed.
+        images = tf.cond(
+            tf.reduce_all(sound),
+            lambda: clipped,
+            lambda: tf.where(is_finite, clipped, 0.0),
+        )
         height, width, _ = self.input_shape
         if height is not None and height == width:
             images = resize_images(images, height)
