@@ -109,6 +109,19 @@ class Config:
         "Files of a folder of images that may be unreadable; they are passed over.",
         allowed=_NOT_NEGATIVE,
     )
+    tuning_held_out: bool = setting(
+        False,
+        "For tuning: hold a third of the known classes out, at least one, and a fifth "
+        "of the others' training images, and evaluate on these; test images are not "
+        "looked at.",
+        stage="pretrain",
+    )
+    share_stages: bool = setting(
+        False,
+        "Take stages, embeddings and robustness that another run of --workdir has made "
+        "from the same things, and leave one's own for others, under "
+        "<workdir>/shared.",
+    )
     trials: tuple[int, ...] = setting(
         (0,), "Trials to run, e.g. 0,1,2.", allowed=_NOT_NEGATIVE
     )
@@ -337,6 +350,13 @@ class Config:
         "Memory in MiB for what grows with the number of images in mining.",
         allowed=_AT_LEAST_ONE,
     )
+    mining_repeats: int = setting(
+        0,
+        "Times that mining is repeated with other classifiers, for a figure of how "
+        "much prototypes vary; each trains --num_models more.",
+        stage="mine",
+        allowed=_NOT_NEGATIVE,
+    )
     margin: float = setting(
         0.5,
         "Margin delta of Eq. 9.",
@@ -345,6 +365,13 @@ class Config:
     )
     prototype_weight: float = setting(
         1.0, "Weight lambda_p of Eq. 10.", stage="optimize", allowed=_NOT_NEGATIVE
+    )
+    set_distance: str = setting(
+        "attention",
+        "Distance to a class: to the attention-weighted mean of its prototypes, Eq. 11 "
+        "(attention), or to its nearest prototype (nearest).",
+        stage="optimize",
+        allowed=("attention", "nearest"),
     )
     prototype_mode: str = setting(
         "joint",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 # Smallest squared norm that is divided by; below it a vector counts as zero and its
@@ -43,7 +45,17 @@ def pairwise_euclidean(
 def point_to_set_distance(
     embeddings: tf.Tensor, prototypes: tf.Tensor, mask: tf.Tensor
 ) -> tf.Tensor:
-    """Attention point-to-set distance d(z, z(P_k)), Eq. 11.
+    """Attention point-to-set distance d(z, z(P_k)), Eq. 11, without the attention.
+
+    See `attention_to_set`.
+    """
+    return attention_to_set(embeddings, prototypes, mask)[0]
+
+
+def attention_to_set(
+    embeddings: tf.Tensor, prototypes: tf.Tensor, mask: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Attention point-to-set distance d(z, z(P_k)), Eq. 11, and the attention a.
 
     For one sample z and the prototypes p_1..p_T of class k:
 
@@ -62,7 +74,8 @@ def point_to_set_distance(
     Returns:
         [batch, K] distances in [0, 2], float64 for float64 embeddings, else float32. A
         set with no prototype left, and a sample or a mean prototype of length zero, has
-        distance 1.
+        distance 1. And [batch, K, T] weights, which add up to 1 over a set that has a
+        prototype left, else to 0.
     """
     embeddings = _at_least_float32(embeddings)
     prototypes = tf.cast(prototypes, embeddings.dtype)
@@ -72,7 +85,52 @@ def point_to_set_distance(
     scores = tf.where(mask, similarity / tf.sqrt(dimension), _MASKED_SCORE)
     # The second `where` empties sets that are masked whole, where softmax is uniform.
     attention = tf.where(mask, tf.nn.softmax(scores, axis=-1), 0.0)
-    attended = tf.einsum("bkt,ktd->bkd", attention, prototypes)
+    return _distance_to_mean(embeddings, prototypes, attention), attention
+
+
+def nearest_in_set(
+    embeddings: tf.Tensor, prototypes: tf.Tensor, mask: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Distance to the nearest prototype of a set, min_l (1 - cos(z, p_l)).
+
+    "The commonly adopted way" that Table 3 compares Eq. 11 with. It is Eq. 11 with all
+    attention on the prototype of the largest cosine.
+
+    Args:
+        embeddings: See `attention_to_set`.
+        prototypes: See there.
+        mask: See there.
+
+    Returns:
+        Distances and weights as there; the weights are 1 for the nearest prototype.
+    """
+    embeddings = _at_least_float32(embeddings)
+    prototypes = tf.cast(prototypes, embeddings.dtype)
+    # The sample's own length does not change which prototype is nearest.
+    directions = prototypes * _inverse_norm(prototypes)[..., None]
+    similarity = tf.einsum("bd,ktd->bkt", embeddings, directions)
+    mask = tf.broadcast_to(mask, tf.shape(similarity))
+    nearest = tf.argmax(
+        tf.where(mask, similarity, similarity.dtype.min), axis=-1, output_type=tf.int32
+    )
+    onehot = tf.one_hot(nearest, tf.shape(similarity)[-1], dtype=embeddings.dtype)
+    weight = tf.where(mask, onehot, 0.0)
+    return _distance_to_mean(embeddings, prototypes, weight), weight
+
+
+SetDistance = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+# Distances of samples to sets of prototypes, by the value of `--set_distance`.
+SET_DISTANCES: dict[str, SetDistance] = {
+    "attention": attention_to_set,
+    "nearest": nearest_in_set,
+}
+
+
+def _distance_to_mean(
+    embeddings: tf.Tensor, prototypes: tf.Tensor, weight: tf.Tensor
+) -> tf.Tensor:
+    """Returns [batch, K] values 1 - cos(z, sum_l weight_l p_l)."""
+    attended = tf.einsum("bkt,ktd->bkd", weight, prototypes)
     cosine = tf.einsum("bd,bkd->bk", embeddings, attended)
     cosine *= _inverse_norm(embeddings)[:, None] * _inverse_norm(attended)
     return 1.0 - cosine

@@ -37,8 +37,7 @@ def plan(config: Config) -> list[Stage]:
     stages = [
         Stage(
             name,
-            # A rival's own model is made and remade with the mining that needs it.
-            "mine" if model == pretrain.MC_DROPOUT else "pretrain",
+            pretrain.kind_of(model),
             functools.partial(pretrain.run, model=model),
             is_stale=pretrain.is_stale,
         )

@@ -13,6 +13,7 @@ from absl import logging
 from pmal_tf import distribution
 from pmal_tf.config import Config
 from pmal_tf.data.hashing import hash_ids
+from pmal_tf.data.held_out import hold_out_classes, images_of_held_out
 from pmal_tf.data.images import (
     LabelledImages,
     Source,
@@ -23,10 +24,13 @@ from pmal_tf.data.images import (
 from pmal_tf.data.pipeline import TrainingPipeline
 from pmal_tf.data.sources import open_source
 from pmal_tf.data.splits import OpenSetSplit, apply_split, open_set_split
+from pmal_tf.environment import library_versions
 from pmal_tf.errors import PmalError
 from pmal_tf.mining.anchors import LEAST_PER_CLASS, check_anchors
 from pmal_tf.mining.mine import MiningSettings
 from pmal_tf.seeds import derive_seed
+from pmal_tf.shared_stages import FOLDER as SHARED
+from pmal_tf.shared_stages import SharedFiles
 from pmal_tf.training.checkpoints import remove_checkpoints
 from pmal_tf.training.fit import StageRecords
 from pmal_tf.training.recipe import Recipe
@@ -84,9 +88,12 @@ class Trial:
     def split(self) -> OpenSetSplit:
         """The known and unknown classes."""
         config = self.config
-        return open_set_split(
+        split = open_set_split(
             self.source, config.protocol, self.number, config.known_classes
         )
+        if not config.tuning_held_out:
+            return split
+        return hold_out_classes(split, self.seed("held-out classes"))
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -117,7 +124,12 @@ class Trial:
         Raises:
             PmalError: If a model was trained on others.
         """
-        train, test = apply_split(self.source, self.split, *self.source.load())
+        train, test = self.source.load()
+        if self.config.tuning_held_out:
+            seed = self.seed("held-out images")
+            train, test = images_of_held_out(self.source, self.split, train, seed)
+        else:
+            train, test = apply_split(self.source, self.split, train, test)
         rank = hash_ids(train.example_id, "calibration images", self.config.seed)
         is_withheld = proportional_share(
             *(train.label, rank, self.config.calibration_fraction),
@@ -256,6 +268,27 @@ class Trial:
             rand_augment=self.config.rand_augment,
             rand_augment_magnitude=self.config.rand_augment_magnitude,
         )
+
+    @cached_property
+    def shared(self) -> SharedFiles:
+        """What runs of the same workdir share; with `--share_stages`."""
+        # Several hosts would have to agree on what there is.
+        shares = self.config.share_stages and not distribution.several_hosts()
+        return SharedFiles(Path(self.config.workdir) / SHARED if shares else None)
+
+    def made_from(self, **parts: Any) -> dict[str, Any]:
+        """Returns all that something depends on which is made from this trial's images.
+
+        Args:
+            **parts: What it depends on beside them and the versions of the libraries.
+        """
+        return {
+            "trial": self.number,
+            "known": list(self.split.known),
+            "training": self.data_record["training"]["sha256"],
+            "versions": library_versions(),
+            **parts,
+        }
 
     def records(self, stage: str) -> StageRecords:
         """Returns where a training stage keeps its records."""

@@ -11,8 +11,11 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
+from absl.testing import flagsaver
 from tiny_run import tiny
 
+from pmal_tf.config import config_from_flags, define_flags, parse_arguments
 from pmal_tf.experiment import run_experiment
 from pmal_tf.workdir import Marker
 
@@ -22,6 +25,28 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
+
+
+@pytest.fixture(scope="session")
+def defined_flags():
+    # absl's FLAGS is one per process, and other tests may have defined them.
+    if "epsilon" not in flags.FLAGS:
+        define_flags()
+
+
+@pytest.fixture
+def parse(defined_flags):
+    def parse(*arguments):
+        was_parsed = flags.FLAGS.is_parsed()
+        with flagsaver.flagsaver():
+            remaining = parse_arguments(["program", *arguments])
+            config = config_from_flags()
+        if not was_parsed:
+            flags.FLAGS.unparse_flags()
+        assert remaining == ["program"]
+        return config
+
+    return parse
 
 
 @pytest.fixture(scope="session")

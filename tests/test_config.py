@@ -9,9 +9,7 @@ from absl.testing import flagsaver
 from pmal_tf.config import (
     STAGES,
     Config,
-    config_from_flags,
     default_settings,
-    define_flags,
     parse_arguments,
 )
 from pmal_tf.data.class_lists import protocols_of
@@ -19,29 +17,8 @@ from pmal_tf.errors import PmalError
 from pmal_tf.reports.paper import PAPER_PMAL
 from pmal_tf.training.recipe import Recipe
 
-FLAGFILES = sorted((Path(__file__).parent.parent / "experiments").glob("*.flags"))
-
-
-@pytest.fixture(scope="session")
-def defined_flags():
-    # absl's FLAGS is one per process, and other tests may have defined them.
-    if "epsilon" not in flags.FLAGS:
-        define_flags()
-
-
-@pytest.fixture
-def parse(defined_flags):
-    def parse(*arguments):
-        was_parsed = flags.FLAGS.is_parsed()
-        with flagsaver.flagsaver():
-            remaining = parse_arguments(["program", *arguments])
-            config = config_from_flags()
-        if not was_parsed:
-            flags.FLAGS.unparse_flags()
-        assert remaining == ["program"]
-        return config
-
-    return parse
+FOLDER = Path(__file__).parent.parent / "experiments"
+FLAGFILES = sorted(FOLDER.glob("*.flags"))
 
 
 @pytest.mark.parametrize(
@@ -217,12 +194,14 @@ def test_each_stage_adds_its_settings_to_those_of_the_stages_before():
     mining = {
         *("epsilon", "prototypes_per_class", "quality", "diversity", "candidate_rule"),
         *("topology_norm", "topology_anchors", "mining_dtype", "embedding_precision"),
+        "mining_repeats",
     }
     assert names["mine"] - names["pretrain"] == mining
     assert names["pretrain"] < names["mine"] < names["optimize"] < names["evaluate"]
     optimisation = {
         "margin",
         "prototype_weight",
+        "set_distance",
         "prototype_mode",
         "prototype_gradient",
         "prototype_every",
@@ -251,6 +230,7 @@ def test_settings_that_never_change_a_result_are_inputs_of_no_stage():
         "export_dir",
         "overwrite",
         "tensorboard",
+        "share_stages",
         # Several devices add up in another order, which bits are not a result.
         "strategy",
         "worker_timeout_seconds",
@@ -341,6 +321,10 @@ CONFIGS = [
         prototype_every=4,
         prototype_slice=16,
         calibration_fraction=0.25,
+        set_distance="nearest",
+        tuning_held_out=True,
+        share_stages=True,
+        mining_repeats=2,
         rule="mls",
         export_xla=True,
         tflite=("int8", "float16"),
@@ -517,3 +501,55 @@ def test_all_nine_benchmarks_of_the_paper_have_a_flagfile():
     stems = {path.stem for path in FLAGFILES}
     assert {dataset for _, dataset in PAPER_PMAL} <= stems
     assert len({dataset for _, dataset in PAPER_PMAL}) == 9
+
+
+ABLATIONS = FOLDER / "ablations"
+POINTS = sorted(
+    path for path in ABLATIONS.glob("*.flags") if not path.stem.startswith("common")
+)
+# What Tables 3 to 5 vary, and the value that all other points have.
+USUAL = {
+    name: getattr(Config(), name)
+    for name in (
+        *("prototypes_per_class", "epsilon", "num_models", "margin"),
+        *("prototype_weight", "quality", "diversity", "set_distance"),
+    )
+}
+
+
+@pytest.mark.parametrize("path", POINTS, ids=lambda path: path.stem)
+def test_an_ablation_changes_what_its_name_says(parse, path):
+    config, suffix = parse(f"--flagfile={path}"), "_cpu" * path.stem.endswith("_cpu")
+    assert config.experiment == path.stem
+    assert config.share_stages
+    base = parse(f"--flagfile={ABLATIONS / f'base{suffix}.flags'}")
+    changed = {
+        name: value
+        for name, value in config.inputs_of("optimize").items()
+        if value != base.inputs_of("optimize")[name]
+    }
+    assert changed == {n: getattr(config, n) for n in USUAL if n in changed}
+    name = path.stem.removesuffix("_cpu")
+    table, _, rest = name.partition("_")
+    if table == "table5":
+        setting, _, value = rest.rpartition("_")
+        assert changed == {setting: float(value)}
+    elif name != "base":
+        assert changed == {
+            "table3_a": {"diversity": "none", "set_distance": "nearest"},
+            "table3_b": {"quality": "none", "set_distance": "nearest"},
+            "table3_c": {"diversity": "none"},
+            "table3_d": {"quality": "none"},
+            "table3_e": {"set_distance": "nearest"},
+            "table4_random": {"diversity": "random"},
+            "table4_kmeans": {"diversity": "kmeans"},
+        }.get(name, {"quality": rest})
+    else:
+        assert not changed
+
+
+def test_every_ablation_has_a_file_for_two_cores():
+    names = {path.stem for path in POINTS}
+    full = {name for name in names if not name.endswith("_cpu")}
+    assert len(full) == 29
+    assert names == full | {f"{name}_cpu" for name in full}

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pmal_tf.distances import point_to_set_distance
+from pmal_tf.distances import (
+    attention_to_set,
+    nearest_in_set,
+    point_to_set_distance,
+)
 
 
 def everything(num_classes, width):
@@ -150,3 +154,53 @@ def test_the_embeddings_say_the_precision(embeddings, prototypes, expected):
     )
     assert distance.dtype == expected
     assert distance.numpy() == pytest.approx(np.array([[0.4]]), abs=1e-6)
+
+
+def test_distance_to_the_nearest_prototype_by_hand():
+    # The nearest by angle, not by length: (0, 9) is longer, (1, 1) is at 45 degrees.
+    embeddings = tf.constant([[2.0, 0.0]])
+    prototypes = tf.constant([[[1.0, 1.0], [0.0, 9.0]], [[0.0, -3.0], [5.0, 0.0]]])
+    mask = tf.constant([[True, True], [True, False]])
+    distance, weight = nearest_in_set(embeddings, prototypes, mask)
+    np.testing.assert_allclose(distance, [[1 - np.sqrt(0.5), 1.0]], atol=1e-6)
+    np.testing.assert_array_equal(weight, [[[1, 0], [1, 0]]])
+
+
+def test_distance_to_the_nearest_prototype_equals_the_slow_one(rng):
+    embeddings = rng.normal(size=(7, 5)).astype(np.float32)
+    prototypes = rng.normal(size=(3, 4, 5)).astype(np.float32)
+    mask = rng.random((7, 3, 4)) < 0.7
+    mask[0, 0] = False
+    distance, weight = nearest_in_set(embeddings, prototypes, mask)
+    for i, k in np.ndindex(7, 3):
+        far = [
+            1 - z @ p / np.linalg.norm(z) / np.linalg.norm(p)
+            for z, p in ((embeddings[i], p) for p in prototypes[k][mask[i, k]])
+        ]
+        assert float(distance[i, k]) == pytest.approx(min(far, default=1.0), abs=1e-5)
+        assert float(tf.reduce_sum(weight[i, k])) == (1 if far else 0)
+
+
+def test_gradient_of_the_nearest_distance_reaches_the_nearest_alone(rng):
+    embeddings = tf.constant(rng.normal(size=(1, 4)).astype(np.float32))
+    prototypes = tf.constant(rng.normal(size=(1, 3, 4)).astype(np.float32))
+    with tf.GradientTape() as tape:
+        tape.watch(prototypes)
+        distance, weight = nearest_in_set(embeddings, prototypes, everything(1, 3))
+    gradient = np.abs(tape.gradient(distance, prototypes)).sum(axis=-1)
+    np.testing.assert_array_equal(gradient > 1e-6, weight[0] > 0)
+
+
+def test_attention_adds_up_to_one_where_a_prototype_is_left(rng):
+    embeddings = rng.normal(size=(5, 4)).astype(np.float32)
+    prototypes = rng.normal(size=(2, 3, 4)).astype(np.float32)
+    mask = np.ones((5, 2, 3), bool)
+    mask[1, 0], mask[2, 1, 0] = False, False
+    distance, attention = attention_to_set(embeddings, prototypes, mask)
+    np.testing.assert_allclose(
+        tf.reduce_sum(attention, axis=-1), mask.any(axis=-1), atol=1e-6
+    )
+    assert np.asarray(attention)[~mask].max() == 0.0
+    np.testing.assert_array_equal(
+        distance, point_to_set_distance(embeddings, prototypes, mask)
+    )

@@ -33,6 +33,7 @@ def test_run_folder_explains_itself(finished):
         "mining/sheets/5_9.png",
         *("scores.npz", "scores_softmax.npz", "scores_control.npz"),
         *("result.json", "calibration.json", "metrics.jsonl"),
+        "prototype_embeddings.npz",
     }
     files = {
         str(path.relative_to(trial)) for path in trial.rglob("*") if path.is_file()
@@ -40,7 +41,8 @@ def test_run_folder_explains_itself(finished):
     events = {name for name in files if name.startswith("tensorboard/")}
     assert files - events == expected
     assert {name.split("/")[1] for name in events} == {
-        *("pretrain_0", "pretrain_1", "mining", "optimize", "control")
+        *("pretrain_0", "pretrain_1", "mining", "optimize", "control"),
+        *("projector", "hparams"),
     }
 
 

@@ -44,6 +44,7 @@ ALLOWED = {
     "precision": {"errors"},
     "predict": {"errors", "quiet", "serving"},
     "quiet": set(),
+    "report": {"errors", "reports"},
     "reports": {"data", "errors", "evaluation", "types", "workdir"},
     "run": {"config", "errors", "experiment", "interruption", "quiet"},
     "runner": {
@@ -56,17 +57,24 @@ ALLOWED = {
         *("quiet", "training", "types", "workdir"),
     },
     "settings": {"errors"},
+    "shared_stages": set(),
     "stages": {
-        *("api", "backbones", "config", "distribution", "errors", "evaluation"),
-        *("mining", "reports", "serving", "training", "trial", "workdir"),
+        *("api", "backbones", "config", "data", "distribution", "errors"),
+        *("evaluation", "mining", "reports", "serving", "training", "trial"),
+        "workdir",
     },
     "training": {
         *("data", "distances", "distribution", "errors", "inference"),
-        *("interruption", "losses", "mining", "seeds", "version", "workdir"),
+        *("interruption", "losses", "mining", "seeds", "types", "version", "workdir"),
     },
     "trial": {
-        *("config", "data", "distribution", "errors", "mining", "seeds", "training"),
-        "workdir",
+        *("config", "data", "distribution", "environment", "errors", "mining", "seeds"),
+        *("shared_stages", "training", "workdir"),
+    },
+    "tune": {"config", "errors", "interruption", "quiet", "tuning"},
+    "tuning": {
+        *("config", "environment", "errors", "evaluation", "experiment", "reports"),
+        *("settings", "workdir"),
     },
     "types": set(),
     "version": set(),
@@ -124,7 +132,7 @@ def test_flags_are_read_in_config_alone():
     ]
     # Small commands beside the run have flags of their own.
     commands = {"benchmark/__main__.py", "data/prepare.py", "data/splits.py"}
-    commands |= {"reports/overview.py", "demo.py"}
+    commands |= {"reports/overview.py", "demo.py", "report.py", "tune.py"}
     assert set(readers) == {"config.py"} | commands
 
 

@@ -135,6 +135,7 @@ def mine(
     dropout_space: Space | None = None,
     seed: int = 0,
     unfinished: Path | None = None,
+    robustness: Robustness | None = None,
 ) -> MiningResult:
     """Mines the prototypes of every class.
 
@@ -148,6 +149,8 @@ def mine(
         dropout_space: The view of the model that `mc_dropout` needs.
         seed: Seed of anchors, of dropout, and of filters that draw.
         unfinished: File for the numbers of a computation that may be cut short.
+        robustness: That of these images in these spaces, by these settings and seed,
+            where it is known; by default it is computed.
 
     Raises:
         PmalError: If the arrays do not fit together or ids repeat.
@@ -156,17 +159,8 @@ def mine(
     class_index = np.asarray(class_index)
     dropped = [dropout_space] if settings.quality == "mc_dropout" else []
     _check_images([*spaces, *dropped], class_index, example_id, len(class_names))
-    robustness = topology_robustness(
-        [space.embedding for space in spaces],
-        [space.kernel for space in spaces],
-        norm=settings.topology_norm,
-        dtype=settings.mining_dtype,
-        memory_mb=settings.mining_memory_mb,
-        anchors=settings.topology_anchors,
-        class_index=class_index,
-        seed=seed,
-        unfinished=unfinished,
-    )
+    if robustness is None:
+        robustness = robustness_of(spaces, class_index, settings, seed, unfinished)
     exponent = QUALITIES[settings.quality](
         QualityInput(spaces, class_index, robustness.exponent, dropout_space, seed)
     )
@@ -181,6 +175,27 @@ def mine(
         robustness,
         exponent,
         _report(class_names, class_index, candidates, selection, robustness),
+    )
+
+
+def robustness_of(
+    spaces: Sequence[Space],
+    class_index: np.ndarray,
+    settings: MiningSettings,
+    seed: int,
+    unfinished: Path | None = None,
+) -> Robustness:
+    """Returns the robustness that `mine` computes with these arguments."""
+    return topology_robustness(
+        [space.embedding for space in spaces],
+        [space.kernel for space in spaces],
+        norm=settings.topology_norm,
+        dtype=settings.mining_dtype,
+        memory_mb=settings.mining_memory_mb,
+        anchors=settings.topology_anchors,
+        class_index=class_index,
+        seed=seed,
+        unfinished=unfinished,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pmal_tf.data.held_out import TUNING
 from pmal_tf.data.splits import CUSTOM, trials_of_equal_classes
 from pmal_tf.errors import PmalError
 from pmal_tf.evaluation.metrics import OPEN_SET_METRICS
@@ -74,11 +75,17 @@ def summarise_experiment(
         "rejection": _rejection(results),
         "known": {str(result["trial"]): result["known"] for result in results},
         "unknown_is_estimate": is_estimate,
-        "paper": None if first["protocol"] == CUSTOM else PAPER_PMAL.get(paper_row),
+        "paper": PAPER_PMAL.get(paper_row) if _is_published(first) else None,
     }
     write_json(folder / "summary.json", summary)
     write_text(folder / "summary.md", render_summary(summary))
     return summary
+
+
+def _is_published(result: dict[str, Any]) -> bool:
+    """Tells whether a result is on classes that others have results on."""
+    protocol = result["protocol"]
+    return protocol != CUSTOM and not protocol.endswith(TUNING)
 
 
 def render_summary(summary: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from pmal_tf.data.resize import resize_images
-from pmal_tf.distances import point_to_set_distance
+from pmal_tf.distances import SET_DISTANCES
 from pmal_tf.serving.rules import THRESHOLD_RANGES, UNREADABLE_SCORES, unknown_score
 
 UNKNOWN = "unknown"
@@ -35,6 +35,7 @@ class Answering:
         mask: [K, T] boolean, False where padded.
         prototype_id: [K, T] example ids of the prototypes.
         class_names: K names.
+        set_distance: How far an image is from a class, `attention` or `nearest`.
         rule: The rejection rule, `dr`, `pr` or `mls`.
         threshold: Scores above it are unknown.
     """
@@ -45,6 +46,7 @@ class Answering:
     mask: np.ndarray
     prototype_id: np.ndarray
     class_names: tuple[str, ...]
+    set_distance: str
     rule: str
     threshold: float
 
@@ -108,7 +110,9 @@ class Answering:
             sound &= readable
         embedding, logits = outputs["embedding"], outputs["logits"]
         count = len(self.class_names)
-        distance = point_to_set_distance(embedding, self.bank, tf.constant(self.mask))
+        distance, weight = SET_DISTANCES[self.set_distance](
+            embedding, self.bank, tf.constant(self.mask)
+        )
         # Of a huge embedding, though finite, the square is not.
         sound &= tf.reduce_all(tf.math.is_finite(distance), axis=1)
         distance = tf.where(
@@ -138,7 +142,7 @@ class Answering:
                 sound[:, None], tf.nn.softmax(logits), 1.0 / count
             ),
             "nearest_prototype": tf.where(
-                sound, self._nearest_prototype(embedding, distance), ""
+                sound, self._nearest_prototype(distance, weight), ""
             ),
         }
 
@@ -204,15 +208,9 @@ class Answering:
         with tf.control_dependencies([check]):
             return tf.ensure_shape(sent, declared)
 
-    def _nearest_prototype(
-        self, embedding: tf.Tensor, distance: tf.Tensor
-    ) -> tf.Tensor:
+    def _nearest_prototype(self, distance: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
         """Returns [batch] ids: in the nearest class, the prototype attended to most."""
         nearest_class = tf.argmin(distance, axis=1)
-        similarity = tf.einsum(
-            "bd,btd->bt", embedding, tf.gather(self.bank, nearest_class)
-        )
-        similarity = tf.where(tf.gather(self.mask, nearest_class), similarity, -np.inf)
-        position = tf.argmax(similarity, axis=1)
+        position = tf.argmax(tf.gather(weight, nearest_class, batch_dims=1), axis=1)
         ids = tf.constant(self.prototype_id.astype(str))
         return tf.gather(tf.gather(ids, nearest_class), position, batch_dims=1)

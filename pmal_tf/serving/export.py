@@ -88,6 +88,7 @@ def export_saved_model(
         mask=keras.ops.convert_to_numpy(model.bank_mask),
         prototype_id=prototypes.example_id,
         class_names=tuple(class_names),
+        set_distance=model.set_distance,
         rule=rule,
         threshold=_not_below(threshold),
     )

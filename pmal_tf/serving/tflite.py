@@ -15,7 +15,7 @@ from absl import logging
 from sklearn.metrics import roc_auc_score
 
 from pmal_tf.data.images import LabelledImages
-from pmal_tf.distances import point_to_set_distance
+from pmal_tf.distances import SET_DISTANCES
 from pmal_tf.errors import PmalError, first_line
 from pmal_tf.evaluation.scores import unknown_scores
 from pmal_tf.quiet import quiet_libraries
@@ -63,9 +63,10 @@ def convert(
     images = test.take(np.isin(np.arange(len(test)), chosen))
     pixels = np.asarray(images.image[:])
     ours, lite = model.outputs(pixels), _run(content, pixels)
-    lite["distance"] = point_to_set_distance(
+    distance, _ = SET_DISTANCES[model.set_distance](
         lite["embedding"], model.bank, model.bank_mask
-    ).numpy()
+    )
+    lite["distance"] = distance.numpy()
     result: dict[str, Any] = {
         "file": str(path.relative_to(folder)),
         "bytes": len(content),

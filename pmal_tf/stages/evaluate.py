@@ -13,6 +13,7 @@ from pmal_tf.evaluation.calibration import WITHHELD, calibrate, calibrate_on_hal
 from pmal_tf.evaluation.evaluate import ImageScores, score_images, summarise
 from pmal_tf.mining.prototypes import Prototypes
 from pmal_tf.stages.mine import load_prototypes
+from pmal_tf.stages.tensorboard import write_embeddings, write_settings_and_results
 from pmal_tf.training.model import PMALModel
 from pmal_tf.trial import Trial
 from pmal_tf.workdir import Marker, write_atomically, write_json
@@ -23,6 +24,7 @@ _SCORES = {
     "control": "scores_control.npz",
 }
 _WITHHELD_SCORES = "scores_calibration.npz"
+_PROTOTYPE_EMBEDDINGS = "prototype_embeddings.npz"
 # Entries of `data.json` on images that are scored here.
 _JUDGED = ("test", "calibration")
 
@@ -58,6 +60,12 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
     if withheld is not None:
         write_atomically(trial.folder / _WITHHELD_SCORES, withheld.save)
         made.append(_WITHHELD_SCORES)
+    _write_prototype_embeddings(trial, models)
+    if config.tensorboard:
+        bank = models["pmal"].bank.numpy()
+        write_embeddings(trial, scored["pmal"], prototypes, bank)
+        write_settings_and_results(trial, metrics["pmal"])
+    made.append(_PROTOTYPE_EMBEDDINGS)
     write_json(
         trial.folder / "calibration.json",
         _calibrate(trial, scored["pmal"], withheld),
@@ -75,13 +83,30 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
             "known": trial.split.known,
             "unknown": trial.split.unknown,
             "openness": trial.split.openness,
-            "unknown_is_estimate": trial.source.unknown_is_estimate,
+            "unknown_is_estimate": (
+                trial.source.unknown_is_estimate or config.tuning_held_out
+            ),
             "models": metrics,
         },
     )
     return [*made, "calibration.json", "result.json"], {
         name: trial.data_record.get(name) for name in _JUDGED
     }
+
+
+def _write_prototype_embeddings(trial: Trial, models: dict[str, PMALModel]) -> None:
+    """Writes [P, D] embeddings of the prototypes by each model, for pictures.
+
+    Their rows are those of `mining/prototypes.npz`: class by class, as selected.
+    """
+    arrays = {
+        name: model.bank.numpy()[model.bank_mask.numpy()]
+        for name, model in models.items()
+    }
+    write_atomically(
+        trial.folder / _PROTOTYPE_EMBEDDINGS,
+        lambda path: np.savez(path, allow_pickle=False, **arrays),
+    )
 
 
 def is_stale(trial: Trial, marker: Marker) -> bool:
@@ -122,6 +147,9 @@ def _calibrate(
 def _with_prototypes(trial: Trial, stage: str, prototypes: Prototypes) -> PMALModel:
     """Returns a classifier of this trial with the prototypes embedded in its space."""
     classifier = load_model(trial.folder / stage / "model.keras")
-    model = PMALModel(embedding_and_logits(classifier), prototypes.mask.shape[1])
+    model = PMALModel(
+        *(embedding_and_logits(classifier), prototypes.mask.shape[1]),
+        set_distance=trial.config.set_distance,
+    )
     model.refresh_prototypes(prototypes.image, np.asarray(prototypes.mask))
     return model

@@ -14,16 +14,21 @@ from PIL import Image
 from pmal_tf import distribution
 from pmal_tf.api import embed, load_model
 from pmal_tf.backbones.classifier import head_weights, with_precision
-from pmal_tf.mining.mine import MiningResult, MiningSettings, mine
+from pmal_tf.mining.mine import MiningResult, MiningSettings, mine, robustness_of
 from pmal_tf.mining.prototypes import Prototypes
+from pmal_tf.mining.robustness import Robustness
 from pmal_tf.mining.spaces import Space
 from pmal_tf.reports.class_sheets import collect_sheets, write_class_sheets
 from pmal_tf.reports.tables import markdown_table
 from pmal_tf.stages import pretrain
 from pmal_tf.trial import Trial
-from pmal_tf.workdir import write_atomically, write_json
+from pmal_tf.workdir import Marker, write_atomically, write_json
 
 FOLDER = "mining"
+# The settings that the robustness depends on, beside the models.
+_ROBUSTNESS_SETTINGS = (
+    *("embedding_precision", "topology_norm", "mining_dtype", "topology_anchors"),
+)
 
 
 def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
@@ -34,9 +39,13 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
     """
     config, train = trial.config, trial.train
     folder = trial.folder / FOLDER
-    models = pretrain.models(config)
-    by_model = {model: _space(trial, model) for model in models}
-    spaces = [by_model[model] for model in range(config.num_models)]
+    own = list(range(config.num_models))
+    by_model: dict[int | str, Space] = {model: _space(trial, model) for model in own}
+    if config.quality == pretrain.MC_DROPOUT:
+        by_model[pretrain.MC_DROPOUT] = _space(trial, pretrain.MC_DROPOUT)
+    spaces = [by_model[model] for model in own]
+    # Several hosts would have to agree where to go on.
+    unfinished = None if distribution.several_hosts() else folder / "unfinished.npz"
     result = mine(
         spaces,
         train.label,
@@ -45,15 +54,12 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
         settings=trial.mining_settings,
         dropout_space=by_model.get(pretrain.MC_DROPOUT),
         seed=trial.seed("mining"),
-        # Several hosts would have to agree where to go on.
-        unfinished=None if distribution.several_hosts() else folder / "unfinished.npz",
+        robustness=_robustness(trial, spaces, own, unfinished),
     )
+    repeated = _mine_again(trial, by_model)
     if not distribution.is_chief():
         return [], {}
-    prototypes = Prototypes.from_selection(
-        result.selection, train.image, train.example_id, result.robustness.robustness
-    )
-    write_atomically(folder / "prototypes.npz", prototypes.save)
+    _write_prototypes(trial, result, folder)
     arrays = _robustness_arrays(trial, spaces, result)
     write_atomically(
         folder / "robustness.npz",
@@ -69,10 +75,88 @@ def run(trial: Trial) -> tuple[list[str], dict[str, Any]]:
     pictures = write_class_sheets(sheets, trial.split.known, folder / "sheets")
     if config.tensorboard:
         _write_images(trial, pictures)
-    names = [f"embedding_{model}.npy" for model in models]
+    names = [f"embedding_{model}.npy" for model in by_model] + repeated
     # The pictures are for looking; what they are made from counts.
     names += ["robustness.npz", "prototypes.npz", "report.json", "sheets.npz"]
     return [f"{FOLDER}/{name}" for name in names], {}
+
+
+def _mine_again(trial: Trial, by_model: dict[int | str, Space]) -> list[str]:
+    """Mines with other classifiers, for a figure of how much prototypes vary.
+
+    Args:
+        trial: The trial.
+        by_model: The spaces of mining itself; a rival's is shared.
+
+    Returns:
+        The files made, relative to the mining folder.
+    """
+    config, made = trial.config, []
+    for repeat in range(1, config.mining_repeats + 1):
+        models = pretrain.models_of_repeat(config, repeat)
+        result = mine(
+            [_space(trial, model) for model in models],
+            trial.train.label,
+            trial.train.example_id,
+            class_names=trial.split.known,
+            settings=trial.mining_settings,
+            dropout_space=by_model.get(pretrain.MC_DROPOUT),
+            seed=trial.seed("mining", repeat),
+        )
+        name = f"repeat_{repeat}"
+        if distribution.is_chief():
+            _write_prototypes(trial, result, trial.folder / FOLDER / name)
+        made += [f"{name}/prototypes.npz"]
+        made += [f"embedding_{model}.npy" for model in models]
+    return made
+
+
+def _write_prototypes(trial: Trial, result: MiningResult, folder: Path) -> None:
+    """Writes the images that mining selected."""
+    prototypes = Prototypes.from_selection(
+        result.selection,
+        trial.train.image,
+        trial.train.example_id,
+        result.robustness.robustness,
+    )
+    write_atomically(folder / "prototypes.npz", prototypes.save)
+
+
+def _robustness(
+    trial: Trial,
+    spaces: list[Space],
+    models: list[int],
+    unfinished: Path | None,
+) -> Robustness:
+    """Computes the robustness of the training images, unless another run has."""
+    settings, seed = trial.mining_settings, trial.seed("mining")
+    path = trial.folder / FOLDER / "shared_robustness.npz"
+    made_from = trial.made_from(
+        kind="robustness",
+        models=[_checksum_of(trial, model) for model in models],
+        seed=seed,
+        **{name: getattr(trial.config, name) for name in _ROBUSTNESS_SETTINGS},
+    )
+    if trial.shared.find(made_from, path.parent) is not None:
+        with np.load(path) as stored:
+            found = Robustness(**{name: stored[name] for name in stored.files})
+        path.unlink()
+        logging.info("Robustness: shared")
+        return found
+    computed = robustness_of(spaces, trial.train.label, settings, seed, unfinished)
+    if trial.shared.folder is not None:
+        arrays = {n: v for n, v in vars(computed).items() if v is not None}
+        write_atomically(path, lambda writing: np.savez(writing, **arrays))
+        trial.shared.keep(made_from, {path.name: path})
+        path.unlink()
+    return computed
+
+
+def _checksum_of(trial: Trial, model: int | str) -> str:
+    """Returns the checksum of a pre-trained classifier."""
+    stage = f"pretrain_{model}"
+    marker = Marker.read(trial.folder / stage, pretrain.kind_of(model))
+    return marker.outputs[f"{stage}/model.keras"] if marker else ""
 
 
 def load_prototypes(trial: Trial) -> Prototypes:
@@ -87,8 +171,17 @@ def _space(trial: Trial, model: int | str) -> Space:
     """
     classifier = load_model(trial.folder / f"pretrain_{model}" / "model.keras")
     path = trial.folder / FOLDER / f"embedding_{model}.npy"
+    precision = trial.config.embedding_precision
+    made_from = trial.made_from(
+        kind="embedding",
+        model=_checksum_of(trial, model),
+        precision=precision,
+        # The file's name is its name there too.
+        name=path.name,
+    )
+    if not path.exists() and trial.shared.find(made_from, path.parent) is not None:
+        logging.info("Embedding of model %s: shared", model)
     if not path.exists():
-        precision = trial.config.embedding_precision
         network = classifier
         if precision != "trained":
             network = with_precision(classifier, precision)
@@ -99,6 +192,7 @@ def _space(trial: Trial, model: int | str) -> Space:
             )
         else:
             embed(network, image, jit=jit)
+        trial.shared.keep(made_from, {path.name: path})
         distribution.wait_for_all_hosts()
     return Space(np.load(path, mmap_mode="r"), *head_weights(classifier))
 

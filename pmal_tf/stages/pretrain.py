@@ -26,9 +26,30 @@ _START = "init_weights"
 
 
 def models(config: Config) -> list[int | str]:
-    """Returns the classifiers that are trained before mining: 0 .. U-1, and rivals'."""
+    """Returns the classifiers that are trained before mining.
+
+    They are 0 .. U-1, those of rivals, and those of repeated mining.
+    """
     rivals = [MC_DROPOUT] if config.quality == MC_DROPOUT else []
-    return [*range(config.num_models), *rivals]
+    repeats = [
+        model
+        for repeat in range(1, config.mining_repeats + 1)
+        for model in models_of_repeat(config, repeat)
+    ]
+    return [*range(config.num_models), *rivals, *repeats]
+
+
+def models_of_repeat(config: Config, repeat: int) -> list[str]:
+    """Returns the classifiers of a repetition of mining, counted from 1."""
+    return [f"repeat_{repeat}_{model}" for model in range(config.num_models)]
+
+
+def kind_of(model: int | str) -> str:
+    """Returns the kind of stage that trains a classifier.
+
+    What only some way of mining needs is made and remade with the mining.
+    """
+    return "mine" if isinstance(model, str) else "pretrain"
 
 
 def check_start(trials: Sequence[Trial]) -> None:
@@ -58,7 +79,8 @@ def run(trial: Trial, model: int | str) -> tuple[list[str], dict[str, Any]]:
 
     Args:
         trial: The trial.
-        model: Its number u, or `MC_DROPOUT` for one with dropout on the embedding.
+        model: Its number u, or the name of one that only some way of mining needs; that
+            of `MC_DROPOUT` has dropout on the embedding.
     """
     rate = mc_dropout.RATE if model == MC_DROPOUT else 0.0
     start = _fingerprint_of_start(trial.config)
@@ -128,10 +150,7 @@ def new_classifier(
 def _needs_start(trial: Trial) -> bool:
     """Tells whether a wanted stage has yet to start from a file."""
     config = trial.config
-    stages = {
-        f"pretrain_{model}": "mine" if model == MC_DROPOUT else "pretrain"
-        for model in models(config)
-    }
+    stages = {f"pretrain_{model}": kind_of(model) for model in models(config)}
     if config.init == "scratch":
         stages["optimize"] = "optimize"
     return any(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,23 @@ def drop_records(path: Path, stage: str, first_epoch: int) -> None:
         if record["stage"] != stage or record["epoch"] <= first_epoch:
             kept.append(line + "\n")
     write_text(path, "".join(kept))
+
+
+class Validation(keras.callbacks.Callback):
+    """Adds numbers of a model that is being trained to those of each epoch.
+
+    Args:
+        measure: Returns them by name.
+    """
+
+    def __init__(self, measure: Callable[[], dict[str, float]]) -> None:
+        super().__init__()
+        self.measure = measure
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Measures."""
+        if logs is not None:
+            logs.update(self.measure())
 
 
 class ProgressBar(keras.callbacks.Callback):

@@ -22,7 +22,7 @@ from pmal_tf.errors import TrainingDivergedError
 from pmal_tf.mining.feed import EVERY_STEP, PrototypeFeed
 from pmal_tf.mining.prototypes import Prototypes
 from pmal_tf.training.batch_norm import synchronized_batch_norm
-from pmal_tf.training.callbacks import EpochRecord, ProgressBar
+from pmal_tf.training.callbacks import EpochRecord, ProgressBar, Validation
 from pmal_tf.training.checkpoints import (
     Checkpoints,
     check_weights,
@@ -94,6 +94,7 @@ def fit_pmal(
     *,
     seed: int,
     feed: PrototypeFeed = EVERY_STEP,
+    measure: Callable[[], dict[str, float]] | None = None,
     records: StageRecords | None = None,
 ) -> None:
     """Optimises the embedding against fixed prototypes, Eq. 10, and fills the bank.
@@ -105,6 +106,7 @@ def fit_pmal(
         recipe: Optimiser, schedule and budget.
         seed: Seed of dropout.
         feed: Which prototypes pass through the network in which step.
+        measure: Returns numbers to record beside the losses after each epoch.
         records: Where to keep checkpoints and metrics; None keeps none.
 
     Raises:
@@ -125,7 +127,7 @@ def fit_pmal(
             first_element=step * share.local,
         )
 
-    _fit(model, pipeline, batches, recipe, seed, records)
+    _fit(model, pipeline, batches, recipe, seed, records, measure)
     model.refresh_prototypes(prototypes.image, prototypes.mask)
 
 
@@ -144,6 +146,7 @@ def _fit(
     recipe: Recipe,
     seed: int,
     records: StageRecords | None,
+    measure: Callable[[], dict[str, float]] | None = None,
 ) -> None:
     """Runs the loop over batches, from the newest checkpoint on."""
     step, steps = 0, pipeline.steps_per_epoch
@@ -153,6 +156,9 @@ def _fit(
     if records is not None:
         step = restore_newest(model, records.folder, records.identity)
         callbacks = _callbacks(records, pipeline, recipe, step // steps)
+    if measure is not None:
+        # Before those that record what is measured.
+        callbacks.insert(0, Validation(measure))
     if step:
         logging.info(
             "Going on after step %d: of epoch %d of %d, %d of %d steps are done",

@@ -8,13 +8,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pmal_tf.distances import point_to_set_distance
+from pmal_tf.distances import SET_DISTANCES
 from pmal_tf.errors import PmalError
 from pmal_tf.inference import forward_in_batches
-from pmal_tf.losses import classification_loss, prototype_loss
+from pmal_tf.losses import (
+    classification_loss,
+    own_and_nearest_other,
+    prototype_loss,
+)
 from pmal_tf.training.per_example import PerExampleModel
+from pmal_tf.types import Images
 
 PROTOTYPE_MODES = ("joint", "inference", "bank")
+_LOSSES = ("loss", "classification_loss", "prototype_loss")
+# What shows how the prototypes work on the embedding: means over the training images.
+_DIAGNOSTICS = (
+    *("attention_entropy", "active_hinges", "own_distance", "nearest_other_distance"),
+)
 
 
 @keras.saving.register_keras_serializable("pmal_tf")
@@ -41,6 +51,7 @@ class PMALModel(PerExampleModel):
         prototype_gradient: Whether the gradient flows through prototypes that pass
             with the batch.
         label_smoothing: Share of a label that is spread evenly over all classes.
+        set_distance: `attention`, Eq. 11, or `nearest`, to the nearest prototype.
         **kwargs: Passed to `keras.Model`.
 
     `call` works on tensors, inside Keras; `outputs` and `score` on arrays of any
@@ -61,9 +72,15 @@ class PMALModel(PerExampleModel):
         prototype_mode: str = "joint",
         prototype_gradient: bool = True,
         label_smoothing: float = 0.0,
+        set_distance: str = "attention",
         **kwargs: Any,
     ) -> None:
-        super().__init__("loss", "classification_loss", "prototype_loss", **kwargs)
+        super().__init__(*_LOSSES, *_DIAGNOSTICS, **kwargs)
+        if set_distance not in SET_DISTANCES:
+            raise PmalError(
+                f"`set_distance` must be one of {', '.join(SET_DISTANCES)}. "
+                f"Received: set_distance={set_distance!r}"
+            )
         if prototype_mode not in PROTOTYPE_MODES:
             raise PmalError(
                 f"`prototype_mode` must be one of {', '.join(PROTOTYPE_MODES)}. "
@@ -76,6 +93,7 @@ class PMALModel(PerExampleModel):
         self.prototype_mode = prototype_mode
         self.prototype_gradient = prototype_gradient
         self.label_smoothing = label_smoothing
+        self.set_distance = set_distance
         embedding = network.output["embedding"]
         num_classes = network.output["logits"].shape[-1]
         if num_classes < 2:
@@ -106,7 +124,7 @@ class PMALModel(PerExampleModel):
     def call(self, image: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         """Embeds images and measures distances to the bank; see the class."""
         outputs = self.network(image, training=training)
-        distance = point_to_set_distance(
+        distance, _ = SET_DISTANCES[self.set_distance](
             outputs["embedding"], self.bank, self.bank_mask
         )
         results = {**outputs, "distance": distance}
@@ -140,6 +158,31 @@ class PMALModel(PerExampleModel):
         self.bank.assign(outputs["embedding"].reshape(self.bank.shape))
         self.bank_mask.assign(mask)
 
+    def distance_to(
+        self, image: Images, prototype_image: np.ndarray, mask: np.ndarray
+    ) -> np.ndarray:
+        """Returns [N, K] distances to prototypes by the current weights.
+
+        Unlike `refresh_prototypes` and `outputs` it leaves the bank as it is, so that
+        it may be called while the model is being trained.
+
+        Args:
+            image: [N, H, W, 3] images on the 0-255 scale.
+            prototype_image: [K, T, H, W, 3].
+            mask: [K, T] boolean, False where padded.
+        """
+
+        def embed(images: Images) -> np.ndarray:
+            return forward_in_batches(
+                lambda batch: self.network(batch, training=False), images
+            )["embedding"]
+
+        bank = embed(prototype_image.reshape(-1, *prototype_image.shape[2:]))
+        distance, _ = SET_DISTANCES[self.set_distance](
+            embed(image), bank.reshape(*mask.shape, -1), mask
+        )
+        return distance.numpy()
+
     def outputs(
         self, image: np.ndarray, batch_size: int = 256
     ) -> dict[str, np.ndarray]:
@@ -171,6 +214,7 @@ class PMALModel(PerExampleModel):
             "prototype_mode": self.prototype_mode,
             "prototype_gradient": self.prototype_gradient,
             "label_smoothing": self.label_smoothing,
+            "set_distance": self.set_distance,
         }
 
     @classmethod
@@ -184,6 +228,10 @@ class PMALModel(PerExampleModel):
     ) -> dict[str, tf.Tensor]:
         """Returns the per-example parts of Eq. 10, [batch] each, and the logits.
 
+        Beside them, [batch] each: the entropy of the attention to the own prototypes in
+        nats (log T where all count the same), whether the hinge of Eq. 9 is active, and
+        the distances that it compares.
+
         Args:
             features: The image with its side input, from `Prototypes.attach`.
             label: [batch] class indices.
@@ -196,14 +244,22 @@ class PMALModel(PerExampleModel):
             features["example_index"][:, None, None] == features["prototype_index"]
         )
         mask = features["prototype_mask"] & ~is_self
-        distance = point_to_set_distance(embedding, prototypes, mask)
+        distance, weight = SET_DISTANCES[self.set_distance](embedding, prototypes, mask)
         available = tf.reduce_any(mask, axis=-1)
         classification = classification_loss(logits, label, self.label_smoothing)
         prototype = prototype_loss(distance, label, available, self.margin)
+        own, nearest_other, _ = own_and_nearest_other(distance, label, available)
+        own_weight = tf.gather(weight, label, batch_dims=1)
         return {
             "loss": classification + self.prototype_weight * prototype,
             "classification_loss": classification,
             "prototype_loss": prototype,
+            "attention_entropy": -tf.reduce_sum(
+                tf.math.xlogy(own_weight, own_weight), axis=-1
+            ),
+            "active_hinges": tf.cast(prototype > 0, tf.float32),
+            "own_distance": own,
+            "nearest_other_distance": nearest_other,
             "logits": logits,
         }
 

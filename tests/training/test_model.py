@@ -234,6 +234,10 @@ def test_compile_fit_evaluate_predict_work_as_keras_users_expect(
         "loss",
         "classification_loss",
         "prototype_loss",
+        "attention_entropy",
+        "active_hinges",
+        "own_distance",
+        "nearest_other_distance",
         "accuracy",
     }
     assert history["loss"][-1] < history["loss"][0]
@@ -371,3 +375,62 @@ def test_missing_model_file_is_an_error(tmp_path):
     for name in ("absent.keras", "broken.keras"):
         with pytest.raises(PmalError, match=f"complete `.keras`.*{name}"):
             pmal_tf.load_model(tmp_path / name)
+
+
+def test_a_step_tells_how_the_prototypes_work(linear_network, training):
+    image, label, prototypes = training
+    model = PMALModel(linear_network, WIDTH, margin=0.8)
+    features, _ = next(iter(batches_of(training)))
+    parts = model.loss_parts(features, tf.constant(label), training=False)
+    kernel, bias = (w.numpy() for w in model.trainable_weights[:2])
+    z = image.reshape(8, -1) @ kernel + bias
+    bank = prototypes.image.reshape(3, WIDTH, -1) @ kernel + bias
+    for i in (5, 6, 7):  # Those that are no prototype themselves.
+        own = bank[label[i]][prototypes.mask[label[i]]]
+        attention = np.exp(own @ z[i] / 2.0)
+        attention /= attention.sum()
+        entropy = -(attention * np.log(attention)).sum()
+        assert float(parts["attention_entropy"][i]) == pytest.approx(entropy, abs=1e-4)
+    hinge = parts["own_distance"] - parts["nearest_other_distance"] + 0.8
+    # Sample 2 is the only prototype of its class: it has no own set.
+    counted = np.arange(8) != 2
+    np.testing.assert_allclose(
+        parts["prototype_loss"].numpy()[counted],
+        np.maximum(hinge, 0)[counted],
+        atol=1e-6,
+    )
+    np.testing.assert_array_equal(
+        parts["active_hinges"], parts["prototype_loss"].numpy() > 0
+    )
+
+
+def test_the_nearest_prototype_can_stand_for_the_set(linear_network, training):
+    image, _, prototypes = training
+    models = {
+        way: PMALModel(linear_network, WIDTH, set_distance=way)
+        for way in ("attention", "nearest")
+    }
+    for model in models.values():
+        model.refresh_prototypes(prototypes.image, prototypes.mask)
+    distances = {w: m.outputs(image)["distance"] for w, m in models.items()}
+    assert not np.allclose(distances["attention"], distances["nearest"])
+    nearest = models["nearest"]
+    for i, k in np.ndindex(8, NUM_CLASSES):
+        z = nearest.outputs(image[i : i + 1])["embedding"][0]
+        bank = nearest.bank.numpy()[k][prototypes.mask[k]]
+        cosine = bank @ z / np.linalg.norm(bank, axis=1) / np.linalg.norm(z)
+        assert distances["nearest"][i, k] == pytest.approx(1 - cosine.max(), abs=1e-5)
+    assert PMALModel.from_config(nearest.get_config()).set_distance == "nearest"
+    with pytest.raises(PmalError, match="`set_distance` must be one of"):
+        PMALModel(linear_network, WIDTH, set_distance="median")
+
+
+def test_distances_by_the_current_weights_leave_the_bank_alone(
+    linear_network, training
+):
+    image, _, prototypes = training
+    model = PMALModel(linear_network, WIDTH)
+    before = model.distance_to(image, prototypes.image, prototypes.mask)
+    assert not model.bank.numpy().any()
+    model.refresh_prototypes(prototypes.image, prototypes.mask)
+    np.testing.assert_allclose(before, model.outputs(image)["distance"], atol=1e-6)

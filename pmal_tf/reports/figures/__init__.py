@@ -1,0 +1,1 @@
+"""Pictures of finished runs, one module each, made from run folders only."""

@@ -1,0 +1,138 @@
+"""AUROC against one hyper-parameter, in the form of Table 5."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pmal_tf.errors import PmalError
+from pmal_tf.reports.figures.style import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    Drawn,
+    new_figure,
+    save,
+    tidy,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# The paper's letters.
+SYMBOLS = {
+    "prototypes_per_class": "T",
+    "epsilon": "ε",
+    "num_models": "U",
+    "margin": "δ",
+    "prototype_weight": "λ_p",
+}
+_PAPER = "paper (TinyImageNet, WRN-40-4)"
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """The AUROC at one value of a setting.
+
+    Attributes:
+        value: Of the setting.
+        mean: Mean AUROC over trials, in [0, 1].
+        deviation: Sample standard deviation, None for one trial.
+        count: Trials.
+    """
+
+    value: Any
+    mean: float
+    deviation: float | None
+    count: int
+
+
+def draw_sweep(
+    parameter: str,
+    points: Sequence[SweepPoint],
+    out: Path,
+    name: str,
+    *,
+    paper: Mapping[float, float] | None = None,
+    caption: str = "",
+) -> Drawn:
+    """Draws the AUROC against one setting.
+
+    Values stand at equal distances, as in a table. The paper's numbers, which are of
+    another dataset and network, have a panel of their own: what can be compared is the
+    shape.
+
+    Args:
+        parameter: Name of the setting.
+        points: At least two.
+        out: The folder.
+        name: Stem of the files.
+        paper: The paper's AUROC in percent by value.
+        caption: What it is measured on.
+
+    Raises:
+        PmalError: If there are fewer than two points.
+    """
+    if len(points) < 2:
+        raise PmalError(
+            f"A figure of {parameter} needs at least two of its values. Received: "
+            f"{len(points)}"
+        )
+    values = sorted({*(point.value for point in points), *(paper or {})}, key=_order)
+    place = {value: position for position, value in enumerate(values)}
+    figure = new_figure(4.2, 4.4 if paper else 3.0)
+    rows = 2 if paper else 1
+    all_axes = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+    _draw_ours(all_axes[0], points, place)
+    if paper:
+        all_axes[1].plot(
+            [place[value] for value in paper],
+            list(paper.values()),
+            LINES[1],
+            marker=MARKERS[1],
+            color=COLOURS[1],
+        )
+        all_axes[1].set_title(_PAPER)
+        all_axes[1].set_ylabel("AUROC, %")
+        tidy(all_axes[1])
+    shown = [f"{v:g}" if isinstance(v, int | float) else str(v) for v in values]
+    all_axes[-1].set_xticks(range(len(values)), shown)
+    symbol = SYMBOLS.get(parameter)
+    label = parameter.replace("_", " ") + (f" {symbol}" if symbol else "")
+    all_axes[-1].set_xlabel(label)
+    counts = sorted({point.count for point in points})
+    trials = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    spread = " Bars: one standard deviation over trials." if counts[-1] > 1 else ""
+    return save(
+        figure,
+        out,
+        name,
+        title=f"AUROC against {label}",
+        caption=f"{caption} n = {trials} trials a point.{spread}".strip(),
+    )
+
+
+def _draw_ours(
+    axes: Axes, points: Sequence[SweepPoint], place: Mapping[Any, int]
+) -> None:
+    """Draws what was measured here."""
+    ordered = sorted(points, key=lambda point: place[point.value])
+    axes.errorbar(
+        [place[point.value] for point in ordered],
+        [100 * point.mean for point in ordered],
+        yerr=[100 * (point.deviation or 0.0) for point in ordered],
+        fmt=LINES[0],
+        marker=MARKERS[0],
+        color=COLOURS[0],
+        capsize=3,
+    )
+    axes.set_title("measured here")
+    axes.set_ylabel("AUROC, %")
+    tidy(axes)
+
+
+def _order(value: Any) -> tuple[bool, Any]:
+    """Sorts numbers before words."""
+    return isinstance(value, str), value

@@ -1,0 +1,169 @@
+"""What the robustness r tells: of one class (Fig. 3b), and of accuracy (Fig. 4a)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pmal_tf.errors import PmalError
+from pmal_tf.reports.class_sheets import SheetImages
+from pmal_tf.reports.figures.style import COLOURS, GREY, Drawn, new_figure, save, tidy
+from pmal_tf.reports.sheets import contact_sheet
+from pmal_tf.workdir import read_json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_STRIPS = ("lowest", "median", "highest")
+_BINS = 40
+_MOST_INTERVALS = 10
+_LEAST_PER_INTERVAL = 20
+# Two-sided 95 % of the normal distribution.
+_Z = 1.96
+
+
+def draw_robustness_of_class(
+    trial: Path, out: Path, name: str, class_index: int = 0
+) -> Drawn:
+    """Draws the distribution of r in one class, with images of it, as Fig. 3b does.
+
+    Args:
+        trial: A trial's folder.
+        out: The folder of figures.
+        name: Stem of the files.
+        class_index: The class.
+
+    Raises:
+        PmalError: If there is no such class.
+    """
+    robustness, label, _ = _robustness(trial)
+    own = robustness[label == class_index]
+    if not len(own):
+        raise PmalError(
+            "A figure of robustness needs a class of the trial. Received: class "
+            f"{class_index} of {label.max() + 1} in {trial}"
+        )
+    class_name = _class_names(trial)[class_index]
+    sheets = SheetImages.load(trial / "mining" / "sheets.npz")
+    figure = new_figure(7.2, 4.4)
+    grid = figure.add_gridspec(2, len(_STRIPS), height_ratios=(1, 1.1))
+    top = figure.add_subplot(grid[0, :])
+    top.hist(own, _BINS, color=COLOURS[0])
+    top.set_xlabel("robustness r")
+    top.set_ylabel("training images")
+    tidy(top)
+    for position, strip in enumerate(_STRIPS):
+        axes = figure.add_subplot(grid[1, position])
+        chosen = (sheets.class_index == class_index) & (sheets.strip == strip)
+        _show_sheet(axes, sheets.image[chosen])
+        low, high = _ends(sheets.robustness[chosen])
+        axes.set_title(f"{strip}: r {low:.2f} to {high:.2f}", fontsize=8)
+    return save(
+        figure,
+        out,
+        name,
+        title=f"Robustness of {class_name}",
+        caption=f"r of the {len(own)} training images of {class_name}; below, those of "
+        "lowest, middling and highest r.",
+    )
+
+
+def draw_robustness_accuracy(trial: Path, out: Path, name: str) -> Drawn:
+    """Draws how r is distributed, and how often M^1 is right by it, as Fig. 4a does.
+
+    Args:
+        trial: A trial's folder.
+        out: The folder of figures.
+        name: Stem of the files.
+
+    Raises:
+        PmalError: If there are too few images for two intervals.
+    """
+    robustness, label, predicted = _robustness(trial)
+    parts = intervals(robustness)
+    right = predicted == label
+    figure = new_figure(6.4, 4.6)
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    top.hist(robustness, _BINS, color=COLOURS[0])
+    top.set_ylabel("training images")
+    tidy(top)
+    center = [float(np.median(robustness[part])) for part in parts]
+    share = [float(right[part].mean()) for part in parts]
+    low, high = np.array(
+        [wilson_interval(int(right[part].sum()), len(part)) for part in parts]
+    ).T
+    bottom.errorbar(
+        center,
+        100 * np.array(share),
+        yerr=100 * np.array([np.array(share) - low, high - np.array(share)]),
+        fmt="o-",
+        color=COLOURS[1],
+        capsize=3,
+    )
+    bottom.axhline(100 * right.mean(), color=GREY, linewidth=0.8, linestyle=":")
+    bottom.set_xlabel("robustness r")
+    bottom.set_ylabel("accuracy of M^1, %")
+    tidy(bottom)
+    return save(
+        figure,
+        out,
+        name,
+        title="Robustness and accuracy",
+        caption=f"r of {len(robustness)} training images; below, the accuracy of M^1 "
+        f"on them in {len(parts)} intervals of r with equally many images, with "
+        "95 % Wilson intervals; dotted, on all.",
+    )
+
+
+def intervals(robustness: np.ndarray) -> list[np.ndarray]:
+    """Returns positions of images by interval of r, equally many in each.
+
+    Args:
+        robustness: [N].
+
+    Raises:
+        PmalError: If there are too few images.
+    """
+    count = min(_MOST_INTERVALS, len(robustness) // _LEAST_PER_INTERVAL)
+    if count < 2:
+        raise PmalError(
+            f"Two intervals of r need {2 * _LEAST_PER_INTERVAL} training images. "
+            f"Received: {len(robustness)}"
+        )
+    return np.array_split(np.argsort(robustness, kind="stable"), count)
+
+
+def wilson_interval(successes: int, count: int) -> tuple[float, float]:
+    """Returns the 95 % interval of a share by Wilson 1927, within [0, 1]."""
+    share = successes / count
+    middle = share + _Z**2 / (2 * count)
+    width = _Z * np.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
+    scale = 1 + _Z**2 / count
+    return float((middle - width) / scale), float((middle + width) / scale)
+
+
+def _robustness(trial: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns r, class and prediction of M^1 of every training image."""
+    with np.load(trial / "mining" / "robustness.npz") as stored:
+        return stored["robustness"], stored["class_index"], stored["predicted_0"]
+
+
+def _class_names(trial: Path) -> list[str]:
+    """Returns the names of the known classes."""
+    return read_json(trial / "result.json")["known"]
+
+
+def _show_sheet(axes: Axes, image: np.ndarray) -> None:
+    """Shows images on a sheet."""
+    sheet = contact_sheet(image, columns=max(1, int(np.ceil(len(image) ** 0.5))))
+    axes.imshow(sheet, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def _ends(values: np.ndarray) -> tuple[float, float]:
+    """Returns the least and the largest value."""
+    return float(values.min()), float(values.max())

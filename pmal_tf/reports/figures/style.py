@@ -1,0 +1,154 @@
+"""One style for all figures: safe for colour-blind readers, and in black and white.
+
+Whatever a colour tells, a line style or a marker tells too.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pmal_tf.errors import PmalError
+from pmal_tf.workdir import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette (2008), black last: it is for text.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442"),
+    "#000000",
+)
+GREY = "#9A9A9A"
+LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+
+_DOTS_PER_INCH = 150
+_FONT_SIZE = 9
+_LEAST_POINTS = 10
+_PERPLEXITY = 30.0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that was drawn.
+
+    Attributes:
+        name: Stem of its files.
+        title: What it shows.
+        caption: What is needed to read it.
+        png: The picture.
+        svg: The same to be scaled.
+    """
+
+    name: str
+    title: str
+    caption: str
+    png: Path
+    svg: Path
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A figure that was not drawn.
+
+    Attributes:
+        name: Stem that its files would have.
+        reason: Why not.
+    """
+
+    name: str
+    reason: str
+
+
+def new_figure(width: float = 6.4, height: float = 4.0) -> Figure:
+    """Returns an empty figure; sizes in inches."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"font.size": _FONT_SIZE}):
+        return Figure(figsize=(width, height), layout="constrained")
+
+
+def tidy(axes: Axes) -> Axes:
+    """Takes away the lines that carry nothing, and sets small type."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=_FONT_SIZE - 1)
+    axes.xaxis.label.set_fontsize(_FONT_SIZE)
+    axes.yaxis.label.set_fontsize(_FONT_SIZE)
+    axes.title.set_fontsize(_FONT_SIZE + 1)
+    return axes
+
+
+def save(figure: Figure, out: Path, name: str, *, title: str, caption: str) -> Drawn:
+    """Writes a figure as PNG and SVG.
+
+    Args:
+        figure: The figure.
+        out: The folder.
+        name: Stem of the files.
+        title: What it shows.
+        caption: What is needed to read it.
+    """
+    import matplotlib
+
+    paths = {}
+    # A fixed salt and no date: the same runs give the same files.
+    with matplotlib.rc_context({"svg.hashsalt": "pmal_tf", "font.size": _FONT_SIZE}):
+        for kind in ("png", "svg"):
+            content, dated = io.BytesIO(), kind == "svg"
+            figure.savefig(
+                content,
+                format=kind,
+                dpi=_DOTS_PER_INCH,
+                metadata={"Date": None} if dated else None,
+            )
+            paths[kind] = out / f"{name}.{kind}"
+            write_atomically(
+                paths[kind], functools.partial(_write_bytes, content.getvalue())
+            )
+    return Drawn(name, title, caption, paths["png"], paths["svg"])
+
+
+def _write_bytes(content: bytes, path: Path) -> None:
+    """Writes a file."""
+    path.write_bytes(content)
+
+
+def flatten(points: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Lays points out in two dimensions by t-SNE (van der Maaten and Hinton 2008).
+
+    Args:
+        points: [n, D], at least 10.
+        seed: Of the layout.
+
+    Returns:
+        [n, 2]; distances between far groups mean nothing.
+
+    Raises:
+        PmalError: If there are too few points.
+    """
+    count = len(points)
+    if count < _LEAST_POINTS:
+        raise PmalError(
+            f"There are too few points for t-SNE, which needs {_LEAST_POINTS}. "
+            f"Received: {count}"
+        )
+    from sklearn.manifold import TSNE
+
+    perplexity = min(_PERPLEXITY, (count - 1) / 3)
+    layout = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    return layout.fit_transform(np.asarray(points, np.float32))
+
+
+def some_rows(count: int, most: int, seed: int = 0) -> np.ndarray:
+    """Returns at most `most` of `count` positions, in order, drawn by a fixed seed."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).permutation(count)[:most])

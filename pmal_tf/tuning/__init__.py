@@ -1,0 +1,1 @@
+"""Choosing hyper-parameters on classes held out of the known ones, with KerasTuner."""

@@ -1,0 +1,117 @@
+"""Running a sweep with KerasTuner: on from where it stood, alone or among workers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import redirect_stdout
+from typing import Any
+
+import keras_tuner
+from absl import logging
+from keras_tuner import errors
+from keras_tuner.engine import base_tuner
+from keras_tuner.engine import trial as trials
+
+from pmal_tf.errors import PmalError, TrainingDivergedError
+from pmal_tf.experiment import run_experiment
+from pmal_tf.tuning.oracles import INTERNAL, OBJECTIVE, build_oracle, check_oracle
+from pmal_tf.tuning.results import Point, write_results
+from pmal_tf.tuning.sweep import Sweep, objective_of, trial_results
+
+_PROJECT = "tuner"
+_CHIEF, _WORKER_ID = "chief", "KERASTUNER_TUNER_ID"
+
+
+class PointTuner(base_tuner.BaseTuner):
+    """Runs every point of a sweep as an experiment of its own.
+
+    Args:
+        sweep: The sweep.
+        oracle: Says which points.
+    """
+
+    def __init__(self, sweep: Sweep, oracle: keras_tuner.Oracle) -> None:
+        self.sweep = sweep
+        # It tells on standard output that it goes on from a folder; so do we.
+        with redirect_stdout(sys.stderr):
+            super().__init__(oracle, directory=str(sweep.folder), project_name=_PROJECT)
+        # Before the first point is done there would be nothing to go on from.
+        self.save()
+
+    def run_trial(self, trial: trials.Trial, *args: Any, **kwargs: Any) -> Any:
+        """Runs one point.
+
+        Returns:
+            The objective by its name.
+
+        Raises:
+            keras_tuner.errors.FailedTrialError: If its training diverged.
+            keras_tuner.errors.FatalError: If something is wrong with all points.
+        """
+        config = self.sweep.config_of(*_values_of(trial))
+        logging.info("Point %s: %s", trial.trial_id, config.experiment)
+        try:
+            run_experiment(config)
+        except TrainingDivergedError as error:
+            raise errors.FailedTrialError(str(error)) from error
+        except Exception as error:
+            # KerasTuner would take any other for a bad point, and go on.
+            raise errors.FatalError(str(error)) from error
+        return {OBJECTIVE: objective_of(trial_results(config, self.sweep.rule))}
+
+
+def run_sweep(sweep: Sweep) -> str:
+    """Runs what is left of a sweep, and writes its results.
+
+    Args:
+        sweep: The sweep.
+
+    Returns:
+        Its table; of a worker whose chief is elsewhere, empty.
+
+    Raises:
+        PmalError: If something the user can mend is wrong.
+        Interrupted: If the process was asked to leave.
+    """
+    check_oracle(sweep.tuner, sweep.space)
+    sweep.open_folder()
+    oracle = build_oracle(
+        *(sweep.tuner, sweep.space, sweep.config),
+        max_points=sweep.max_points,
+        seed=sweep.config.seed,
+    )
+    tuner = PointTuner(sweep, oracle)
+    try:
+        tuner.search(verbose=0)
+    except errors.FatalError as error:
+        raise (error.__cause__ or error) from None
+    except RuntimeError as error:
+        raise PmalError(
+            "A sweep must be able to train its points. Received: several in a row that "
+            f"could not be trained, the last one: {error}. See "
+            f"{sweep.folder / _PROJECT}; lower --learning_rate, or vary less."
+        ) from error
+    worker = os.environ.get(_WORKER_ID)
+    if worker is not None and _CHIEF not in worker:
+        return ""
+    return write_results(sweep, _points(sweep, oracle))
+
+
+def _points(sweep: Sweep, oracle: keras_tuner.Oracle) -> list[Point]:
+    """Returns the points in the order they were begun."""
+    points = []
+    for name in oracle.start_order:
+        values, epochs = _values_of(oracle.trials[name])
+        config = sweep.config_of(values, epochs)
+        results = trial_results(config, sweep.rule)
+        done = oracle.trials[name].status == trials.TrialStatus.COMPLETED
+        points.append(Point(values, config, tuple(results if done else ())))
+    return points
+
+
+def _values_of(trial: trials.Trial) -> tuple[dict[str, Any], int | None]:
+    """Returns a point's values, and its epochs where the tuner chose them."""
+    values = trial.hyperparameters.values
+    ours = {n: v for n, v in values.items() if not n.startswith(INTERNAL)}
+    return ours, values.get(f"{INTERNAL}epochs")

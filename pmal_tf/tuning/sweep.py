@@ -1,0 +1,133 @@
+"""A sweep: run folders of its points, which share all that they can.
+
+<workdir>/<experiment>-<hash>/
+sweep.json                  what is swept
+tuner/                      KerasTuner's own records
+shared/                     stages that points have in common
+<name-value>+.../trial_<t>/ a run folder per point and trial
+table.md, costs.json, best.flags, best_objective.flags, <setting>.png and .svg
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pmal_tf.config import Config
+from pmal_tf.environment import library_versions
+from pmal_tf.errors import PmalError
+from pmal_tf.tuning.space import Parameter
+from pmal_tf.workdir import read_json, write_json
+
+SWEEP = "sweep.json"
+STAGES = ("pretrain", "mine", "optimize", "evaluate")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is swept, and where it is kept.
+
+    Attributes:
+        config: The settings around which; every point runs all its trials.
+        space: What is varied.
+        tuner: Kind of sweep, one of `pmal_tf.tuning.oracles.ORACLES`.
+        rule: Whose AUROC is the objective, `dr`, `pr` or `mls`.
+        max_points: Points of a random or Bayesian sweep.
+    """
+
+    config: Config
+    space: tuple[Parameter, ...]
+    tuner: str = "axes"
+    rule: str = "dr"
+    max_points: int = 20
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the sweep depends on; another has another folder."""
+        base = dataclasses.replace(self.config, tuning_held_out=True)
+        varied = {parameter.name for parameter in self.space}
+        settings = {
+            name: value
+            for name, value in base.inputs_of("evaluate").items()
+            # Where all else is varied around them, the settings themselves matter.
+            if self.tuner == "axes" or name not in varied
+        }
+        return {
+            "space": [str(parameter) for parameter in self.space],
+            "tuner": self.tuner,
+            "rule": self.rule,
+            "max_points": self.max_points,
+            "trials": list(self.config.trials),
+            "settings": settings,
+            "versions": library_versions(),
+        }
+
+    @property
+    def folder(self) -> Path:
+        """`<workdir>/<experiment>-<hash>`."""
+        text = json.dumps(self.identity, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return Path(self.config.workdir) / f"{self.config.experiment}-{digest}"
+
+    def open_folder(self) -> None:
+        """Makes the folder, or checks that it is of this sweep.
+
+        Raises:
+            PmalError: If it is of another.
+        """
+        path = self.folder / SWEEP
+        if path.exists() and read_json(path) != self.identity:
+            raise PmalError(
+                "A sweep's folder must be of that sweep alone. Received: "
+                f"{path}, which tells of another one. Choose another --experiment, or "
+                "move the folder away."
+            )
+        if not path.exists():
+            write_json(path, self.identity)
+
+    def config_of(self, values: Mapping[str, Any], epochs: int | None = None) -> Config:
+        """Returns the settings of a point.
+
+        Args:
+            values: Of the settings that are varied.
+            epochs: Of each stage, where the tuner chooses them.
+        """
+        shown = {**values, **({"epochs": epochs} if epochs else {})}
+        return dataclasses.replace(
+            self.config,
+            **shown,
+            experiment="+".join(f"{name}-{value}" for name, value in shown.items()),
+            workdir=str(self.folder),
+            stages=STAGES,
+            control=False,
+            tuning_held_out=True,
+            share_stages=True,
+        )
+
+
+def trial_results(config: Config, rule: str) -> list[dict[str, Any]]:
+    """Reads what a point's trials came to.
+
+    Returns:
+        Per trial that is evaluated: `trial`, `auroc` of the rule, `acc`.
+    """
+    found = []
+    for trial in config.trials:
+        path = config.run_folder / f"trial_{trial}" / "result.json"
+        if path.exists():
+            metrics = read_json(path)["models"]["pmal"]
+            found.append(
+                {"trial": trial, "auroc": metrics[rule]["auroc"], "acc": metrics["acc"]}
+            )
+    return found
+
+
+def objective_of(results: list[dict[str, Any]]) -> float:
+    """Returns the mean AUROC over trials."""
+    return statistics.fmean(result["auroc"] for result in results)

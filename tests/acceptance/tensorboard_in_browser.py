@@ -1,0 +1,207 @@
+"""TensorBoard's pages in a real browser: curves, images, embeddings, settings.
+
+    python tests/acceptance/tensorboard_in_browser.py LOGDIR OUTDIR
+
+Starts `tensorboard --logdir=LOGDIR` and opens its pages in headless Chromium, which
+needs `pip install playwright` and a Chromium (`CHROMIUM`, /usr/bin/chromium by default;
+the projector needs WebGL, which it draws without a GPU). Waits until each page shows
+content, says what it shows, and leaves a picture of it in OUTDIR. Exits with 1 where a
+page shows nothing, or asks a host other than this one.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+ARGUMENTS = (
+    *("--no-sandbox", "--enable-unsafe-swiftshader", "--use-gl=angle"),
+    *("--use-angle=swiftshader", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update"),
+    "--disable-sync",
+)
+PATIENCE = 40  # Seconds until a page counts as empty.
+
+
+def missing() -> list[str]:
+    """Names what this proof needs and does not find."""
+    found = [] if importlib.util.find_spec("playwright") else ["playwright"]
+    return found if Path(CHROMIUM).exists() else [*found, f"Chromium ({CHROMIUM})"]
+
+
+@contextlib.contextmanager
+def tensorboard(logdir: Path) -> Iterator[str]:
+    """Runs TensorBoard, and gives its URL once it has read some of the folder."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "tensorboard.main", f"--logdir={logdir}"),
+        *("--host=127.0.0.1", f"--port={port}"),
+    ]
+    url = f"http://127.0.0.1:{port}/"
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stderr=errors)
+        try:
+            until = time.monotonic() + PATIENCE
+            while not has_runs(url):
+                errors.seek(0)
+                assert process.poll() is None, f"TensorBoard ended: {errors.read()}"
+                assert time.monotonic() < until, f"TensorBoard sees no run in {logdir}"
+                time.sleep(0.2)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def has_runs(url: str) -> bool:
+    """Tells whether TensorBoard answers and names a run."""
+    try:
+        with urllib.request.urlopen(f"{url}data/runs", timeout=5) as answer:
+            return answer.read().strip() != b"[]"
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def until(page, probe: Callable):
+    """Returns the first answer of `probe` that counts as true."""
+    for _ in range(2 * PATIENCE):
+        if found := probe():
+            return found
+        page.wait_for_timeout(500)
+    raise AssertionError(f"nothing after {PATIENCE} seconds: {found!r}")
+
+
+def check_timeseries(page) -> str:
+    """Waits for a card with a value of a run."""
+    card = page.locator("scalar-card").first
+    # A card stands there before its data does.
+    until(
+        page, lambda: re.search(r"\d\.\d", card.locator("tb-data-table").inner_text())
+    )
+    groups = page.locator("metrics-card-group-toolbar").all_inner_texts()
+    assert groups, "no group of curves"
+    return ", ".join(" ".join(group.split()) for group in groups)
+
+
+def check_images(page) -> str:
+    """Waits for images that have pixels."""
+    images = page.locator("tf-image-loader img")
+    images.first.wait_for()
+
+    def widths() -> list[int]:
+        found = images.evaluate_all("all => all.map(image => image.naturalWidth)")
+        return found if all(found) else []
+
+    found = until(page, widths)
+    return f"{len(found)} images, {min(found)} to {max(found)} pixels wide"
+
+
+def check_projector(page) -> str:
+    """Waits for points, until they are drawn, and colours them by kind."""
+    # The page is a frame in a frame.
+    frame = page.frame_locator("iframe").frame_locator("iframe")
+    points = frame.locator(".numDataPoints")
+    points.get_by_text(re.compile("[1-9]")).wait_for()
+
+    def colours() -> int:
+        picture = frame.locator("canvas").first.screenshot()
+        pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+        count = len(np.unique(pixels.reshape(-1, 3), axis=0))
+        return count if count > 500 else 0  # The axes and their names have fewer.
+
+    drawn = until(page, colours)
+    frame.locator("#colorby").click()
+    frame.locator("#colorby paper-item").filter(has_text="kind").click()
+    legend = frame.locator("vz-projector-legend .item")
+    legend.first.wait_for()
+    kinds = [" ".join(text.split()) for text in legend.all_inner_texts()]
+    return f"{points.inner_text()} points in {drawn} colours: {', '.join(kinds)}"
+
+
+def check_hparams(page) -> str:
+    """Waits for a row of the table, and that the rows are full."""
+    grid = page.locator("tf-hparams-table-view vaadin-grid")
+    grid.wait_for()
+
+    def rows() -> list[str]:
+        # The cells of the head come first, then empty ones of the foot.
+        texts = grid.locator("vaadin-grid-cell-content").all_inner_texts()
+        texts = [text.strip() for text in texts]
+        head = texts[: texts.index("")] if "" in texts else []
+        body = [text for text in texts[len(head) :] if text]
+        return [*head, "|", *body] if head and body else []
+
+    found = until(page, rows)
+    # The column of ticks has no text.
+    columns, cells = found.index("|") - 1, len(found) - found.index("|") - 1
+    assert cells % columns == 0, f"a row has empty cells: {found}"
+    return f"{cells // columns} rows: {' '.join(found)}"
+
+
+CHECKS: dict[str, Callable] = {
+    "timeseries": check_timeseries,
+    "images": check_images,
+    "projector": check_projector,
+    "hparams": check_hparams,
+}
+
+
+def main(logdir: Path, out: Path) -> list[str]:
+    """Looks at all pages, and returns those that are not as they should be."""
+    from playwright.sync_api import Error, sync_playwright
+
+    out.mkdir(parents=True, exist_ok=True)
+    wrong = []
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(tensorboard(logdir))
+        browser = stack.enter_context(sync_playwright()).chromium.launch(
+            executable_path=CHROMIUM, args=list(ARGUMENTS)
+        )
+        stack.callback(browser.close)
+        hosts: set[str | None] = set()
+        for name, check in CHECKS.items():
+            page = browser.new_page(viewport={"width": 1400, "height": 1000})
+            page.set_default_timeout(1000 * PATIENCE)
+            page.on("request", lambda asked: hosts.add(urlsplit(asked.url).hostname))
+            page.goto(f"{url}#{name}")
+            try:
+                print(f"{name}: {check(page)}", flush=True)
+            except (AssertionError, Error) as error:
+                print(f"{name}: NOTHING. {error}", flush=True)
+                wrong.append(name)
+            page.screenshot(path=out / f"{name}.png")
+            page.close()
+    # Pictures inside the page (data:) have no host.
+    if strange := {host for host in hosts if host not in ("127.0.0.1", "", None)}:
+        print(f"The pages asked {', '.join(sorted(strange))}.")
+        wrong.append("hosts")
+    print(f"Screenshots: {out}. {'All as it should be.' if not wrong else wrong}")
+    return wrong
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("logdir", type=Path)
+    parser.add_argument("outdir", type=Path)
+    arguments = parser.parse_args()
+    if lacking := missing():
+        sys.exit(f"This proof needs {', '.join(lacking)}, not found here.")
+    sys.exit(bool(main(arguments.logdir, arguments.outdir)))
