@@ -61,9 +61,9 @@ def write_settings_and_results(trial: Trial, metrics: dict[str, Any]) -> None:
         metrics: PMAL's entry of `result.json`.
     """
     config: Config = trial.config
-    results = {"acc": metrics["acc"]}
+    results = {"result/acc": metrics["acc"]}
     results |= {
-        f"auroc_{rule}": metrics[rule]["auroc"]
+        f"result/auroc_{rule}": metrics[rule]["auroc"]
         for rule in RULES
         if metrics[rule] is not None
     }

@@ -68,5 +68,5 @@ def write_space(sweep: Sweep) -> None:
         or Interval(parameter.low or 0.0, parameter.high or 0.0)
         for parameter in sweep.space
     }
-    metrics = ["acc", *(f"auroc_{rule}" for rule in RULES)]
+    metrics = ["result/acc", *(f"result/auroc_{rule}" for rule in RULES)]
     write_experiment(sweep.folder / "tensorboard", space, metrics)

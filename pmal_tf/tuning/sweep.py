@@ -4,7 +4,7 @@
 sweep.json                  what is swept
 tuner/                      KerasTuner's own records
 shared/                     stages that points have in common
-<name-value>+.../trial_<t>/ a run folder per point and trial
+<name-value>__.../trial_<t>/ a run folder per point and trial
 table.md, costs.json, best.flags, best_objective.flags, <setting>.png and .svg
 """
 
@@ -26,6 +26,8 @@ from pmal_tf.tuning.space import Parameter
 from pmal_tf.workdir import read_json, write_json
 
 SWEEP = "sweep.json"
+# No plus sign: TensorBoard's projector does not find a run with one in its name.
+_SEPARATOR = "__"
 STAGES = ("pretrain", "mine", "optimize", "evaluate")
 
 
@@ -102,7 +104,7 @@ class Sweep:
         return dataclasses.replace(
             self.config,
             **shown,
-            experiment="+".join(f"{name}-{value}" for name, value in shown.items()),
+            experiment=_SEPARATOR.join(f"{n}-{value}" for n, value in shown.items()),
             workdir=str(self.folder),
             stages=STAGES,
             control=False,

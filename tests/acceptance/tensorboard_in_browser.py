@@ -89,13 +89,18 @@ def until(page, probe: Callable):
     raise AssertionError(f"nothing after {PATIENCE} seconds: {found!r}")
 
 
+def pixels_of(element) -> np.ndarray:
+    """Returns what an element looks like, [height, width, 3] uint8."""
+    picture = Image.open(io.BytesIO(element.screenshot()))
+    return np.asarray(picture.convert("RGB"))
+
+
 def check_timeseries(page) -> str:
-    """Waits for a card with a value of a run."""
-    card = page.locator("scalar-card").first
-    # A card stands there before its data does.
-    until(
-        page, lambda: re.search(r"\d\.\d", card.locator("tb-data-table").inner_text())
-    )
+    """Waits for a card in which a curve is drawn."""
+    chart = page.locator("scalar-card line-chart").first
+    chart.wait_for()
+    # Curves have colours, axes and letters are grey.
+    until(page, lambda: (np.ptp(pixels_of(chart), axis=-1) > 60).sum() > 20)
     groups = page.locator("metrics-card-group-toolbar").all_inner_texts()
     assert groups, "no group of curves"
     return ", ".join(" ".join(group.split()) for group in groups)
@@ -122,8 +127,7 @@ def check_projector(page) -> str:
     points.get_by_text(re.compile("[1-9]")).wait_for()
 
     def colours() -> int:
-        picture = frame.locator("canvas").first.screenshot()
-        pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+        pixels = pixels_of(frame.locator("canvas").first)
         count = len(np.unique(pixels.reshape(-1, 3), axis=0))
         return count if count > 500 else 0  # The axes and their names have fewer.
 

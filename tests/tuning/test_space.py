@@ -154,7 +154,8 @@ def test_a_folder_of_another_sweep_is_left_alone(tmp_path):
 def test_a_point_is_a_run_on_held_out_classes():
     config = sweep().config_of({"epsilon": 0.3}, epochs=7)
     assert (config.epsilon, config.epochs) == (0.3, 7)
-    assert config.experiment == "epsilon-0.3+epochs-7"
+    # No plus sign: TensorBoard's projector would not find the run.
+    assert config.experiment == "epsilon-0.3__epochs-7"
     assert config.tuning_held_out
     assert config.share_stages
     assert not config.control
