@@ -110,7 +110,7 @@ class Answering:
             sound &= readable
         embedding, logits = outputs["embedding"], outputs["logits"]
         count = len(self.class_names)
-        distance, weight = SET_DISTANCES[self.set_distance](
+        distance, _ = SET_DISTANCES[self.set_distance](
             embedding, self.bank, tf.constant(self.mask)
         )
         # Of a huge embedding, though finite, the square is not.
@@ -142,7 +142,7 @@ class Answering:
                 sound[:, None], tf.nn.softmax(logits), 1.0 / count
             ),
             "nearest_prototype": tf.where(
-                sound, self._nearest_prototype(distance, weight), ""
+                sound, self._nearest_prototype(embedding, distance), ""
             ),
         }
 
@@ -208,9 +208,20 @@ class Answering:
         with tf.control_dependencies([check]):
             return tf.ensure_shape(sent, declared)
 
-    def _nearest_prototype(self, distance: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-        """Returns [batch] ids: in the nearest class, the prototype attended to most."""
+    def _nearest_prototype(
+        self, embedding: tf.Tensor, distance: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns [batch] ids: in the nearest class, the prototype attended to most.
+
+        Where the distance is that to the nearest prototype, that one.
+        """
         nearest_class = tf.argmin(distance, axis=1)
-        position = tf.argmax(tf.gather(weight, nearest_class, batch_dims=1), axis=1)
+        prototypes = tf.gather(self.bank, nearest_class)
+        if self.set_distance == "nearest":
+            prototypes = tf.math.l2_normalize(prototypes, axis=-1)
+        # Not the attention itself: rounded, it may be the same of two of them.
+        similarity = tf.einsum("bd,btd->bt", embedding, prototypes)
+        similarity = tf.where(tf.gather(self.mask, nearest_class), similarity, -np.inf)
+        position = tf.argmax(similarity, axis=1)
         ids = tf.constant(self.prototype_id.astype(str))
         return tf.gather(tf.gather(ids, nearest_class), position, batch_dims=1)

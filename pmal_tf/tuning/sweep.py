@@ -1,11 +1,15 @@
 """A sweep: run folders of its points, which share all that they can.
 
-<workdir>/<experiment>-<hash>/
-sweep.json                  what is swept
-tuner/                      KerasTuner's own records
-shared/                     stages that points have in common
-<name-value>__.../trial_<t>/ a run folder per point and trial
-table.md, costs.json, best.flags, best_objective.flags, <setting>.png and .svg
+In `<workdir>/<experiment>-<hash>/`:
+
+| | |
+|---|---|
+| `sweep.json` | what is swept |
+| `tuner/` | KerasTuner's own records |
+| `shared/` | stages that points have in common |
+| `<name-value>__.../trial_<t>/` | a run folder per point and trial |
+| `table.md`, `costs.json`, `<setting>.png`, `.svg` | results |
+| `best.flags`, `best_objective.flags` | the best point, to be run again |
 """
 
 from __future__ import annotations

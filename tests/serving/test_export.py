@@ -245,3 +245,21 @@ def test_what_fails_leaves_nothing(model, prototypes, tmp_path):
     with pytest.raises(OSError, match="no room"):
         export(model, prototypes, tmp_path / "1", 0.5, add=fail)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_of_nearest_prototypes_answers_by_these(
+    model, prototypes, images, tmp_path
+):
+    nearest = PMALModel(model.network, 2, set_distance="nearest")
+    nearest.refresh_prototypes(prototypes.image, prototypes.mask)
+    wanted = nearest.outputs(images)
+    answers = serve(export(nearest, prototypes, tmp_path / "1", 0.1), images)
+    np.testing.assert_allclose(answers["distance"], wanted["distance"], atol=1e-5)
+    attention = model.outputs(images)["distance"]
+    assert not np.allclose(answers["distance"], attention, atol=1e-4)
+    bank = nearest.bank.numpy()
+    for i, name in enumerate(answers["nearest_prototype"]):
+        k = wanted["distance"][i].argmin()
+        members = bank[k][prototypes.mask[k]]
+        cosine = members @ wanted["embedding"][i] / np.linalg.norm(members, axis=1)
+        assert name.decode() == IDS[k][cosine.argmax()]
