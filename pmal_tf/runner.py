@@ -8,9 +8,7 @@ changed and its files are as they were made.
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from pmal_tf import distribution
 from pmal_tf.config import default_settings
 from pmal_tf.environment import describe_environment
 from pmal_tf.errors import PmalError
-from pmal_tf.training.callbacks import drop_records
+from pmal_tf.shared_stages import SharedStage
 from pmal_tf.training.checkpoints import remove_checkpoints
 from pmal_tf.trial import DATA_RECORD, Trial
 from pmal_tf.workdir import (
@@ -38,8 +36,6 @@ from pmal_tf.workdir import (
     write_text,
 )
 
-# Lines of `metrics.jsonl` that a stage of another run wrote.
-_METRICS = "metrics.jsonl"
 # Stages that are not worth sharing: they are quick, and tell of one run.
 _OF_ONE_RUN = ("evaluate", "export")
 _RECORDS = ("config.json", "flags.txt", "environment.json", DATA_RECORD)
@@ -253,7 +249,8 @@ class Runner:
     def _make(self, stage: Stage, upstream: dict[str, str], label: str) -> str:
         """Runs a stage and writes its marker, whose hash it returns."""
         trial = self.trial
-        marker = self._take_shared(stage, upstream)
+        shared = self._shared(stage)
+        marker = shared.take(upstream) if shared is not None else None
         if marker is not None:
             logging.info("%s: shared, took %.1f s once", label, marker.seconds)
             return marker.hash
@@ -266,84 +263,20 @@ class Runner:
         marker.write(self._folder(stage))
         remove_checkpoints(self._folder(stage))
         logging.info("%s: done in %.1f s", label, seconds)
-        self._share(stage)
+        if shared is not None:
+            shared.keep()
         return marker.hash
 
-    def _shared_under(self, stage: Stage) -> dict[str, Any]:
-        """Returns what a stage that runs share is found by.
-
-        Of the stages before it, the files they made: another run may have made the same
-        ones with another number of models.
-        """
-        inputs = self._inputs(stage)
-        if stage.kind in ("pretrain", "control"):
-            inputs.pop("num_models")
+    def _shared(self, stage: Stage) -> SharedStage | None:
+        """Returns a stage as runs share it, None for those that tell of one run."""
+        if stage.kind in _OF_ONE_RUN:
+            return None
+        folder = self.trial.folder
         markers = {
-            name: Marker.read(self.trial.folder / name, self.stages[name].kind)
+            name: Marker.read(folder / name, self.stages[name].kind)
             for name in stage.needs
         }
         read = {name: marker.outputs for name, marker in markers.items() if marker}
-        return self.trial.made_from(stage=stage.folder, inputs=inputs, read=read)
-
-    def _take_shared(self, stage: Stage, upstream: dict[str, str]) -> Marker | None:
-        """Takes a stage that another run has made, and returns its marker here."""
-        trial, folder = self.trial, self._folder(stage)
-        # What is to be made anew must not come from the shelf.
-        if stage.kind in _OF_ONE_RUN or trial.config.overwrite:
-            return None
-        made_from = self._shared_under(stage)
-        kept = trial.shared.find(made_from, folder)
-        if kept is None:
-            return None
-        try:
-            theirs = Marker.read(folder, stage.kind)
-            if theirs is None:
-                return None
-            theirs.check_outputs(trial.folder, stage.kind)
-        except PmalError as error:
-            logging.warning("A shared stage is damaged and made anew. %s", error)
-            trial.shared.forget(made_from)
-            for path in _files_of(folder):
-                path.unlink(missing_ok=True)
-            return None
-        self._take_metrics(stage)
-        marker = dataclasses.replace(
-            theirs, inputs=self._inputs(stage), upstream=upstream
+        return SharedStage(
+            self.trial, stage.folder, stage.kind, self._inputs(stage), read
         )
-        marker.write(folder)
-        return marker
-
-    def _take_metrics(self, stage: Stage) -> None:
-        """Moves the shared lines of a stage to the end of the trial's metrics."""
-        shared, path = self._folder(stage) / _METRICS, self.trial.folder / _METRICS
-        if shared.exists():
-            drop_records(path, stage.folder, first_epoch=0)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(shared.read_text(encoding="utf-8"))
-            shared.unlink()
-
-    def _share(self, stage: Stage) -> None:
-        """Keeps a finished stage for other runs."""
-        trial, folder = self.trial, self._folder(stage)
-        if stage.kind in _OF_ONE_RUN or trial.shared.folder is None:
-            return
-        with tempfile.TemporaryDirectory() as temporary:
-            files = {str(path.relative_to(folder)): path for path in _files_of(folder)}
-            lines = _metrics_of(trial.folder / _METRICS, stage.folder)
-            if lines:
-                files[_METRICS] = Path(temporary) / _METRICS
-                files[_METRICS].write_text("".join(lines), encoding="utf-8")
-            trial.shared.keep(self._shared_under(stage), files)
-
-
-def _files_of(folder: Path) -> list[Path]:
-    """Returns the files of a finished stage."""
-    return sorted(f for f in folder.rglob("*") if f.is_file() and f.name != STARTED)
-
-
-def _metrics_of(path: Path, stage: str) -> list[str]:
-    """Returns the lines of `metrics.jsonl` that a stage wrote."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [line for line in lines if json.loads(line)["stage"] == stage]

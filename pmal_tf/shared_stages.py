@@ -1,92 +1,126 @@
-"""What runs of one workdir make from the same things, made once: `<workdir>/shared/`.
+"""Finished stages that runs of one workdir take from each other.
 
-A sweep varies a setting or two; the classifiers, embeddings and robustness that do not
-depend on these are the same files for all its points. They are kept under a hash of all
-they are made from, and linked, not copied, where the file system can.
+A sweep varies a setting or two; the stages that do not depend on these are the same for
+all its points.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import dataclasses
 import json
-import os
-import shutil
 import tempfile
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FOLDER = "shared"
+from pmal_tf.shared_files import place_files
+from pmal_tf.training.callbacks import drop_records
+from pmal_tf.training.checkpoints import remove_checkpoints
+from pmal_tf.trial import Trial
+from pmal_tf.workdir import MARKER, STARTED, Marker
+
+_METRICS = "metrics.jsonl"
+# Curves of a stage lie in the trial's folder of TensorBoard, not in the stage's own.
+_CURVES = "tensorboard"
 
 
-class SharedFiles:
-    """Files under the hash of what they are made from.
+@dataclass(frozen=True)
+class SharedStage:
+    """A stage of a trial that another run may have made, or may want.
 
-    Args:
-        folder: Where they are kept; None keeps and finds nothing.
+    Attributes:
+        trial: The trial.
+        name: The stage's folder.
+        kind: Its name in `--stages`.
+        inputs: The settings that it depends on.
+        read: What it reads: the outputs of the stages before it, by their folders. Not
+            their hashes: another run may have made the same files with another number
+            of models.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    trial: Trial
+    name: str
+    kind: str
+    inputs: dict[str, Any]
+    read: dict[str, Any]
 
-    def find(self, made_from: Mapping[str, Any], into: Path) -> Path | None:
-        """Links the files that were made from some things into a folder.
+    @property
+    def folder(self) -> Path:
+        """The stage's folder."""
+        return self.trial.folder / self.name
+
+    @property
+    def _curves(self) -> Path:
+        """The stage's curves."""
+        return self.trial.folder / _CURVES / self.name
+
+    @property
+    def _made_from(self) -> dict[str, Any]:
+        """All that the stage depends on."""
+        inputs = dict(self.inputs)
+        if self.kind in ("pretrain", "control"):
+            inputs.pop("num_models")
+        return self.trial.made_from(stage=self.name, inputs=inputs, read=self.read)
+
+    def take(self, upstream: dict[str, str]) -> Marker | None:
+        """Takes the stage from the run that has made it.
+
+        Its marker comes last: until then the stage counts as unfinished.
 
         Args:
-            made_from: All that the files depend on; JSON.
-            into: The folder that their names are relative to. Files there are replaced.
+            upstream: Hash of each stage that this one reads from, here.
 
         Returns:
-            Where they are kept, None where nobody has kept any.
+            The marker, or None where no run has made it.
         """
-        kept = self._entry(made_from)
-        if kept is None or not kept.is_dir():
+        kept = self.trial.shared.find(self._made_from)
+        theirs = Marker.read(kept, self.kind) if kept is not None else None
+        if kept is None or theirs is None:
             return None
-        for file in sorted(path for path in kept.rglob("*") if path.is_file()):
-            _link(file, into / file.relative_to(kept))
-        return kept
+        place_files(kept, self._place)
+        shared = kept / _METRICS
+        if shared.exists():
+            path = self.trial.folder / _METRICS
+            drop_records(path, self.name, first_epoch=0)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(shared.read_text(encoding="utf-8"))
+        marker = dataclasses.replace(theirs, inputs=self.inputs, upstream=upstream)
+        marker.write(self.folder)
+        # Of a run that was cut short before another one made the stage.
+        remove_checkpoints(self.folder)
+        return marker
 
-    def keep(self, made_from: Mapping[str, Any], files: Mapping[str, Path]) -> None:
-        """Keeps files for others; what is kept already stays.
-
-        Args:
-            made_from: All that the files depend on; JSON.
-            files: Where each file is, by the name to keep it under.
-        """
-        kept = self._entry(made_from)
-        if kept is None or kept.is_dir():
+    def keep(self) -> None:
+        """Keeps the finished stage for other runs."""
+        if self.trial.shared.folder is None:
             return
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        writing = Path(tempfile.mkdtemp(prefix="writing.", dir=kept.parent))
-        try:
-            for name, path in files.items():
-                _link(path, writing / name)
-            # Another process may have been faster; a folder that is there stays.
-            with contextlib.suppress(OSError):
-                writing.rename(kept)
-        finally:
-            shutil.rmtree(writing, ignore_errors=True)
+        files = _files_by_name(self.folder)
+        curves = _files_by_name(self._curves)
+        files |= {f"{_CURVES}/{name}": path for name, path in curves.items()}
+        with tempfile.TemporaryDirectory() as temporary:
+            lines = _lines_of(self.trial.folder / _METRICS, self.name)
+            if lines:
+                files[_METRICS] = Path(temporary) / _METRICS
+                files[_METRICS].write_text("".join(lines), encoding="utf-8")
+            self.trial.shared.keep(self._made_from, files)
 
-    def forget(self, made_from: Mapping[str, Any]) -> None:
-        """Removes files that are kept but damaged."""
-        kept = self._entry(made_from)
-        if kept is not None:
-            shutil.rmtree(kept, ignore_errors=True)
-
-    def _entry(self, made_from: Mapping[str, Any]) -> Path | None:
-        """Returns the folder of what is made from some things."""
-        if self.folder is None:
+    def _place(self, name: str) -> Path | None:
+        """Returns where a kept file belongs."""
+        if name in (MARKER, _METRICS):
             return None
-        text = json.dumps(made_from, sort_keys=True)
-        return self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
+        first, _, rest = name.partition("/")
+        return self._curves / rest if first == _CURVES else self.folder / name
 
 
-def _link(source: Path, target: Path) -> None:
-    """Links a file to another place, or copies it where that cannot be."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+def _files_by_name(folder: Path) -> dict[str, Path]:
+    """Returns the files in a folder; what says that a stage has begun is left out."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(f.relative_to(folder)): f for f in files if f.name != STARTED}
+
+
+def _lines_of(path: Path, stage: str) -> list[str]:
+    """Returns the lines of `metrics.jsonl` that a stage wrote."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if json.loads(line)["stage"] == stage]

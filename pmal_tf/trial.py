@@ -29,12 +29,12 @@ from pmal_tf.errors import PmalError
 from pmal_tf.mining.anchors import LEAST_PER_CLASS, check_anchors
 from pmal_tf.mining.mine import MiningSettings
 from pmal_tf.seeds import derive_seed
-from pmal_tf.shared_stages import FOLDER as SHARED
-from pmal_tf.shared_stages import SharedFiles
+from pmal_tf.shared_files import FOLDER as SHARED
+from pmal_tf.shared_files import SharedFiles
 from pmal_tf.training.checkpoints import remove_checkpoints
 from pmal_tf.training.fit import StageRecords
 from pmal_tf.training.recipe import Recipe
-from pmal_tf.workdir import MARKER, STARTED, read_json, write_json
+from pmal_tf.workdir import MARKER, STARTED, checksum, read_json, write_json
 
 DATA_RECORD = "data.json"
 
@@ -274,7 +274,11 @@ class Trial:
         """What runs of the same workdir share; with `--share_stages`."""
         # Several hosts would have to agree on what there is.
         shares = self.config.share_stages and not distribution.several_hosts()
-        return SharedFiles(Path(self.config.workdir) / SHARED if shares else None)
+        return SharedFiles(
+            Path(self.config.workdir) / SHARED if shares else None,
+            # What is to be made anew must not come from the shelf.
+            renew=self.config.overwrite,
+        )
 
     def made_from(self, **parts: Any) -> dict[str, Any]:
         """Returns all that something depends on which is made from this trial's images.
@@ -282,11 +286,13 @@ class Trial:
         Args:
             **parts: What it depends on beside them and the versions of the libraries.
         """
+        start = Path(self.config.init_weights)
         return {
             "trial": self.number,
             "known": list(self.split.known),
             "training": self.data_record["training"]["sha256"],
             "versions": library_versions(),
+            "start": checksum(start) if start.is_file() else "",
             **parts,
         }
 

@@ -81,9 +81,14 @@ def _sweep_from_flags() -> Sweep:
     Raises:
         PmalError: If a value is not allowed.
     """
-    values = flags.FLAGS
+    values, config = flags.FLAGS, settings.config_from_flags()
+    if config.overwrite:
+        raise PmalError(
+            "A sweep goes on from what there is. Received: --overwrite. To begin anew, "
+            "name another --experiment, or remove the folder that the sweep names."
+        )
     return Sweep(
-        config=settings.config_from_flags(),
+        config=config,
         space=parse_space(values.vary),
         tuner=values.tuner,
         rule=values.objective,

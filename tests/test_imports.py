@@ -48,8 +48,8 @@ ALLOWED = {
     "reports": {"data", "errors", "evaluation", "types", "workdir"},
     "run": {"config", "errors", "experiment", "interruption", "quiet"},
     "runner": {
-        *("config", "distribution", "environment", "errors", "training", "trial"),
-        "workdir",
+        *("config", "distribution", "environment", "errors", "shared_stages"),
+        *("training", "trial", "workdir"),
     },
     "seeds": set(),
     "serving": {
@@ -57,11 +57,12 @@ ALLOWED = {
         *("quiet", "training", "types", "workdir"),
     },
     "settings": {"errors"},
-    "shared_stages": set(),
+    "shared_files": {"workdir"},
+    "shared_stages": {"shared_files", "training", "trial", "workdir"},
     "stages": {
         *("api", "backbones", "config", "data", "distribution", "errors"),
-        *("evaluation", "mining", "reports", "serving", "training", "trial"),
-        "workdir",
+        *("evaluation", "mining", "reports", "serving", "shared_files", "training"),
+        *("trial", "workdir"),
     },
     "training": {
         *("data", "distances", "distribution", "errors", "inference"),
@@ -69,12 +70,12 @@ ALLOWED = {
     },
     "trial": {
         *("config", "data", "distribution", "environment", "errors", "mining", "seeds"),
-        *("shared_stages", "training", "workdir"),
+        *("shared_files", "training", "workdir"),
     },
     "tune": {"config", "errors", "interruption", "quiet", "tuning"},
     "tuning": {
         *("config", "environment", "errors", "evaluation", "experiment", "reports"),
-        *("settings", "workdir"),
+        *("settings", "trial", "workdir"),
     },
     "types": set(),
     "version": set(),

@@ -3,14 +3,16 @@
 import dataclasses
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 from tiny_run import tiny
 
 from pmal_tf.api import load_model
+from pmal_tf.errors import PmalError
 from pmal_tf.experiment import run_experiment
-from pmal_tf.shared_stages import SharedFiles
+from pmal_tf.shared_files import SharedFiles, place_files
 from pmal_tf.workdir import Marker
 
 STAGES = ("pretrain", "mine", "optimize", "evaluate")
@@ -102,6 +104,62 @@ def test_a_damaged_shared_stage_is_made_anew(first):
     )
 
 
+def test_a_stage_that_is_taken_counts_only_once_all_of_it_is_there(first, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def write(*_):
+        raise Killed
+
+    config = point(first, "killed_while_taking")
+    with monkeypatch.context() as patch:
+        patch.setattr(Marker, "write", write)
+        with pytest.raises(Killed):
+            run_experiment(config)
+    folder = config.run_folder / "trial_0" / "pretrain_0"
+    assert (folder / "model.keras").exists()
+    assert not (folder / "done.json").exists()
+    run_experiment(config)
+    assert (config.run_folder / "trial_0" / "result.json").exists()
+
+
+def test_damage_is_mended_by_making_it_anew(first):
+    config = point(first, "mended", seed=3)
+    run_experiment(config)
+    path = config.run_folder / "trial_0" / "mining" / "embedding_1.npy"
+    before = np.load(path)
+    with path.open("r+b") as file:  # In place: what is kept is the same file.
+        file.seek(-8, os.SEEK_END)
+        file.write(bytes(8))
+    with pytest.raises(PmalError, match="another checksum"):
+        run_experiment(config)
+    anew = dataclasses.replace(config, overwrite=True, stages=("mine",))
+    run_experiment(anew)
+    np.testing.assert_array_equal(np.load(path), before)
+
+
+def test_models_of_another_start_are_not_shared(first, tmp_path):
+    start = tmp_path / "start.keras"
+    folder = point(first, "first").run_folder / "trial_0"
+    # One seed's M^1, then its M^2.
+    shutil.copy(folder / "pretrain_0" / "model.keras", start)
+    begun = point(first, "begun", init_weights=str(start), stages=("pretrain",))
+    run_experiment(begun)
+    shutil.copy(folder / "pretrain_1" / "model.keras", start)
+    again = dataclasses.replace(begun, experiment="begun_otherwise")
+    run_experiment(again)
+    assert not np.array_equal(
+        weights(begun, "pretrain_0"), weights(again, "pretrain_0")
+    )
+
+
+def test_curves_come_with_a_stage(first):
+    config = point(first, "with_curves", epsilon=0.5)
+    run_experiment(config)
+    curves = {p.name for p in (config.run_folder / "trial_0/tensorboard").iterdir()}
+    assert {"pretrain_0", "pretrain_1", "mining", "optimize"} <= curves
+
+
 def test_files_are_kept_once_under_what_they_are_made_from(tmp_path):
     shared, file = SharedFiles(tmp_path / "shared"), tmp_path / "file"
     file.write_text("one")
@@ -109,16 +167,30 @@ def test_files_are_kept_once_under_what_they_are_made_from(tmp_path):
     file.unlink()
     file.write_text("two")
     shared.keep({"a": 1}, {"deep/name": file})
-    assert shared.find({"a": 1}, tmp_path / "into") is not None
-    assert (tmp_path / "into" / "deep" / "name").read_text() == "one"
-    assert shared.find({"a": 2}, tmp_path / "into") is None
+    assert (shared.find({"a": 1}) / "deep" / "name").read_text() == "one"
+    assert shared.find({"a": 2}) is None
     assert not [p for p in (tmp_path / "shared").iterdir() if "writing" in p.name]
+    renewing = SharedFiles(tmp_path / "shared", renew=True)
+    assert renewing.find({"a": 1}) is None
+    renewing.keep({"a": 1}, {"deep/name": file})
+    assert (shared.find({"a": 1}) / "deep" / "name").read_text() == "two"
 
 
 def test_nothing_is_kept_nor_found_without_a_folder(tmp_path):
     shared = SharedFiles(None)
     shared.keep({}, {"name": tmp_path / "missing"})
-    assert shared.find({}, tmp_path) is None
+    assert shared.find({}) is None
+
+
+def test_what_is_damaged_is_not_found_again(tmp_path):
+    shared, file = SharedFiles(tmp_path / "shared"), tmp_path / "file"
+    file.write_text("one")
+    shared.keep({}, {"name": file})
+    file.write_text("two")  # A link to the same file.
+    assert shared.find({}) is None
+    shared.keep({}, {"name": file})
+    (shared.find({}) / "name").unlink()
+    assert shared.find({}) is None
 
 
 def test_links_fall_back_to_copies(tmp_path, monkeypatch):
@@ -129,5 +201,6 @@ def test_links_fall_back_to_copies(tmp_path, monkeypatch):
     shared, file = SharedFiles(tmp_path / "shared"), tmp_path / "file"
     file.write_text("one")
     shared.keep({}, {"name": file})
-    assert shared.find({}, tmp_path / "into") is not None
+    place_files(shared.find({}), lambda name: tmp_path / "into" / name)
     assert (tmp_path / "into" / "name").read_text() == "one"
+    assert not (tmp_path / "into" / "checksums.json").exists()

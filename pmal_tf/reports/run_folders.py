@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pmal_tf.data.held_out import TUNING
 from pmal_tf.data.splits import CUSTOM
 from pmal_tf.errors import PmalError
 from pmal_tf.workdir import MARKER, STARTED, Marker, differences, read_json
 
-# Where `--share_stages` keeps stages that several runs have in common.
-_SHARED = "shared"
+# Stages that runs share, and KerasTuner's records: no runs, whatever they hold.
+_NO_RUNS = {"shared", "tuner"}
 _EVALUATE, _EXPORT = "evaluate", "export"
 _NEEDED = ("result.json", "config.json", "environment.json", f"{_EVALUATE}/{MARKER}")
 # Settings that markers written before there was such a setting do not name.
@@ -123,9 +124,9 @@ def collect_runs(runs: Path) -> list[Experiment]:
 def _experiment_folders(runs: Path) -> Iterator[Path]:
     """Yields the folders that hold trials, one or two levels deep, in order."""
     for folder in _folders_in(runs):
-        if folder.name == _SHARED:
-            continue
         for candidate in (folder, *_folders_in(folder)):
+            if {folder.name, candidate.name} & _NO_RUNS:
+                continue
             if any(
                 _trial_number(inner) is not None for inner in _folders_in(candidate)
             ):
@@ -249,7 +250,10 @@ def _check_records(
     """Raises a PmalError if the files of a trial tell of different settings."""
     told = {n: config.get(n, inputs[n]) for n in inputs}
     repeated = {n: result[n] for n in _REPEATED if n in result and n in inputs}
-    if repeated.get("protocol") == CUSTOM:  # The classes are listed by hand.
+    protocol = str(repeated.get("protocol", ""))
+    if inputs.get("tuning_held_out"):
+        protocol = repeated["protocol"] = protocol.removesuffix(TUNING)
+    if protocol == CUSTOM:  # The classes are listed by hand.
         repeated.pop("protocol")
     for name, record in (
         ("config.json", told),

@@ -20,6 +20,7 @@ from pmal_tf.mining.robustness import Robustness
 from pmal_tf.mining.spaces import Space
 from pmal_tf.reports.class_sheets import collect_sheets, write_class_sheets
 from pmal_tf.reports.tables import markdown_table
+from pmal_tf.shared_files import link
 from pmal_tf.stages import pretrain
 from pmal_tf.trial import Trial
 from pmal_tf.workdir import Marker, write_atomically, write_json
@@ -137,12 +138,11 @@ def _robustness(
         seed=seed,
         **{name: getattr(trial.config, name) for name in _ROBUSTNESS_SETTINGS},
     )
-    if trial.shared.find(made_from, path.parent) is not None:
-        with np.load(path) as stored:
-            found = Robustness(**{name: stored[name] for name in stored.files})
-        path.unlink()
+    kept = trial.shared.find(made_from)
+    if kept is not None:
         logging.info("Robustness: shared")
-        return found
+        with np.load(kept / path.name) as stored:
+            return Robustness(**{name: stored[name] for name in stored.files})
     computed = robustness_of(spaces, trial.train.label, settings, seed, unfinished)
     if trial.shared.folder is not None:
         arrays = {n: v for n, v in vars(computed).items() if v is not None}
@@ -179,9 +179,11 @@ def _space(trial: Trial, model: int | str) -> Space:
         # The file's name is its name there too.
         name=path.name,
     )
-    if not path.exists() and trial.shared.find(made_from, path.parent) is not None:
+    kept = None if path.exists() else trial.shared.find(made_from)
+    if kept is not None:
         logging.info("Embedding of model %s: shared", model)
-    if not path.exists():
+        link(kept / path.name, path)
+    elif not path.exists():
         network = classifier
         if precision != "trained":
             network = with_precision(classifier, precision)

@@ -58,7 +58,7 @@ def write_results(sweep: Sweep, points: Sequence[Point]) -> str:
     Raises:
         PmalError: If no point could be trained.
     """
-    trained = [point for point in points if point.results]
+    trained = _comparable([point for point in points if point.results])
     if not trained:
         raise PmalError(
             "A sweep needs at least one point that can be trained. Received: "
@@ -74,7 +74,7 @@ def write_results(sweep: Sweep, points: Sequence[Point]) -> str:
     for parameter in sweep.space:
         draw_setting(sweep, parameter, marginals(trained, parameter, center))
     write_space(sweep)
-    text = _render(sweep, points, best, costs)
+    text = _render(sweep, points, trained, best, costs)
     write_text(sweep.folder / "table.md", text)
     return text
 
@@ -158,10 +158,37 @@ def _flags_of(sweep: Sweep, best: Point, name: str, held_out: bool) -> str:
     return f"# {what}\n{config.to_flags()}"
 
 
+def _comparable(points: Sequence[Point]) -> list[Point]:
+    """Returns the points of the largest budget, each once.
+
+    Hyperband gives most points few epochs, and may come to one again; budgets are not
+    averaged, nor compared. Where epochs are what is varied, all points count.
+    """
+    most = max((point.config.epochs for point in points), default=0)
+    by_name = {
+        point.config.experiment: point
+        for point in points
+        if "epochs" in point.values or point.config.epochs == most
+    }
+    return list(by_name.values())
+
+
 def _render(
-    sweep: Sweep, points: Sequence[Point], best: Point, costs: dict[str, float]
+    sweep: Sweep,
+    points: Sequence[Point],
+    trained: Sequence[Point],
+    best: Point,
+    costs: dict[str, float],
 ) -> str:
-    """Renders `table.md`."""
+    """Renders `table.md`.
+
+    Args:
+        sweep: The sweep.
+        points: All its points.
+        trained: Those that rows and the best are of.
+        best: The best of these.
+        costs: Of `measure_costs`.
+    """
     trials = ", ".join(map(str, sweep.config.trials))
     parts = [
         f"Sweep {sweep.config.experiment}: {sweep.config.dataset}, protocol "
@@ -170,7 +197,11 @@ def _render(
         f"(n = {len(sweep.config.trials)}), {sweep.tuner}, seed {sweep.config.seed}; "
         "mean ± standard deviation over trials. Test images were not looked at.\n"
     ]
-    trained = [point for point in points if point.results]
+    if sweep.tuner == "hyperband":
+        parts[0] += (
+            f"Rows and the best are of points with {best.config.epochs} epochs a "
+            "stage.\n"
+        )
     center = sweep.config if sweep.tuner == "axes" else None
     for parameter in sweep.space:
         rows = marginals(trained, parameter, center)

@@ -13,10 +13,12 @@ from keras_tuner import errors
 from keras_tuner.engine import base_tuner
 from keras_tuner.engine import trial as trials
 
-from pmal_tf.errors import PmalError, TrainingDivergedError
+from pmal_tf.errors import PmalError, TrainingDivergedError, first_line
 from pmal_tf.experiment import run_experiment
+from pmal_tf.settings import kind_of
 from pmal_tf.tuning.oracles import INTERNAL, OBJECTIVE, build_oracle, check_oracle
 from pmal_tf.tuning.results import Point, write_results
+from pmal_tf.tuning.space import variable_settings
 from pmal_tf.tuning.sweep import Sweep, objective_of, trial_results
 
 _PROJECT = "tuner"
@@ -33,9 +35,19 @@ class PointTuner(base_tuner.BaseTuner):
 
     def __init__(self, sweep: Sweep, oracle: keras_tuner.Oracle) -> None:
         self.sweep = sweep
-        # It tells on standard output that it goes on from a folder; so do we.
-        with redirect_stdout(sys.stderr):
-            super().__init__(oracle, directory=str(sweep.folder), project_name=_PROJECT)
+        try:
+            # It tells on standard output that it goes on from a folder; so do we.
+            with redirect_stdout(sys.stderr):
+                super().__init__(
+                    oracle, directory=str(sweep.folder), project_name=_PROJECT
+                )
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise PmalError(
+                "KerasTuner's records of a sweep must stand as they were written. "
+                f"Received: {sweep.folder / _PROJECT}, damaged: {first_line(error)}. "
+                "Move that folder away; points that are finished are not run again."
+            ) from error
+        _retry_lost_points(oracle)
         # Before the first point is done there would be nothing to go on from.
         self.save()
 
@@ -59,6 +71,21 @@ class PointTuner(base_tuner.BaseTuner):
             # KerasTuner would take any other for a bad point, and go on.
             raise errors.FatalError(str(error)) from error
         return {OBJECTIVE: objective_of(trial_results(config, self.sweep.rule))}
+
+
+def _retry_lost_points(oracle: keras_tuner.Oracle) -> None:
+    """Lets points run that were cut short before the oracle had noted them.
+
+    KerasTuner writes a point's own file first; killed between the two, it would take
+    the point for one that somebody else is at.
+    """
+    for name, trial in sorted(oracle.trials.items()):
+        if (
+            trial.status == trials.TrialStatus.RUNNING
+            and name not in oracle.start_order
+        ):
+            oracle.start_order.append(name)
+            oracle._retry_queue.append(name)
 
 
 def run_sweep(sweep: Sweep) -> str:
@@ -113,5 +140,11 @@ def _points(sweep: Sweep, oracle: keras_tuner.Oracle) -> list[Point]:
 def _values_of(trial: trials.Trial) -> tuple[dict[str, Any], int | None]:
     """Returns a point's values, and its epochs where the tuner chose them."""
     values = trial.hyperparameters.values
-    ours = {n: v for n, v in values.items() if not n.startswith(INTERNAL)}
+    # Some oracles give NumPy's numbers, and whole numbers for a setting that has none.
+    settings = variable_settings()
+    ours = {
+        name: kind_of(settings[name])(value)
+        for name, value in values.items()
+        if not name.startswith(INTERNAL)
+    }
     return ours, values.get(f"{INTERNAL}epochs")

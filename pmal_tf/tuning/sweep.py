@@ -27,7 +27,7 @@ from pmal_tf.config import Config
 from pmal_tf.environment import library_versions
 from pmal_tf.errors import PmalError
 from pmal_tf.tuning.space import Parameter
-from pmal_tf.workdir import read_json, write_json
+from pmal_tf.workdir import checksum, read_json, write_json
 
 SWEEP = "sweep.json"
 # No plus sign: TensorBoard's projector does not find a run with one in its name.
@@ -71,7 +71,21 @@ class Sweep:
             "max_points": self.max_points,
             "trials": list(self.config.trials),
             "settings": settings,
+            "data": self._data,
             "versions": library_versions(),
+        }
+
+    @property
+    def _data(self) -> dict[str, str]:
+        """What the settings do not tell of what is learnt and started from."""
+        from pmal_tf.trial import Trial
+
+        start = Path(self.config.init_weights)
+        own = self.config.dataset == "folder"
+        return {
+            "folder": str(Path(self.config.data_dir).resolve()) if own else "",
+            "state": Trial(self.config, self.config.trials[0]).source.state(),
+            "init_weights": checksum(start) if start.is_file() else "",
         }
 
     @property
@@ -114,6 +128,7 @@ class Sweep:
             control=False,
             tuning_held_out=True,
             share_stages=True,
+            overwrite=False,
         )
 
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from made_runs import make_trial
 
@@ -159,4 +161,33 @@ def test_a_result_that_lacks_something_is_refused(tmp_path):
     del content["known"], content["models"]
     write_json(path, content)
     with pytest.raises(PmalError, match=r"result\.json without known, models"):
+        collect_runs(tmp_path)
+
+
+def test_a_sweep_beside_other_runs_is_read(tmp_path):
+    make_trial(tmp_path / "cifar10", 0)
+    point = tmp_path / "sweep-12ab" / "epsilon-0.3"
+    folder = make_trial(point, 0, tuning_held_out=True)
+    result = json.loads((folder / "result.json").read_text())
+    result["protocol"] = "neal_tuning"
+    (folder / "result.json").write_text(json.dumps(result))
+    # KerasTuner's own records, and stages that points share.
+    for inner in ("tuner", "shared"):
+        records = tmp_path / "sweep-12ab" / inner / "trial_0000"
+        records.mkdir(parents=True)
+        (records / "trial.json").write_text("{}")
+    experiments = collect_runs(tmp_path)
+    assert [experiment.name for experiment in experiments] == [
+        "cifar10",
+        "sweep-12ab/epsilon-0.3",
+    ]
+    assert not any(experiment.unfinished for experiment in experiments)
+
+
+def test_a_run_that_held_nothing_out_has_no_tuning_protocol(tmp_path):
+    folder = make_trial(tmp_path / "cifar10", 0)
+    result = json.loads((folder / "result.json").read_text())
+    result["protocol"] = "neal_tuning"
+    (folder / "result.json").write_text(json.dumps(result))
+    with pytest.raises(PmalError, match="must tell of the same settings"):
         collect_runs(tmp_path)

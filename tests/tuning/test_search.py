@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+from PIL import Image
 from tiny_run import tiny
 
 from pmal_tf import experiment
@@ -16,6 +17,7 @@ from pmal_tf.tuning.results import Point, marginals, measure_costs
 from pmal_tf.tuning.search import run_sweep
 from pmal_tf.tuning.space import Parameter, parse_space
 from pmal_tf.tuning.sweep import Sweep
+from pmal_tf.workdir import write_json
 
 
 def tiny_sweep(folder, **changes):
@@ -182,3 +184,105 @@ def test_rows_of_a_table_average_or_keep_to_the_axis():
 def test_costs_of_runs_that_are_not_there_are_nothing(tmp_path):
     config = Config(workdir=str(tmp_path))
     assert measure_costs([config])["seconds"] == 0.0
+
+
+@pytest.fixture
+def runs_of_nothing(monkeypatch):
+    """Points cost nothing: each is said to be run, with a made-up result."""
+    calls = []
+
+    def run(config):
+        calls.append(config)
+        for trial in config.trials:
+            auroc = config.epsilon + config.epochs / 100
+            models = {"pmal": {"acc": 1.0, "dr": {"auroc": auroc}}}
+            path = config.run_folder / f"trial_{trial}" / "result.json"
+            write_json(path, {"models": models})
+
+    monkeypatch.setattr(search, "run_experiment", run)
+    return calls
+
+
+def test_a_point_that_keras_tuner_lost_is_run(tmp_path, runs_of_nothing):
+    sweep = tiny_sweep(tmp_path, space=parse_space(["epsilon=0.3,0.7"]))
+    run_sweep(sweep)
+    # Killed between the point's file and the oracle's.
+    state = json.loads((sweep.folder / "tuner" / "oracle.json").read_text())
+    state["start_order"].remove("0001")
+    state["end_order"].remove("0001")
+    (sweep.folder / "tuner" / "oracle.json").write_text(json.dumps(state))
+    path = sweep.folder / "tuner" / "trial_0001" / "trial.json"
+    path.write_text(path.read_text().replace("COMPLETED", "RUNNING"))
+    runs_of_nothing.clear()
+    table = run_sweep(sweep)
+    assert [config.epsilon for config in runs_of_nothing] == [0.7]
+    assert "| 0.7 " in table
+
+
+def test_damaged_records_of_keras_tuner_are_told(tmp_path, runs_of_nothing):
+    sweep = tiny_sweep(tmp_path)
+    run_sweep(sweep)
+    path = sweep.folder / "tuner" / "oracle.json"
+    path.write_text(path.read_text()[:300])
+    with pytest.raises(PmalError, match="Move that folder away"):
+        run_sweep(sweep)
+
+
+@pytest.mark.parametrize("tuner", ["random", "bayesian", "hyperband"])
+def test_sweeps_that_draw_go_on_too(tmp_path, runs_of_nothing, tuner, monkeypatch):
+    config = dataclasses.replace(tiny_sweep(tmp_path).config, epochs=6)
+    sweep = tiny_sweep(
+        tmp_path,
+        config=config,
+        space=parse_space(["epsilon=0.3..0.9"]),
+        tuner=tuner,
+        max_points=5,
+    )
+    run = search.run_experiment
+
+    def killed(config):
+        if len(runs_of_nothing) == 2:
+            raise Interrupted(15)
+        run(config)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "run_experiment", killed)
+        with pytest.raises(Interrupted):
+            run_sweep(sweep)
+    table = run_sweep(sweep)
+    names = [config.experiment for config in runs_of_nothing]
+    assert len(set(names)) == len(names)
+    if tuner != "hyperband":
+        assert len(names) == 5
+    best = max(c.epsilon for c in runs_of_nothing if c.epochs == 6)
+    assert f"Best: epsilon {best}." in table
+
+
+def test_budgets_of_hyperband_are_not_averaged(tmp_path, runs_of_nothing):
+    config = dataclasses.replace(tiny_sweep(tmp_path).config, epochs=6)
+    space = parse_space(["epsilon=0.3..0.9"])
+    sweep = tiny_sweep(tmp_path, config=config, space=space, tuner="hyperband")
+    table = run_sweep(sweep)
+    assert len({config.epochs for config in runs_of_nothing}) > 1
+    assert "Rows and the best are of points with 6 epochs" in table
+    header = next(line for line in table.splitlines() if line.startswith("| epsilon"))
+    long = {config.epsilon for config in runs_of_nothing if config.epochs == 6}
+    assert len(header.split("|")) - 3 == len(long)
+
+
+def test_other_images_have_a_sweep_of_their_own(tmp_path):
+    folders = set()
+    for name in ("one", "two"):
+        make_images(tmp_path / name)
+        config = Config(
+            dataset="folder", data_dir=str(tmp_path / name), workdir=str(tmp_path)
+        )
+        folders.add(str(tiny_sweep(tmp_path, config=config).folder))
+    assert len(folders) == 2
+
+
+def make_images(folder):
+    for kind in ("cat", "dog"):
+        path = folder / "train" / kind / "0.png"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(path)

@@ -15,11 +15,12 @@ from pmal_tf.reports.figures.style import (
     GREY,
     LINES,
     Drawn,
+    about_trial,
     new_figure,
+    read_arrays,
     save,
     tidy,
 )
-from pmal_tf.workdir import read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,11 +46,11 @@ def draw_curves(trial: Path, out: Path, name: str) -> list[Drawn]:
         PmalError: If no image is unknown.
     """
     models = {
-        model: dict(np.load(trial / file))
+        model: read_arrays(trial / file)
         for model, file in _FILES.items()
-        if (trial / file).exists()
+        if model == "PMAL" or (trial / file).exists()
     }
-    scores = next(iter(models.values()))
+    scores = models["PMAL"]
     unknown = int(scores["is_unknown"].sum())
     known = len(scores["is_unknown"]) - unknown
     if not unknown or not known:
@@ -57,11 +58,7 @@ def draw_curves(trial: Path, out: Path, name: str) -> list[Drawn]:
             "Curves of rejection need known and unknown test images. Received: "
             f"{known} known, {unknown} unknown in {trial}"
         )
-    result = read_json(trial / "result.json")
-    about = (
-        f"{result['dataset']}, protocol {result['protocol']}, trial {result['trial']}: "
-        f"{known} known and {unknown} unknown test images."
-    )
+    about = f"{about_trial(trial)}: {known} known and {unknown} unknown test images."
     return [
         _draw_roc(models, out, name, about),
         _draw_oscr(models, out, name, about),
@@ -109,7 +106,7 @@ def _metrics(scores: Scores, rule: str) -> dict[str, float]:
 
 def _draw_roc(models: dict[str, Scores], out: Path, name: str, about: str) -> Drawn:
     """Draws a panel of ROC curves per rule."""
-    figure = new_figure(8.4, 3.1)
+    figure = new_figure(8.4, 3.5)
     for axes, rule in zip(figure.subplots(1, len(RULES)), RULES, strict=True):
         for position, (model, scores) in enumerate(models.items()):
             area = 100 * _metrics(scores, rule)["auroc"]
@@ -122,7 +119,7 @@ def _draw_roc(models: dict[str, Scores], out: Path, name: str, about: str) -> Dr
 
 def _draw_oscr(models: dict[str, Scores], out: Path, name: str, about: str) -> Drawn:
     """Draws a panel of OSCR curves per rule."""
-    figure = new_figure(8.4, 3.1)
+    figure = new_figure(8.4, 3.5)
     for axes, rule in zip(figure.subplots(1, len(RULES)), RULES, strict=True):
         for position, (model, scores) in enumerate(models.items()):
             area = 100 * _metrics(scores, rule)["oscr"]
@@ -142,18 +139,21 @@ def _draw_histograms(scores: Scores, out: Path, name: str, about: str) -> Drawn:
         for position, (side, chosen) in enumerate(
             (("known", ~is_unknown), ("unknown", is_unknown))
         ):
+            # The known ones filled, the others a dashed line: overlaps stay legible.
             axes.hist(
                 score[chosen],
                 bins,
                 density=True,
-                histtype="step",
+                histtype="step" if position else "stepfilled",
                 color=COLOURS[position],
+                alpha=None if position else 0.45,
                 linestyle=LINES[position],
                 label=side,
             )
         axes.set_xlabel(f"{rule.upper()}, larger is more likely unknown")
         axes.set_yticks([])
-        axes.legend(frameon=False, fontsize=7)
+        axes.set_ylabel("density" if rule == RULES[0] else "")
+        axes.legend(frameon=False, fontsize=7.5)
         tidy(axes)
     return save(
         figure,
@@ -177,5 +177,8 @@ def _finish(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_aspect("equal")
-    axes.legend(frameon=False, fontsize=6.5, loc="lower right")
+    # Below the axes: inside, it would lie on the curves of a weak score.
+    axes.legend(
+        frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.22)
+    )
     tidy(axes)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pmal_tf.errors import PmalError
+from absl import logging
+
+from pmal_tf.errors import PmalError, first_line
 from pmal_tf.reports.figures.benchmark_costs import draw_benchmark_costs
 from pmal_tf.reports.figures.curves import draw_curves
 from pmal_tf.reports.figures.embeddings import draw_embeddings, draw_prototype_number
@@ -71,6 +73,10 @@ def draw_figures(
             skipped.append(Skipped(name, f"{error.filename} is missing"))
         except KeyError as error:
             skipped.append(Skipped(name, f"the run's files lack {error}"))
+        except Exception as error:  # One bad file must not cost all other figures.
+            logging.exception("Figure %s", name)
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            skipped.append(Skipped(name, reason))
     return drawn, skipped
 
 
@@ -81,6 +87,8 @@ def _pairs_by_number(
     groups: dict[str, dict[int, tuple[str, Path]]] = {}
     for name, trials in experiments.items():
         inputs = _inputs(trials[0])
+        if inputs is None:
+            continue
         number = inputs.pop(_NUMBER, None)
         groups.setdefault(str(sorted(inputs.items())), {})[number] = (name, trials[0])
     return [
@@ -90,6 +98,13 @@ def _pairs_by_number(
     ]
 
 
-def _inputs(trial: Path) -> dict[str, Any]:
-    """Returns the settings that an optimised model depends on."""
-    return dict(read_json(trial / "optimize" / "done.json")["inputs"])
+def _inputs(trial: Path) -> dict[str, Any] | None:
+    """Returns the settings that an optimised model depends on.
+
+    None where the stage was tidied away or its marker is damaged: then nobody knows
+    what the trial may stand beside.
+    """
+    try:
+        return dict(read_json(trial / "optimize" / "done.json")["inputs"])
+    except (FileNotFoundError, KeyError, PmalError):
+        return None

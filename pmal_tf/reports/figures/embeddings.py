@@ -13,18 +13,22 @@ from pmal_tf.reports.figures.style import (
     GREY,
     MARKERS,
     Drawn,
+    about_trial,
     flatten,
     new_figure,
+    read_arrays,
+    rows_by_group,
     save,
-    some_rows,
     tidy,
 )
 from pmal_tf.workdir import read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-_MOST_POINTS = 600
+_MOST_POINTS = 600  # Of a panel, prototypes included.
+_UNKNOWN = -1
 _MOST_CLASSES = 10
 _SCORES = {"softmax": "scores_softmax.npz", "pmal": "scores.npz"}
 _TITLES = {"softmax": "softmax (M^1)", "pmal": "PMAL"}
@@ -41,17 +45,18 @@ def draw_embeddings(trial: Path, out: Path, name: str) -> Drawn:
     Raises:
         PmalError: If there are too few images.
     """
-    figure = new_figure(8.4, 4.2)
+    figure = new_figure(8.4, 4.8)
     for axes, model in zip(figure.subplots(1, 2), _SCORES, strict=True):
-        _draw_panel(axes, trial, model, with_unknown=True)
+        shown = _draw_panel(axes, trial, model, with_unknown=True)
         axes.set_title(_TITLES[model])
+    _add_legend(figure)
     return save(
         figure,
         out,
         name,
         title="Embeddings of test images",
-        caption=f"{_about(trial)} t-SNE of at most {_MOST_POINTS} images a panel; "
-        f"unknown ones grey, prototypes as stars.{_without_stars(trial)}",
+        caption=f"{_about(trial)} t-SNE by angle of {shown} in each panel; unknown "
+        f"ones grey, prototypes as stars.{_without_stars(trial)}",
     )
 
 
@@ -66,18 +71,19 @@ def draw_prototype_number(trials: Sequence[Path], out: Path, name: str) -> Drawn
     Raises:
         PmalError: If there are too few images.
     """
-    figure = new_figure(4.2 * len(trials), 4.2)
+    figure = new_figure(4.2 * len(trials), 4.8)
     for axes, trial in zip(figure.subplots(1, len(trials)), trials, strict=True):
-        _draw_panel(axes, trial, "pmal", with_unknown=False)
+        shown = _draw_panel(axes, trial, "pmal", with_unknown=False)
         number = read_json(trial / "config.json")["prototypes_per_class"]
-        axes.set_title(f"T = {number}")
+        axes.set_title(f"T = {number}\n{shown}")
+    _add_legend(figure)
     return save(
         figure,
         out,
         name,
         title="Embeddings by the number of prototypes",
-        caption=f"{_about(trials[0])} t-SNE of at most {_MOST_POINTS} known test "
-        f"images a panel, prototypes as stars.{_without_stars(trials[0])}",
+        caption=f"{' | '.join(map(_about, trials))} t-SNE by angle, prototypes as "
+        f"stars.{''.join(dict.fromkeys(map(_without_stars, trials)))}",
     )
 
 
@@ -86,10 +92,7 @@ def _about(trial: Path) -> str:
     result = read_json(trial / "result.json")
     shown = len(result["known"][:_MOST_CLASSES])
     some = f", {shown} of {len(result['known'])} known classes"
-    return (
-        f"{result['dataset']}, protocol {result['protocol']}, trial {result['trial']}"
-        f"{some if shown < len(result['known']) else ''}."
-    )
+    return f"{about_trial(trial)}{some if shown < len(result['known']) else ''}."
 
 
 def _without_stars(trial: Path) -> str:
@@ -99,22 +102,55 @@ def _without_stars(trial: Path) -> str:
     return " This run is of a version that did not keep the prototypes' embeddings."
 
 
-def _draw_panel(axes: Axes, trial: Path, model: str, *, with_unknown: bool) -> None:
-    """Draws the embedding of one model."""
+def _shares(most: int, num_classes: int, *, with_unknown: bool) -> dict[int, int]:
+    """Deals points out: a half to unknown images, the other to the classes evenly.
+
+    Drawn at random from all, of a benchmark with many more unknown images there would
+    be nearly nothing but grey.
+    """
+    known = most // 2 if with_unknown else most
+    shares = dict.fromkeys(range(num_classes), known // num_classes)
+    return {_UNKNOWN: most - known, **shares} if with_unknown else shares
+
+
+def _add_legend(figure: Figure) -> None:
+    """Puts one legend under all panels."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(len(labels), 6),
+        frameon=False,
+        fontsize=8,
+    )
+
+
+def _draw_panel(axes: Axes, trial: Path, model: str, *, with_unknown: bool) -> str:
+    """Draws the embedding of one model, and says what of."""
     names = read_json(trial / "result.json")["known"][:_MOST_CLASSES]
-    with np.load(trial / _SCORES[model]) as scores:
-        label, embedding = scores["class_index"], scores["embedding"]
-    wanted = (label < len(names)) & (with_unknown | (label >= 0))
-    rows = np.flatnonzero(wanted)
-    rows = rows[some_rows(len(rows), _MOST_POINTS)]
+    scores = read_arrays(trial / _SCORES[model])
+    label, embedding = scores["class_index"], scores["embedding"]
     stars, star_class = _prototypes(trial, model, len(names), embedding.shape[1])
+    most = max(_MOST_POINTS - len(stars), _MOST_POINTS // 2)
+    shares = _shares(most, len(names), with_unknown=with_unknown)
+    rows = rows_by_group(label, shares)
     # By angle, which is what the distances of the method go by.
     points = np.concatenate([embedding[rows], stars])
     length = np.linalg.norm(points, axis=1, keepdims=True)
     flat = flatten(points / np.maximum(length, 1e-12))
     flat, flat_stars = flat[: len(rows)], flat[len(rows) :]
     unknown = flat[label[rows] < 0]
-    axes.scatter(unknown[:, 0], unknown[:, 1], s=6, color=GREY, alpha=0.5, label=None)
+    if len(unknown):
+        axes.scatter(
+            unknown[:, 0],
+            unknown[:, 1],
+            s=6,
+            color=GREY,
+            alpha=0.5,
+            linewidths=0,
+            label="unknown",
+        )
     for index, class_name in enumerate(names):
         colour = COLOURS[index % (len(COLOURS) - 1)]
         own = flat[label[rows] == index]
@@ -139,9 +175,15 @@ def _draw_panel(axes: Axes, trial: Path, model: str, *, with_unknown: bool) -> N
         )
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.legend(frameon=False, fontsize=6.5, markerscale=1.5, ncols=2)
+    if len(stars):
+        axes.scatter(
+            [], [], s=70, color="white", marker="*", ec="black", label="prototype"
+        )
     tidy(axes)
     axes.spines[:].set_visible(False)
+    counts = [f"{len(rows) - len(unknown)} known"]
+    counts += [f"{len(unknown)} unknown"] if with_unknown else []
+    return f"{' and '.join(counts)} test images"
 
 
 def _prototypes(
@@ -151,7 +193,6 @@ def _prototypes(
     path = trial / "prototype_embeddings.npz"
     if not path.exists():
         return np.zeros((0, dimension), np.float32), np.zeros(0, int)
-    with np.load(path) as stored, np.load(trial / "mining" / "prototypes.npz") as mined:
-        class_index = mined["class_index"]
-        shown = class_index < num_classes
-        return stored[model][shown], class_index[shown]
+    class_index = read_arrays(trial / "mining" / "prototypes.npz")["class_index"]
+    shown = class_index < num_classes
+    return read_arrays(path)[model][shown], class_index[shown]

@@ -12,6 +12,7 @@ from pmal_tf.reports.figures.style import (
     GREY,
     MARKERS,
     Drawn,
+    about_trial,
     flatten,
     new_figure,
     save,
@@ -41,7 +42,10 @@ def draw_repeated_mining(
         PmalError: If mining was not repeated, or the class has too few images.
     """
     mining = trial / "mining"
-    repeats = sorted(mining.glob("repeat_*/prototypes.npz"))
+    repeats = sorted(
+        mining.glob("repeat_*/prototypes.npz"),
+        key=lambda path: int(path.parent.name.removeprefix("repeat_")),
+    )
     if not repeats:
         raise PmalError(
             "A figure of repeated mining needs repetitions. Received: none in "
@@ -81,7 +85,7 @@ def draw_repeated_mining(
         out,
         name,
         title=f"Prototypes of {class_name} over repeated mining",
-        caption=_caption(directions, chosen, class_name),
+        caption=f"{about_trial(trial)}. {_caption(directions, chosen, class_name)}",
     )
 
 

@@ -9,7 +9,16 @@ import numpy as np
 
 from pmal_tf.errors import PmalError
 from pmal_tf.reports.class_sheets import SheetImages
-from pmal_tf.reports.figures.style import COLOURS, GREY, Drawn, new_figure, save, tidy
+from pmal_tf.reports.figures.style import (
+    COLOURS,
+    GREY,
+    Drawn,
+    about_trial,
+    new_figure,
+    read_arrays,
+    save,
+    tidy,
+)
 from pmal_tf.reports.sheets import contact_sheet
 from pmal_tf.workdir import read_json
 
@@ -18,6 +27,8 @@ if TYPE_CHECKING:
 
 _STRIPS = ("lowest", "median", "highest")
 _BINS = 40
+_COLUMNS = 5
+_SPANS = (COLOURS[1], COLOURS[4], COLOURS[2])
 _MOST_INTERVALS = 10
 _LEAST_PER_INTERVAL = 20
 # Two-sided 95 % of the normal distribution.
@@ -51,6 +62,7 @@ def draw_robustness_of_class(
     grid = figure.add_gridspec(2, len(_STRIPS), height_ratios=(1, 1.1))
     top = figure.add_subplot(grid[0, :])
     top.hist(own, _BINS, color=COLOURS[0])
+    _mark_prototypes(top, trial, class_index)
     top.set_xlabel("robustness r")
     top.set_ylabel("training images")
     tidy(top)
@@ -59,14 +71,25 @@ def draw_robustness_of_class(
         chosen = (sheets.class_index == class_index) & (sheets.strip == strip)
         _show_sheet(axes, sheets.image[chosen])
         low, high = _ends(sheets.robustness[chosen])
-        axes.set_title(f"{strip}: r {low:.2f} to {high:.2f}", fontsize=8)
+        axes.set_title(f"{strip}: r {low:.3f} to {high:.3f}", fontsize=8)
+        # Where these images lie in the distribution; a line where they lie close.
+        top.axvspan(low, high, color=_SPANS[position], alpha=0.35, linewidth=1.5)
+        top.annotate(
+            strip,
+            ((low + high) / 2, 1.0),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            va="bottom",
+            fontsize=8,
+        )
     return save(
         figure,
         out,
         name,
         title=f"Robustness of {class_name}",
-        caption=f"r of the {len(own)} training images of {class_name}; below, those of "
-        "lowest, middling and highest r.",
+        caption=f"{about_trial(trial)}. r of the {len(own)} training images of "
+        f"{class_name}; shaded and below, those of lowest, middling and highest r; "
+        "triangles, the mined prototypes.",
     )
 
 
@@ -97,7 +120,8 @@ def draw_robustness_accuracy(trial: Path, out: Path, name: str) -> Drawn:
     bottom.errorbar(
         center,
         100 * np.array(share),
-        yerr=100 * np.array([np.array(share) - low, high - np.array(share)]),
+        # Where all are right, the upper end is 1 but for rounding, and may be below.
+        yerr=100 * np.maximum([np.array(share) - low, high - np.array(share)], 0.0),
         fmt="o-",
         color=COLOURS[1],
         capsize=3,
@@ -111,9 +135,10 @@ def draw_robustness_accuracy(trial: Path, out: Path, name: str) -> Drawn:
         out,
         name,
         title="Robustness and accuracy",
-        caption=f"r of {len(robustness)} training images; below, the accuracy of M^1 "
-        f"on them in {len(parts)} intervals of r with equally many images, with "
-        "95 % Wilson intervals; dotted, on all.",
+        caption=f"{about_trial(trial)}. r of {len(robustness)} training images; below, "
+        f"the accuracy of M^1 on them in {len(parts)} intervals of r with "
+        f"{_sizes(parts)} images each, at the median r of each, with 95 % Wilson "
+        f"intervals; dotted, on all ({100 * right.mean():.1f} %).",
     )
 
 
@@ -146,8 +171,8 @@ def wilson_interval(successes: int, count: int) -> tuple[float, float]:
 
 def _robustness(trial: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns r, class and prediction of M^1 of every training image."""
-    with np.load(trial / "mining" / "robustness.npz") as stored:
-        return stored["robustness"], stored["class_index"], stored["predicted_0"]
+    stored = read_arrays(trial / "mining" / "robustness.npz")
+    return stored["robustness"], stored["class_index"], stored["predicted_0"]
 
 
 def _class_names(trial: Path) -> list[str]:
@@ -155,9 +180,23 @@ def _class_names(trial: Path) -> list[str]:
     return read_json(trial / "result.json")["known"]
 
 
+def _sizes(parts: list[np.ndarray]) -> str:
+    """Says how many images the intervals hold, e.g. `20 to 21`."""
+    sizes = sorted({len(part) for part in parts})
+    return " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
+
+
+def _mark_prototypes(axes: Axes, trial: Path, class_index: int) -> None:
+    """Marks the r of a class's prototypes on the axis."""
+    mined = read_arrays(trial / "mining" / "prototypes.npz")
+    r = mined["robustness"][mined["class_index"] == class_index]
+    height = axes.get_ylim()[1] * 0.04
+    axes.plot(r, np.full(len(r), height), "^", color="white", mec="black", ms=6)
+
+
 def _show_sheet(axes: Axes, image: np.ndarray) -> None:
     """Shows images on a sheet."""
-    sheet = contact_sheet(image, columns=max(1, int(np.ceil(len(image) ** 0.5))))
+    sheet = contact_sheet(image, columns=_COLUMNS)
     axes.imshow(sheet, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])

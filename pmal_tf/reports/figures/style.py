@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pmal_tf.errors import PmalError
-from pmal_tf.workdir import write_atomically
+from pmal_tf.workdir import read_json, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,6 +66,32 @@ class Skipped:
 
     name: str
     reason: str
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a run's file.
+
+    Raises:
+        PmalError: If the file is damaged.
+        FileNotFoundError: If there is none.
+    """
+    try:
+        # Opened here: NumPy leaves a file open that turns out to be damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (EOFError, ValueError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        raise PmalError(
+            f"A run's arrays must stand as they were written. Received: {path}: "
+            f"{error}. Put a sound copy back, or make its stage anew."
+        ) from error
+
+
+def about_trial(trial: Path) -> str:
+    """Says which trial a figure is of, e.g. `cifar10, protocol neal, trial 0`."""
+    result = read_json(trial / "result.json")
+    experiment, dataset = result["experiment"], result["dataset"]
+    told = dataset if experiment == dataset else f"{experiment}: {dataset}"
+    return f"{told}, protocol {result['protocol']}, trial {result['trial']}"
 
 
 def new_figure(width: float = 6.4, height: float = 4.0) -> Figure:
@@ -145,6 +172,23 @@ def flatten(points: np.ndarray, seed: int = 0) -> np.ndarray:
     perplexity = min(_PERPLEXITY, (count - 1) / 3)
     layout = TSNE(perplexity=perplexity, init="pca", random_state=seed)
     return layout.fit_transform(np.asarray(points, np.float32))
+
+
+def rows_by_group(
+    group: np.ndarray, share: dict[int, int], seed: int = 0
+) -> np.ndarray:
+    """Returns positions drawn group by group, in order.
+
+    Args:
+        group: [n] group of each point.
+        share: By group, how many at most; other groups give none.
+        seed: Of the draw.
+    """
+    chosen = []
+    for index, most in share.items():
+        own = np.flatnonzero(group == index)
+        chosen.append(own[some_rows(len(own), most, seed)])
+    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, int)
 
 
 def some_rows(count: int, most: int, seed: int = 0) -> np.ndarray:
