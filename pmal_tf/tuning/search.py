@@ -61,7 +61,7 @@ class PointTuner(base_tuner.BaseTuner):
             keras_tuner.errors.FailedTrialError: If its training diverged.
             keras_tuner.errors.FatalError: If something is wrong with all points.
         """
-        config = self.sweep.config_of(*_values_of(trial))
+        config = self.sweep.config_of(*_values_of(self.sweep, trial))
         logging.info("Point %s: %s", trial.trial_id, config.experiment)
         try:
             run_experiment(config)
@@ -126,25 +126,28 @@ def run_sweep(sweep: Sweep) -> str:
 
 
 def _points(sweep: Sweep, oracle: keras_tuner.Oracle) -> list[Point]:
-    """Returns the points in the order they were begun."""
-    points = []
+    """Returns the points in the order they were begun, each once."""
+    points: dict[str, Point] = {}
     for name in oracle.start_order:
-        values, epochs = _values_of(oracle.trials[name])
+        values, epochs = _values_of(sweep, oracle.trials[name])
         config = sweep.config_of(values, epochs)
         results = trial_results(config, sweep.rule)
         done = oracle.trials[name].status == trials.TrialStatus.COMPLETED
-        points.append(Point(values, config, tuple(results if done else ())))
-    return points
+        point = Point(values, config, tuple(results if done else ()))
+        points.setdefault(config.experiment, point)
+    return list(points.values())
 
 
-def _values_of(trial: trials.Trial) -> tuple[dict[str, Any], int | None]:
+def _values_of(sweep: Sweep, trial: trials.Trial) -> tuple[dict[str, Any], int | None]:
     """Returns a point's values, and its epochs where the tuner chose them."""
     values = trial.hyperparameters.values
-    # Some oracles give NumPy's numbers, and whole numbers for a setting that has none.
     settings = variable_settings()
-    ours = {
-        name: kind_of(settings[name])(value)
-        for name, value in values.items()
-        if not name.startswith(INTERNAL)
-    }
+    ours: dict[str, Any] = {}
+    for parameter in sweep.space:
+        # Some oracles give NumPy's numbers, and go past the end of a range in the last
+        # digit, perhaps out of what the setting may be.
+        value = kind_of(settings[parameter.name])(values[parameter.name])
+        if parameter.low is not None and parameter.high is not None:
+            value = min(max(value, parameter.low), parameter.high)
+        ours[parameter.name] = value
     return ours, values.get(f"{INTERNAL}epochs")

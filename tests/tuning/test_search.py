@@ -251,8 +251,10 @@ def test_sweeps_that_draw_go_on_too(tmp_path, runs_of_nothing, tuner, monkeypatc
             run_sweep(sweep)
     table = run_sweep(sweep)
     names = [config.experiment for config in runs_of_nothing]
-    assert len(set(names)) == len(names)
-    if tuner != "hyperband":
+    assert all(0.3 <= config.epsilon <= 0.9 for config in runs_of_nothing)
+    if tuner == "hyperband":
+        assert len(set(names)) == len(names)
+    else:  # What seems best may be visited again.
         assert len(names) == 5
     best = max(c.epsilon for c in runs_of_nothing if c.epochs == 6)
     assert f"Best: epsilon {best}." in table

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,30 +88,33 @@ def draw_sweep(
     all_axes = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
     _draw_ours(all_axes[0], points, place)
     if paper:
+        ordered = sorted(paper, key=_order)
         all_axes[1].plot(
-            [place[value] for value in paper],
-            list(paper.values()),
-            LINES[1],
+            [place[value] for value in ordered],
+            [paper[value] for value in ordered],
+            # Between words there is nothing for a line to pass through.
+            linestyle=LINES[1] if _are_numbers(ordered) else "none",
             marker=MARKERS[1],
             color=COLOURS[1],
         )
         all_axes[1].set_title(_PAPER)
         all_axes[1].set_ylabel("AUROC, %")
         tidy(all_axes[1])
-    shown = [f"{v:g}" if isinstance(v, int | float) else str(v) for v in values]
+    shown = [f"{v:g}" if _are_numbers([v]) else str(v) for v in values]
     all_axes[-1].set_xticks(range(len(values)), shown)
     symbol = SYMBOLS.get(parameter)
     label = parameter.replace("_", " ") + (f" {symbol}" if symbol else "")
     all_axes[-1].set_xlabel(label)
     counts = sorted({point.count for point in points})
     trials = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    noun = "trial" if trials == "1" else "trials"
     spread = " Bars: one standard deviation over trials." if counts[-1] > 1 else ""
     return save(
         figure,
         out,
         name,
         title=f"AUROC against {label}",
-        caption=f"{caption} n = {trials} trials a point.{spread}".strip(),
+        caption=f"{caption} n = {trials} {noun} a point.{spread}".strip(),
     )
 
 
@@ -122,8 +126,12 @@ def _draw_ours(
     axes.errorbar(
         [place[point.value] for point in ordered],
         [100 * point.mean for point in ordered],
-        yerr=[100 * (point.deviation or 0.0) for point in ordered],
-        fmt=LINES[0],
+        # NaN draws no bar: one of length 0 would claim that trials agree.
+        yerr=[
+            math.nan if point.deviation is None else 100 * point.deviation
+            for point in ordered
+        ],
+        linestyle=LINES[0] if _are_numbers(place) else "none",
         marker=MARKERS[0],
         color=COLOURS[0],
         capsize=3,
@@ -133,6 +141,16 @@ def _draw_ours(
     tidy(axes)
 
 
-def _order(value: Any) -> tuple[bool, Any]:
+def _are_numbers(values: Iterable[Any]) -> bool:
+    """Says whether all values are numbers; True and False are words."""
+    return all(
+        isinstance(value, int | float) and not isinstance(value, bool)
+        for value in values
+    )
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
     """Sorts numbers before words."""
-    return isinstance(value, str), value
+    if _are_numbers([value]):
+        return False, float(value), ""
+    return True, 0.0, str(value)

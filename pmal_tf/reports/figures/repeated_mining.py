@@ -15,6 +15,7 @@ from pmal_tf.reports.figures.style import (
     about_trial,
     flatten,
     new_figure,
+    read_arrays,
     save,
     some_rows,
     tidy,
@@ -39,7 +40,8 @@ def draw_repeated_mining(
         class_index: The class.
 
     Raises:
-        PmalError: If mining was not repeated, or the class has too few images.
+        PmalError: If mining was not repeated, there is no such class or it has too few
+            images, or a prototype is none of its images.
     """
     mining = trial / "mining"
     repeats = sorted(
@@ -56,9 +58,11 @@ def draw_repeated_mining(
         _positions(path, ids, class_index)
         for path in (mining / "prototypes.npz", *repeats)
     ]
-    shown = np.union1d(np.concatenate(chosen), some_rows(len(ids), _MOST_POINTS))
+    shown = shown_rows(len(ids), np.unique(np.concatenate(chosen)))
     place = {row: position for position, row in enumerate(shown)}
-    directions = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+    length = np.linalg.norm(embedding, axis=1, keepdims=True)
+    # An embedding of zeros has no direction: it keeps its zeros, at distance 1 of all.
+    directions = embedding / np.where(length > 0, length, 1.0)
     flat = flatten(directions[shown])
     figure = new_figure(5.4, 4.4)
     axes = tidy(figure.subplots())
@@ -89,14 +93,32 @@ def draw_repeated_mining(
     )
 
 
+def shown_rows(count: int, needed: np.ndarray, most: int = _MOST_POINTS) -> np.ndarray:
+    """Returns positions to show, in order: those needed, and others drawn at random.
+
+    Args:
+        count: How many images there are.
+        needed: Distinct positions that are shown in any case, even if more than `most`.
+        most: How many are shown at most.
+    """
+    others = np.setdiff1d(np.arange(count), needed)
+    drawn = others[some_rows(len(others), max(0, most - len(needed)))]
+    return np.union1d(needed, drawn)
+
+
 def distance_to_nearest(points: np.ndarray, others: np.ndarray) -> float:
     """Returns the mean over points of the least cosine distance to the others.
 
     Args:
         points: [n, D] of length 1.
         others: [m, D] of length 1.
+
+    Returns:
+        In [0, 2].
     """
-    return float((1.0 - points @ others.T).min(axis=1).mean())
+    # The cosine of a point with itself may be a rounding error above 1.
+    distance = np.maximum(1.0 - points @ others.T, 0.0)
+    return float(distance.min(axis=1).mean())
 
 
 def _caption(directions: np.ndarray, chosen: list[np.ndarray], class_name: str) -> str:
@@ -123,16 +145,28 @@ def _caption(directions: np.ndarray, chosen: list[np.ndarray], class_name: str) 
 
 def _class_images(mining: Path, class_index: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns ids and embeddings of a class's training images."""
-    with np.load(mining / "robustness.npz") as stored:
-        own = np.flatnonzero(stored["class_index"] == class_index)
-        ids = stored["example_id"][own]
+    stored = read_arrays(mining / "robustness.npz")
+    label = stored["class_index"]
+    own = np.flatnonzero(label == class_index)
+    if not len(own):
+        raise PmalError(
+            "A figure of repeated mining needs a class of the trial. Received: class "
+            f"{class_index} of {label.max() + 1} in {mining.parent}"
+        )
     embedding = np.load(mining / "embedding_0.npy", mmap_mode="r")
-    return ids, np.asarray(embedding[own])
+    return stored["example_id"][own], np.asarray(embedding[own])
 
 
 def _positions(path: Path, ids: np.ndarray, class_index: int) -> np.ndarray:
     """Returns the positions of a class's prototypes among its images."""
-    with np.load(path) as stored:
-        wanted = stored["example_id"][stored["class_index"] == class_index]
+    stored = read_arrays(path)
+    wanted = stored["example_id"][stored["class_index"] == class_index].tolist()
     position = {name: row for row, name in enumerate(ids.tolist())}
-    return np.array([position[name] for name in wanted.tolist()])
+    strange = [name for name in wanted if name not in position]
+    if strange or not wanted:
+        raise PmalError(
+            "Prototypes must be among the training images of their class. Received: "
+            f"{', '.join(strange) or 'none'} of class {class_index} in {path}. Mine "
+            "anew."
+        )
+    return np.array([position[name] for name in wanted])

@@ -47,7 +47,7 @@ def draw_robustness_of_class(
         class_index: The class.
 
     Raises:
-        PmalError: If there is no such class.
+        PmalError: If there is no such class, or none of its images were collected.
     """
     robustness, label, _ = _robustness(trial)
     own = robustness[label == class_index]
@@ -58,6 +58,12 @@ def draw_robustness_of_class(
         )
     class_name = _class_names(trial)[class_index]
     sheets = SheetImages.load(trial / "mining" / "sheets.npz")
+    if not (sheets.class_index == class_index).any():
+        raise PmalError(
+            "A figure of robustness needs a class whose images were collected, one of "
+            f"the first {len(np.unique(sheets.class_index))}. Received: class "
+            f"{class_index} ({class_name}) in {trial}"
+        )
     figure = new_figure(7.2, 4.4)
     grid = figure.add_gridspec(2, len(_STRIPS), height_ratios=(1, 1.1))
     top = figure.add_subplot(grid[0, :])
@@ -128,7 +134,7 @@ def draw_robustness_accuracy(trial: Path, out: Path, name: str) -> Drawn:
     )
     bottom.axhline(100 * right.mean(), color=GREY, linewidth=0.8, linestyle=":")
     bottom.set_xlabel("robustness r")
-    bottom.set_ylabel("accuracy of M^1, %")
+    bottom.set_ylabel("accuracy of $M^1$, %")
     tidy(bottom)
     return save(
         figure,
