@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
-from absl import app, flags, logging
+from absl import app, flags
 
 from pmal_tf import config as settings
-from pmal_tf.errors import PmalError, first_line, is_disk_full
-from pmal_tf.interruption import Interrupted, leave_on_signals
-from pmal_tf.quiet import plain_messages
-from pmal_tf.tuning.space import TABLE_5, parse_space
+from pmal_tf.command import parse_or_exit, run_command
+from pmal_tf.errors import PmalError
+from pmal_tf.tuning.space import TABLE_5, TUNERS, parse_space
 from pmal_tf.tuning.sweep import Sweep
-
-_TUNERS = ("axes", "grid", "random", "bayesian", "hyperband")
 
 
 def define_flags() -> None:
@@ -27,7 +22,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "tuner",
         "axes",
-        _TUNERS,
+        TUNERS,
         "Which points are visited: axes varies one setting at a time around the "
         "others, as Table 5 does; hyperband gives most points few epochs.",
     )
@@ -48,31 +43,17 @@ def main(argv: list[str]) -> None:
     Args:
         argv: What is left of the command line: the program's name.
     """
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    leave_on_signals()
-    plain_messages()
-    logging.set_verbosity(logging.INFO)
-    try:
-        sweep = _sweep_from_flags()
-        from pmal_tf.tuning.search import run_sweep
+    run_command(argv, _work, kept="Finished points")
 
-        table = run_sweep(sweep)
-    except PmalError as error:
-        sys.exit(f"Error: {error}")
-    except Interrupted as stop:
-        sys.stderr.write(f"{stop}\n")
-        sys.exit(stop.exit_status)
-    except Exception as error:
-        if not is_disk_full(error):
-            raise
-        sys.exit(
-            f"Error: The disk must have room for the sweep. Received: "
-            f"{first_line(error)}. Finished points are kept: make room, and the same "
-            "command goes on from there."
-        )
-    if table:
-        sys.stdout.write(f"\n{table}\nResults: {sweep.folder}\n")
+
+def _work() -> str:
+    """Reads the flags and runs the sweep; returns its table, and where it lies."""
+    sweep = _sweep_from_flags()
+    # TensorFlow takes seconds to import; a mistake in the flags is told before.
+    from pmal_tf.tuning.search import run_sweep
+
+    table = run_sweep(sweep)
+    return f"{table}\nResults: {sweep.folder}\n" if table else ""
 
 
 def _sweep_from_flags() -> Sweep:
@@ -96,16 +77,8 @@ def _sweep_from_flags() -> Sweep:
     )
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """Parses the command line; what cannot be parsed ends the program."""
-    try:
-        return settings.parse_arguments(argv)
-    except (PmalError, flags.Error) as error:
-        sys.exit(f"Error: {error}")
-
-
 if __name__ == "__main__":
     settings.define_flags()
     define_flags()
     flags.adopt_module_key_flags(settings)
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=parse_or_exit)

@@ -1,5 +1,6 @@
 """Run folders written by hand, so that reports can be tested without training."""
 
+from pmal_tf.reports.paper_ablations import BASE
 from pmal_tf.workdir import Marker, write_json, write_text
 
 SETTINGS = {
@@ -11,14 +12,7 @@ SETTINGS = {
     "epochs": 5,
     "batch_size": 64,
     "train_images_per_class": 2000,
-    "quality": "robustness",
-    "diversity": "algorithm1",
-    "set_distance": "attention",
-    "prototypes_per_class": 10,
-    "epsilon": 0.7,
-    "num_models": 2,
-    "margin": 0.5,
-    "prototype_weight": 1.0,
+    **BASE,
     "control": True,
     "reject_rate": 0.05,
 }

@@ -25,6 +25,7 @@ ALLOWED = {
     },
     "config": {"errors", "flagfiles", "settings"},
     "cluster": {"errors"},
+    "command": {"config", "errors", "interruption", "quiet"},
     "data": {"errors", "quiet"},
     "demo": {"errors", "quiet", "serving"},
     "distances": set(),
@@ -46,7 +47,7 @@ ALLOWED = {
     "quiet": set(),
     "report": {"errors", "reports"},
     "reports": {"data", "errors", "evaluation", "types", "workdir"},
-    "run": {"config", "errors", "experiment", "interruption", "quiet"},
+    "run": {"command", "config", "experiment"},
     "runner": {
         *("config", "distribution", "environment", "errors", "shared_stages"),
         *("training", "trial", "workdir"),
@@ -72,7 +73,7 @@ ALLOWED = {
         *("config", "data", "distribution", "environment", "errors", "mining", "seeds"),
         *("shared_files", "training", "workdir"),
     },
-    "tune": {"config", "errors", "interruption", "quiet", "tuning"},
+    "tune": {"command", "config", "errors", "tuning"},
     "tuning": {
         *("config", "environment", "errors", "evaluation", "experiment", "reports"),
         *("settings", "trial", "workdir"),

@@ -13,14 +13,14 @@ import numpy as np
 from absl import app, flags
 
 from pmal_tf.errors import PmalError
+from pmal_tf.reports.figures.style import COLOURS
 from pmal_tf.reports.sheets import contact_sheet
 from pmal_tf.workdir import read_json, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's blue and vermilion, which colour-blind readers can tell apart.
-_KNOWN_COLOUR, _UNKNOWN_COLOUR = "#0072B2", "#D55E00"
+_KNOWN_COLOUR, _UNKNOWN_COLOUR = COLOURS[:2]
 _BINS = 60
 
 

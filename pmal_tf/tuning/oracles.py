@@ -14,7 +14,6 @@ from pmal_tf.errors import PmalError
 from pmal_tf.tuning.space import Parameter, hyperparameters
 
 OBJECTIVE = "held_out_auroc"
-ORACLES = ("axes", "grid", "random", "bayesian", "hyperband")
 # KerasTuner's own entries among a trial's values begin so.
 INTERNAL = "tuner/"
 _LISTED = ("axes", "grid")
@@ -92,7 +91,7 @@ def build_oracle(
     """Returns the oracle of a sweep.
 
     Args:
-        kind: One of `ORACLES`.
+        kind: One of `TUNERS`.
         space: What is varied.
         config: The settings around which.
         max_points: Points of a random or Bayesian sweep.

@@ -17,6 +17,8 @@ from pmal_tf.settings import check_setting, kind_of
 if TYPE_CHECKING:
     import keras_tuner
 
+# Which points a sweep visits.
+TUNERS = ("axes", "grid", "random", "bayesian", "hyperband")
 # Table 5 of the paper, and lambda_p of the text below it.
 TABLE_5 = (
     "prototypes_per_class=1,5,10,20,30",

@@ -42,7 +42,7 @@ class Sweep:
     Attributes:
         config: The settings around which; every point runs all its trials.
         space: What is varied.
-        tuner: Kind of sweep, one of `pmal_tf.tuning.oracles.ORACLES`.
+        tuner: Kind of sweep, one of `pmal_tf.tuning.space.TUNERS`.
         rule: Whose AUROC is the objective, `dr`, `pr` or `mls`.
         max_points: Points of a random or Bayesian sweep.
     """

@@ -5,13 +5,18 @@ import pytest
 from pmal_tf.config import Config
 from pmal_tf.errors import PmalError
 from pmal_tf.tuning.oracles import (
-    ORACLES,
     build_oracle,
     check_oracle,
     points_of_grid,
     points_on_axes,
 )
-from pmal_tf.tuning.space import TABLE_5, Parameter, hyperparameters, parse_space
+from pmal_tf.tuning.space import (
+    TABLE_5,
+    TUNERS,
+    Parameter,
+    hyperparameters,
+    parse_space,
+)
 from pmal_tf.tuning.sweep import Sweep
 
 
@@ -95,7 +100,7 @@ def test_hyperband_chooses_the_epochs_itself():
         check_oracle("hyperband", parse_space(["epochs=1,2"]))
 
 
-@pytest.mark.parametrize("kind", ORACLES)
+@pytest.mark.parametrize("kind", TUNERS)
 def test_every_oracle_visits_points_of_the_space(kind, tmp_path):
     space = parse_space(["prototypes_per_class=1,5", "epsilon=0.3,0.7"])
     config = Config(epochs=4)

@@ -9,7 +9,7 @@ from absl.testing import flagsaver
 from pmal_tf import tune
 from pmal_tf.config import parse_arguments
 from pmal_tf.errors import PmalError
-from pmal_tf.tuning.oracles import ORACLES, check_oracle
+from pmal_tf.tuning.oracles import check_oracle
 
 FOLDER = Path(__file__).parent.parent.parent / "experiments" / "tune"
 
@@ -57,7 +57,3 @@ def test_without_settings_to_vary_it_is_table_5(sweep_of):
 def test_a_sweep_is_not_overwritten(sweep_of):
     with pytest.raises(PmalError, match=r"goes on from what there is.*--overwrite"):
         sweep_of("--overwrite")
-
-
-def test_the_command_knows_all_tuners():
-    assert tune._TUNERS == ORACLES

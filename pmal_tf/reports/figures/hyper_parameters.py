@@ -18,18 +18,11 @@ from pmal_tf.reports.figures.style import (
     save,
     tidy,
 )
+from pmal_tf.reports.paper_ablations import SYMBOLS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# The paper's letters.
-SYMBOLS = {
-    "prototypes_per_class": "T",
-    "epsilon": "ε",
-    "num_models": "U",
-    "margin": "δ",
-    "prototype_weight": "λ_p",
-}
 _PAPER = "paper (TinyImageNet, WRN-40-4)"
 
 

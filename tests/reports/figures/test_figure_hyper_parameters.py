@@ -5,7 +5,8 @@ from matplotlib.figure import Figure
 
 from pmal_tf.errors import PmalError
 from pmal_tf.reports.figures import hyper_parameters
-from pmal_tf.reports.figures.hyper_parameters import SYMBOLS, SweepPoint, draw_sweep
+from pmal_tf.reports.figures.hyper_parameters import SweepPoint, draw_sweep
+from pmal_tf.reports.paper_ablations import SYMBOLS
 
 
 @pytest.fixture
