@@ -8,42 +8,43 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pmal_tf.version import __version__
+from pmal_tf.runtime.version import __version__
 
 if TYPE_CHECKING:
-    from pmal_tf.api import (
+    from pmal_tf.methods.loading import load_model
+    from pmal_tf.methods.pmal.api import (
         as_arrays,
-        load_model,
         mine_prototypes,
         train_classifier,
         train_pmal,
     )
-    from pmal_tf.errors import PmalError
-    from pmal_tf.evaluation.calibration import conformal_threshold
-    from pmal_tf.mining.mine import MiningSettings, mine
-    from pmal_tf.mining.prototypes import Prototypes
+    from pmal_tf.methods.pmal.model import PMALModel
+    from pmal_tf.methods.pmal.prototypes import Prototypes
+    from pmal_tf.mining.mine import mine
     from pmal_tf.mining.robustness import topology_robustness
+    from pmal_tf.mining.settings import MiningSettings
     from pmal_tf.mining.spaces import Space
+    from pmal_tf.results.calibration import conformal_threshold
+    from pmal_tf.runtime.errors import PmalError
     from pmal_tf.serving.export import export_saved_model
-    from pmal_tf.training.model import PMALModel
     from pmal_tf.training.recipe import Recipe
 
 _HOME = {
-    "MiningSettings": "pmal_tf.mining.mine",
-    "PMALModel": "pmal_tf.training.model",
-    "PmalError": "pmal_tf.errors",
-    "Prototypes": "pmal_tf.mining.prototypes",
+    "MiningSettings": "pmal_tf.mining.settings",
+    "PMALModel": "pmal_tf.methods.pmal.model",
+    "PmalError": "pmal_tf.runtime.errors",
+    "Prototypes": "pmal_tf.methods.pmal.prototypes",
     "Recipe": "pmal_tf.training.recipe",
     "Space": "pmal_tf.mining.spaces",
-    "as_arrays": "pmal_tf.api",
-    "conformal_threshold": "pmal_tf.evaluation.calibration",
+    "as_arrays": "pmal_tf.methods.pmal.api",
+    "conformal_threshold": "pmal_tf.results.calibration",
     "export_saved_model": "pmal_tf.serving.export",
-    "load_model": "pmal_tf.api",
+    "load_model": "pmal_tf.methods.loading",
     "mine": "pmal_tf.mining.mine",
-    "mine_prototypes": "pmal_tf.api",
+    "mine_prototypes": "pmal_tf.methods.pmal.api",
     "topology_robustness": "pmal_tf.mining.robustness",
-    "train_classifier": "pmal_tf.api",
-    "train_pmal": "pmal_tf.api",
+    "train_classifier": "pmal_tf.methods.pmal.api",
+    "train_pmal": "pmal_tf.methods.pmal.api",
 }
 
 __all__ = [

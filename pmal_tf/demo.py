@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 
-from pmal_tf.errors import PmalError, first_line
-from pmal_tf.quiet import plain_messages
+from pmal_tf.runtime.console import plain_messages
+from pmal_tf.runtime.errors import PmalError, first_line
 
 if TYPE_CHECKING:
     from pmal_tf.serving.explain import Answerer

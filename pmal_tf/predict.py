@@ -9,8 +9,9 @@ of file names, one per line.
 
 The table has, for each image, the class or `unknown`; the score, which is larger the
 more likely the image is unknown; the most probable known class, with its probability;
-and the training image that speaks most for the nearest class. --format=json writes one
-object per image and line. Bytes of a file name that are not UTF-8 are written as \xff.
+and the training image that speaks most for the nearest class, where the model's
+distances rest on such images. --format=json writes one object per image and line.
+Bytes of a file name that are not UTF-8 are written as \xff.
 
 At the end, the share of unknown images is told on standard error. Watch it: a model
 that is shown other things than it was made for rejects more than its threshold was set
@@ -33,8 +34,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tqdm import tqdm
 
-from pmal_tf.errors import PmalError, first_line, is_disk_full
-from pmal_tf.quiet import plain_messages
+from pmal_tf.runtime.console import plain_messages
+from pmal_tf.runtime.errors import PmalError, first_line, is_disk_full
 from pmal_tf.serving.answer_text import Table, json_lines
 from pmal_tf.serving.exported import ExportedModel, find_version, read_exported
 from pmal_tf.serving.image_files import ImageFile, find_images, read_in_batches

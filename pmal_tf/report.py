@@ -7,22 +7,17 @@ and `figures/`; `python -m pmal_tf.report figures` draws the figures only.
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import app, flags, logging
 
-from pmal_tf.errors import PmalError
-from pmal_tf.reports.ablation_tables import (
-    AblationTable,
-    ablation_tables,
-    metric_of,
-)
-from pmal_tf.reports.page import (
+from pmal_tf.results.collect.ablation_tables import AblationTable, ablation_tables
+from pmal_tf.results.collect.run_folders import Experiment, collect_runs
+from pmal_tf.results.page.page import (
     FIGURES,
     Figures,
     cells_only,
@@ -30,11 +25,7 @@ from pmal_tf.reports.page import (
     replace_folder,
     write_report,
 )
-from pmal_tf.reports.paper_ablations import BASE
-from pmal_tf.reports.run_folders import Experiment, collect_runs
-
-if TYPE_CHECKING:
-    from pmal_tf.reports.figures.style import Drawn
+from pmal_tf.runtime.errors import PmalError
 
 _ENTRY = ("name", "value", "unit")
 
@@ -113,7 +104,8 @@ def draw_all(
         The figures that were drawn, and those that were not, with the reason.
     """
     # Matplotlib takes a second, and mistakes should be told before.
-    from pmal_tf.reports.figures.draw import draw_figures
+    from pmal_tf.results.figures.draw import draw_figures
+    from pmal_tf.results.figures.figure import Material
 
     of_cells = cells_only(experiments, tables)
     folders = {
@@ -122,36 +114,7 @@ def draw_all(
         if experiment.trials
     }
     detailed = [name for name in folders if name not in of_cells]
-    drawn, skipped = draw_figures(folders, folder, benchmarks, detailed=detailed)
-    return [*drawn, *_draw_sweeps(tables, folder)], skipped
-
-
-def _draw_sweeps(tables: Sequence[AblationTable], folder: Path) -> list[Drawn]:
-    """Draws the rows of Table 5, of each set of runs that has some."""
-    from pmal_tf.reports.figures.hyper_parameters import SweepPoint, draw_sweep
-
-    drawn = []
-    for number, table in enumerate(tables):
-        name = table.paper.setting
-        if name is None:
-            continue
-        points, paper = [], {}
-        for row in table.rows:
-            value = {**BASE, **row.cell.overrides}[name]
-            paper[value] = row.cell.paper["auroc"]
-            found = [metric_of(run, "dr.auroc") for run in row.runs.values()]
-            measured = [value for value in found if value is not None]
-            if measured:
-                deviation = statistics.stdev(measured) if len(measured) > 1 else None
-                mean = statistics.fmean(measured)
-                points.append(SweepPoint(value, mean, deviation, len(measured)))
-        if len(points) > 1:
-            dataset = f"AUROC DR on {table.shared['dataset']}."
-            stem = f"{table.paper.name}_{number}"
-            drawn.append(
-                draw_sweep(name, points, folder, stem, paper=paper, caption=dataset)
-            )
-    return drawn
+    return draw_figures(Material(folders, detailed, tables, benchmarks), folder)
 
 
 def read_benchmarks(paths: Sequence[Path]) -> list[dict[str, Any]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from absl import app, flags
 
-from pmal_tf import config as settings
-from pmal_tf.command import parse_or_exit, run_command
+from pmal_tf.workflow import flags as settings
+from pmal_tf.workflow.command import parse_or_exit, run_command
 
 
 def main(argv: list[str]) -> None:
@@ -21,7 +21,7 @@ def _work() -> str:
     """Reads the flags and runs the experiment; returns its table."""
     config = settings.config_from_flags()
     # TensorFlow takes seconds to import; a mistake in the flags is told before.
-    from pmal_tf.experiment import run_experiment
+    from pmal_tf.workflow.experiment import run_experiment
 
     return run_experiment(config)
 

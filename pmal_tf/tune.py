@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from absl import app, flags
 
-from pmal_tf import config as settings
-from pmal_tf.command import parse_or_exit, run_command
-from pmal_tf.errors import PmalError
-from pmal_tf.tuning.space import TABLE_5, TUNERS, parse_space
-from pmal_tf.tuning.sweep import Sweep
+from pmal_tf.results.scores.registry import all_scores, get_score
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.workflow import flags as settings
+from pmal_tf.workflow.command import parse_or_exit, run_command
+from pmal_tf.workflow.tuning.space import TABLE_5, TUNERS, parse_space
+from pmal_tf.workflow.tuning.sweep import Sweep
 
 
 def define_flags() -> None:
@@ -26,8 +27,11 @@ def define_flags() -> None:
         "Which points are visited: axes varies one setting at a time around the "
         "others, as Table 5 does; hyperband gives most points few epochs.",
     )
-    flags.DEFINE_enum(
-        "objective", "dr", ["dr", "pr", "mls"], "Rule whose AUROC is maximised."
+    flags.DEFINE_string(
+        "objective",
+        "",
+        "Score whose AUROC is maximised, one of "
+        f"{', '.join(all_scores())}; by default the method's own.",
     )
     flags.DEFINE_integer(
         "max_points",
@@ -50,7 +54,7 @@ def _work() -> str:
     """Reads the flags and runs the sweep; returns its table, and where it lies."""
     sweep = _sweep_from_flags()
     # TensorFlow takes seconds to import; a mistake in the flags is told before.
-    from pmal_tf.tuning.search import run_sweep
+    from pmal_tf.workflow.tuning.search import run_sweep
 
     table = run_sweep(sweep)
     return f"{table}\nResults: {sweep.folder}\n" if table else ""
@@ -68,11 +72,14 @@ def _sweep_from_flags() -> Sweep:
             "A sweep goes on from what there is. Received: --overwrite. To begin anew, "
             "name another --experiment, or remove the folder that the sweep names."
         )
+    rule = get_score(values.objective or config.own_method.scores[0])
+    if rule not in config.scores:
+        config = config.changed(scores=(*config.evaluation.scores, rule.name))
     return Sweep(
         config=config,
         space=parse_space(values.vary),
         tuner=values.tuner,
-        rule=values.objective,
+        rule=rule.field,
         max_points=values.max_points,
     )
 

@@ -15,9 +15,9 @@ from absl import flags
 from absl.testing import flagsaver
 from tiny_run import tiny
 
-from pmal_tf.config import config_from_flags, define_flags, parse_arguments
-from pmal_tf.experiment import run_experiment
-from pmal_tf.workdir import Marker
+from pmal_tf.workflow.engine import Workflow
+from pmal_tf.workflow.experiment import run_experiment
+from pmal_tf.workflow.flags import config_from_flags, define_flags, parse_arguments
 
 # Two logical devices let one machine stand for two replicas; it can be set only before
 # TensorFlow starts up.
@@ -79,13 +79,14 @@ def run_copy(finished, tmp_path):
 
 @pytest.fixture
 def started(monkeypatch):
-    """Names of the stages that were run, not skipped."""
+    """Names of the stages that were made, not taken or skipped."""
     names = []
-    write = Marker.write
+    make = Workflow._make
 
-    def recorded(marker, folder):
-        names.append(folder.name)
-        write(marker, folder)
+    def recorded(workflow, stage, *arguments):
+        result = make(workflow, stage, *arguments)
+        names.append(stage.name)
+        return result
 
-    monkeypatch.setattr(Marker, "write", recorded)
+    monkeypatch.setattr(Workflow, "_make", recorded)
     return names

@@ -48,7 +48,7 @@ def test_killed_mining_goes_on_to_the_same_bits(tmp_path, capsys):
 
 
 def test_killed_runs_go_on_to_the_same_bits(tmp_path, capsys):
-    flags = ("--epochs=2", "--batch_size=32", "--width=0.25", "--nocontrol")
+    flags = ("--epochs=2", "--batch_size=32", "--width=0.25", "--compare=softmax")
     flags = (*flags, "--stages=pretrain,mine,optimize")
     wrong = script("training_killed").main(
         "digits", tmp_path, 2, signal.SIGKILL, *flags

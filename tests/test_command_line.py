@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_run import STAGES, tiny, trial_folder
 
-from pmal_tf.trial import Trial
+from pmal_tf.workflow.experiment import open_trial
 
 SERVE_ALONE = """
 import sys
@@ -26,7 +26,7 @@ np.savez(outputs, **{name: value.numpy() for name, value in answers.items()})
 
 def test_export_answers_alike_without_pmal_tf_and_keras(finished, tmp_path):
     folder = finished[0]
-    np.save(tmp_path / "images.npy", Trial(tiny(folder), 0).test.image)
+    np.save(tmp_path / "images.npy", open_trial(tiny(folder), 0).images.test.image)
     export = folder / "saved_models" / "tiny" / "trial_0" / "1"
     arguments = [export, tmp_path / "images.npy", tmp_path / "answers.npz"]
     subprocess.run(
@@ -78,7 +78,10 @@ def test_command_line_skips_a_finished_run_from_its_own_flags(run_copy):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--dataset=cifar11"], "Error: `dataset` must be one of digits, mnist"),
+        (
+            ["--dataset=cifar11"],
+            "Error: `dataset` must be one of cifar10",
+        ),
         (["--datset=mnist"], "Error: Unknown command line flag 'datset'"),
         (["--protocol=arpl2"], "Error: `protocol` must be one of"),
         (["--trials=0,x"], "Error: `trials` must list values of type int"),

@@ -1,12 +1,10 @@
 """Mining that is repeated with other classifiers, for a look at how prototypes vary."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from tiny_run import tiny
 
-from pmal_tf.experiment import run_experiment
+from pmal_tf.workflow.experiment import run_experiment
 
 STAGES = ("pretrain", "mine")
 
@@ -14,8 +12,8 @@ STAGES = ("pretrain", "mine")
 @pytest.fixture(scope="module")
 def mined(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repeats")
-    once = tiny(folder, epochs=1, control=False, stages=STAGES, share_stages=True)
-    again = dataclasses.replace(once, experiment="again", mining_repeats=2)
+    once = tiny(folder, epochs=1, compare=("softmax",), stages=STAGES)
+    again = once.changed(experiment="again", mining_repeats=2)
     for config in (once, again):
         run_experiment(config)
     return [c.run_folder / "trial_0" / "mining" for c in (once, again)]

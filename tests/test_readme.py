@@ -1,5 +1,6 @@
 """What the README says one can type, typed."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -9,9 +10,16 @@ import pytest
 from PIL import Image
 
 from pmal_tf.backbones.initial import classifier_from
+from pmal_tf.workflow.flags import all_settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = README + (ROOT / "CONTRIBUTING.md").read_text()
+# Folders of images and runs, not of the package; the package; a file to be added.
+OF_RUNS = {
+    *("optimize/", "control/", "arpl/", "unknown/", "train/", "tensorboard/"),
+    *("pmal_tf/", "pmal_tf/methods/logit_norm_example.py"),
+}
 
 
 def blocks(language):
@@ -80,16 +88,39 @@ def test_arrays_come_from_tf_data_too():
 
 
 def test_nothing_is_left_to_be_filled_in():
-    text = README + (ROOT / "CONTRIBUTING.md").read_text()
-    assert not re.findall(r"^[A-Z_]{6,}$|TODO|FIXME|XXX", text, re.MULTILINE)
+    assert not re.findall(r"^[A-Z_]{6,}$|TODO|FIXME|XXX", DOCUMENTS, re.MULTILINE)
 
 
 def test_every_path_that_the_documents_name_exists():
-    text = README + (ROOT / "CONTRIBUTING.md").read_text()
-    for path in re.findall(r"(?:experiments|tests|\.ci)/[\w./]+\w", text):
+    for path in re.findall(r"(?:experiments|tests|\.ci)/[\w./]+\w", DOCUMENTS):
         assert (ROOT / path).exists(), path
-    for path in re.findall(r"`(?!tests/)((?:\w+/)*\w+\.py)", README):
-        assert (ROOT / "pmal_tf" / path).exists(), path
+    named = re.findall(r"`((?:\w+/)*\w+\.py|(?:\w+/)+)(?:: (\w+))?`", DOCUMENTS)
+    assert len(named) > 40
+    for path, name in named:
+        elsewhere = ("tests/", "experiments/", "runs/", "saved_models/")
+        if path.startswith(elsewhere) or path in OF_RUNS:
+            continue
+        file = ROOT / "pmal_tf" / path
+        if path == "registry.py":  # One in each of two folders.
+            file = ROOT / "pmal_tf" / "mining" / "filters" / path
+        assert file.exists(), path
+        assert not name or re.search(rf"^(def|class) {name}\b", file.read_text(), re.M)
+
+
+def test_every_command_that_the_documents_name_exists(defined_flags):
+    modules = set(re.findall(r"python -m (pmal_tf[\w.]*\w)", DOCUMENTS))
+    assert len(modules) > 8
+    for module in modules:
+        assert importlib.util.find_spec(module), module
+    known = {*all_settings(), "help", "helpfull", "flagfile", "name"}
+    for path in (ROOT / "pmal_tf").rglob("*.py"):
+        declared = r"(?:DEFINE_\w+\(|add_argument\(|define\(\"\w+\",)\s*\"(?:--)?(\w+)"
+        known |= set(re.findall(declared, path.read_text()))
+    named = set(re.findall(r"(?<![\w-])--(\w+)", DOCUMENTS))
+    assert len(named) > 60
+    strange = {name for name in named if name.removeprefix("no") not in known}
+    # TensorBoard's, and that of the method that is to be added.
+    assert strange == {"logdir", "logit_norm_temperature"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.flags")))

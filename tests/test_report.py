@@ -1,12 +1,17 @@
 import json
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from made_runs import make_trial
+from made_runs import make_old, make_trial
+from PIL import Image
+from tiny_run import tiny
 
 from pmal_tf import report
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.workflow.experiment import run_experiment
 
 
 def run(*arguments, cwd):
@@ -108,3 +113,33 @@ def test_a_file_that_is_no_benchmark_is_refused(tmp_path, drawn, content, reason
         report.make_report(tmp_path / "runs", tmp_path / "out", [path])
     assert drawn == []
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_on_one_s_own_images_stands_beside_an_old_one(finished, tmp_path):
+    images, runs = tmp_path / "images" / "train", tmp_path / "runs"
+    for name, level in (("cat", 40), ("dog", 120), ("emu", 200)):
+        (images / name).mkdir(parents=True)
+        noise = np.random.default_rng(level).normal(level, 15, (30, 10, 10, 3))
+        for number, pixels in enumerate(np.clip(noise, 0, 255).astype(np.uint8)):
+            Image.fromarray(pixels).save(images / name / f"{number}.png")
+    shutil.copytree(finished[0] / "runs" / "tiny", runs / "old")
+    make_old(runs / "old" / "trial_0")
+    run_experiment(
+        tiny(
+            tmp_path,
+            experiment="mine",
+            **{"dataset": "folder", "protocol": "paper", "image_size": 8},
+            **{"data_dir": str(images.parent), "cache_dir": str(tmp_path / "cache")},
+            **{"held_out_classes": ("emu",), "compare": ("softmax",), "epochs": 1},
+            tensorboard=False,
+        )
+    )
+    page = report.make_report(runs, tmp_path / "report")
+    markdown = page.with_name("report.md").read_text(encoding="utf-8")
+    for start in ("| old, PMAL ", "| mine, PMAL "):
+        assert start in markdown
+    assert "folder, protocol `folder` (2 known and 1 unknown classes)" in markdown
+    assert "PMAL against control: missing" in markdown
+    assert "--compare=softmax,control" in markdown
+    figures = {path.stem for path in (page.parent / "figures").glob("*.png")}
+    assert {f"{name}_roc" for name in ("old", "mine")} <= figures

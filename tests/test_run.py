@@ -7,9 +7,10 @@ import signal
 import pytest
 from absl import logging
 
-from pmal_tf import experiment, run
-from pmal_tf.config import Config
-from pmal_tf.interruption import Interrupted
+from pmal_tf import run
+from pmal_tf.runtime.signals import Interrupted
+from pmal_tf.workflow import experiment
+from pmal_tf.workflow.config import Config
 
 
 @pytest.fixture(autouse=True)

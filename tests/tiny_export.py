@@ -3,13 +3,43 @@
 import numpy as np
 import tensorflow as tf
 
+from pmal_tf.results.scores.score import LARGEST, Score
 from pmal_tf.serving.export import export_saved_model
 
 CLASSES = ("cat", "dog", "ship")
 IDS = np.array([["train_1", "train_2"], ["train_3", "train_4"], ["train_5", ""]])
 
 
+def _squares(outputs, statistics):
+    """Returns [n, K] squared distances of embeddings to the classes' means."""
+    return (outputs["embedding"][:, None] - statistics["centres"]) ** 2
+
+
+# A score that is measured against the training images.
+CENTRE_SCORE = Score(
+    name="centre",
+    field="to_centre",
+    title="Centre",
+    meaning="squared distance to the nearest class's mean embedding",
+    low=0.0,
+    high=LARGEST,
+    needs=("embedding",),
+    values=lambda outputs, statistics: (
+        _squares(outputs, statistics).sum(axis=2).min(axis=1).astype(np.float64)
+    ),
+    tensor=lambda outputs, statistics: tf.reduce_min(
+        tf.reduce_sum(_squares(outputs, statistics), axis=2), axis=1
+    ),
+    statistics=lambda outputs, label: {
+        "centres": np.stack(
+            [outputs["embedding"][label == k].mean(axis=0) for k in np.unique(label)]
+        )
+    },
+)
+
+
 def export(model, prototypes, folder, threshold, **more):
+    """Exports and loads; `model` may be a Scorer, and `prototypes` then None."""
     export_saved_model(
         model,
         folder,

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
+from pmal_tf.backbones import architectures
 from pmal_tf.backbones.layers import full_precision
-from pmal_tf.backbones.oscri import oscri
-from pmal_tf.backbones.resnet50 import resnet50
-from pmal_tf.backbones.wrn_40_4 import wrn_40_4
-from pmal_tf.errors import PmalError
+from pmal_tf.backbones.names import backbone_names
+from pmal_tf.runtime.errors import PmalError
 
-BACKBONES: dict[str, Callable[..., keras.Model]] = {
-    "oscri": oscri,
-    "resnet50": resnet50,
-    "wrn_40_4": wrn_40_4,
-}
+
+def find_backbone(name: str) -> Callable[..., keras.Model]:
+    """Returns the function that builds a backbone.
+
+    Args:
+        name: A file of `pmal_tf.backbones.architectures`.
+
+    Raises:
+        PmalError: If there is none of that name.
+    """
+    if name not in backbone_names():
+        raise PmalError(
+            f"`backbone` must be one of {', '.join(backbone_names())}. "
+            f"Received: backbone={name!r}"
+        )
+    module = importlib.import_module(f"{architectures.__name__}.{name}")
+    return getattr(module, name)
 
 
 def build_classifier(
@@ -33,7 +45,7 @@ def build_classifier(
     """Builds a backbone with a linear head, Eq. 1.
 
     Args:
-        backbone: A name in `BACKBONES`.
+        backbone: A file of `pmal_tf.backbones.architectures`.
         input_shape: (H, W, 3).
         num_classes: Number K of known classes.
         width: The backbone's width multiplier.
@@ -47,12 +59,7 @@ def build_classifier(
     Raises:
         PmalError: If the backbone is unknown.
     """
-    if backbone not in BACKBONES:
-        raise PmalError(
-            f"`backbone` must be one of {', '.join(BACKBONES)}. "
-            f"Received: backbone={backbone!r}"
-        )
-    trunk = BACKBONES[backbone](input_shape, width=width, dropout=dropout)
+    trunk = find_backbone(backbone)(input_shape, width=width, dropout=dropout)
     return with_new_head(
         *(trunk.input, trunk.output, num_classes),
         embedding_dropout=embedding_dropout,

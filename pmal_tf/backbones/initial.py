@@ -9,7 +9,7 @@ from __future__ import annotations
 import keras
 
 from pmal_tf.backbones.classifier import linear_head, with_new_head, with_precision
-from pmal_tf.errors import PmalError, first_line
+from pmal_tf.runtime.errors import PmalError, first_line
 
 ImageShape = tuple[int | None, int | None, int]
 

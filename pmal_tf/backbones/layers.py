@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 
 def full_precision(policy: str | None = None) -> str:
@@ -50,3 +53,49 @@ def batch_normalization(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     return keras.layers.BatchNormalization(
         momentum=0.9, epsilon=1e-5, name=f"{name}_norm"
     )(x)
+
+
+@keras.saving.register_keras_serializable("pmal_tf")
+class Learned(keras.layers.Layer):
+    """Numbers that are learnt beside the network, such as points in its embedding.
+
+    Args:
+        shape: Their shape.
+        initializer: A Keras initialiser, or its name.
+        **kwargs: Passed to `keras.layers.Layer`.
+
+    Call arguments: any tensor, which only ties the layer to a functional model.
+
+    Call returns: The numbers, of `shape`.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        initializer: str | keras.Initializer = "zeros",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.shape = tuple(shape)
+        self.initializer = keras.initializers.get(initializer)
+        self.numbers = self.add_weight(
+            shape=self.shape, initializer=self.initializer, name="numbers"
+        )
+        self.built = True
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns the numbers."""
+        del inputs
+        return tf.convert_to_tensor(self.numbers)
+
+    def compute_output_spec(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
+        """Returns shape and type of the numbers."""
+        return keras.KerasTensor(self.shape, dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "shape": self.shape,
+            "initializer": keras.initializers.serialize(self.initializer),
+        }

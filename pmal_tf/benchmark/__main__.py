@@ -14,10 +14,12 @@ from typing import Any
 
 from absl import app, flags
 
-from pmal_tf.config import Config
-from pmal_tf.data.images import SourceOptions
-from pmal_tf.errors import PmalError
-from pmal_tf.quiet import plain_messages
+from pmal_tf.backbones.settings import NetworkSettings
+from pmal_tf.data.settings import SourceOptions
+from pmal_tf.mining.settings import MiningSettings
+from pmal_tf.runtime.console import plain_messages
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.training.recipe import Recipe
 
 
 def _input_arguments(values: flags.FlagValues) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def define_flags(values: flags.FlagValues) -> None:
     text = "mining: number type within tiles."
     define("enum", "dtype", "float32", text, enum_values=["float32", "float64"])
     text = "mining: memory budget in MiB."
-    define("integer", "memory_mb", Config.mining_memory_mb, text)
+    define("integer", "memory_mb", MiningSettings.mining_memory_mb, text)
     text = "How often each is timed; mining: 5; training: 15 pairs; serving: 500."
     define("integer", "repetitions", None, text)
     text = "mining: references to measure beside; of these, or nothing."
@@ -123,13 +125,13 @@ def define_flags(values: flags.FlagValues) -> None:
     define("string", "plot", "", text)
     text = "training: networks to measure; each with each batch size and precision; "
     text += "serving: one."
-    define("list", "backbones", [Config.backbone], text)
+    define("list", "backbones", [NetworkSettings.backbone], text)
     text = "training: images in a step."
-    define("list", "batch_sizes", [str(Config.batch_size)], text)
+    define("list", "batch_sizes", [str(Recipe.batch_size)], text)
     text = "training: number types of the networks' arithmetic, as in training."
-    define("list", "precision", [Config.precision], text)
+    define("list", "precision", [NetworkSettings.precision], text)
     text = "training, serving: multiplier of the networks' channels."
-    define("float", "width", Config.width, text)
+    define("float", "width", NetworkSettings.width, text)
     text = "training: compare steps under XLA (on) or plain graphs (off)."
     define("string", "jit", "on", text)
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from pmal_tf.benchmark.measurement import Finding, Measurement, Times, time_in_turn
 from pmal_tf.benchmark.mining_references import random_spaces
-from pmal_tf.errors import PmalError, first_line
-from pmal_tf.workdir import write_atomically
+from pmal_tf.runtime.errors import PmalError, first_line
+from pmal_tf.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,14 +18,15 @@ import tensorflow as tf
 
 from pmal_tf.backbones.classifier import build_classifier
 from pmal_tf.benchmark.measurement import Measurement, Rates, compare, measure_rate
+from pmal_tf.data.batches.pipeline import TrainingPipeline
 from pmal_tf.data.class_lists import protocols_of
-from pmal_tf.data.images import LabelledImages, Source, SourceOptions
-from pmal_tf.data.pipeline import TrainingPipeline
+from pmal_tf.data.decoding.stored_images import StoredImages
+from pmal_tf.data.images import LabelledImages, Source
+from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.sources import SOURCES, open_source
 from pmal_tf.data.splits import apply_split, open_set_split
-from pmal_tf.data.stored_images import StoredImages
-from pmal_tf.errors import PmalError
-from pmal_tf.reports.tables import markdown_table
+from pmal_tf.results.page.tables import markdown_table
+from pmal_tf.runtime.errors import PmalError
 from pmal_tf.training.recipe import Recipe
 
 BATCH_SIZE = 128

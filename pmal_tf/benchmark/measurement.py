@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pmal_tf.workdir import write_atomically
+from pmal_tf.runtime.files import write_atomically
 
 
 @dataclass(frozen=True)

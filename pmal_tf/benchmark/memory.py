@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
 
 Result = TypeVar("Result")
 

@@ -34,10 +34,10 @@ from pmal_tf.benchmark.mining_references import (
     square_roots,
     why_not_scipy,
 )
-from pmal_tf.config import Config
-from pmal_tf.errors import PmalError
 from pmal_tf.mining.robustness import topology_robustness
-from pmal_tf.reports.tables import markdown_table
+from pmal_tf.mining.settings import MiningSettings
+from pmal_tf.results.page.tables import markdown_table
+from pmal_tf.runtime.errors import PmalError
 
 REFERENCES = ("scipy", "matmul", "sqrt")
 
@@ -47,7 +47,7 @@ def run(
     n: int,
     k: int,
     dtype: str = "float32",
-    memory_mb: int = Config.mining_memory_mb,
+    memory_mb: int = MiningSettings.mining_memory_mb,
     repetitions: int = 5,
     references: Sequence[str] = REFERENCES,
     scaling: bool = False,

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from pmal_tf.benchmark.measurement import time_in_turn
 from pmal_tf.benchmark.memory import available_memory
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
 
 DIMENSION = 128
 # Of classes' centres, of samples around them, and of the second space beside the first.

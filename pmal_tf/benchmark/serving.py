@@ -23,11 +23,11 @@ from pmal_tf.benchmark.measurement import (
     hardware,
     time_in_turn,
 )
-from pmal_tf.mining.prototypes import Prototypes
-from pmal_tf.quiet import quiet_libraries
-from pmal_tf.reports.tables import markdown_table
+from pmal_tf.methods.pmal.model import PMALModel
+from pmal_tf.methods.pmal.prototypes import Prototypes
+from pmal_tf.results.page.tables import markdown_table
+from pmal_tf.runtime.console import quiet_libraries
 from pmal_tf.serving.export import export_saved_model
-from pmal_tf.training.model import PMALModel
 
 _CLASSES, _PROTOTYPES = 6, 10
 _WARM_UP_CALLS = 20
@@ -39,7 +39,7 @@ def run(
     """Measures the latency of batches of 32 and of 1.
 
     Args:
-        backbone: A name in `pmal_tf.backbones.classifier.BACKBONES`.
+        backbone: A file of `pmal_tf.backbones.architectures`.
         width: Its width multiplier.
         image_size: Side of the images.
         repetitions: How often each is called, in turn.

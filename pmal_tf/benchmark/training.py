@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pmal_tf.backbones.settings import NetworkSettings
 from pmal_tf.benchmark.measurement import (
     Measurement,
     Times,
@@ -42,11 +43,12 @@ from pmal_tf.benchmark.training_steps import (
     build_step,
     precision,
 )
-from pmal_tf.config import Config
-from pmal_tf.errors import PmalError
-from pmal_tf.precision import check_precision
-from pmal_tf.reports.tables import markdown_table
+from pmal_tf.methods.pmal.settings import PMALSettings
+from pmal_tf.results.page.tables import markdown_table
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.precision import check_precision
 from pmal_tf.training.checkpoints import list_checkpoints, save_checkpoint
+from pmal_tf.training.recipe import Recipe
 
 REPETITIONS, IMAGE_SIZE = 15, 32
 _LEAST_IMAGE_SIZE = 8
@@ -55,12 +57,14 @@ VARIANTS = (
     Variant("softmax", "softmax"),
     Variant("joint", "PMAL, joint", prototype_mode="joint"),
     Variant("every", "PMAL, inference", prototype_mode="inference"),
-    Variant("bank", "PMAL, bank", prototype_mode="bank", size=Config.prototype_slice),
+    Variant(
+        "bank", "PMAL, bank", prototype_mode="bank", size=PMALSettings.prototype_slice
+    ),
     Variant(f"softmax_{MANY_CLASSES}", "softmax", MANY_CLASSES),
     Variant(
         *(f"bank_{MANY_CLASSES}", "PMAL, bank", MANY_CLASSES),
         prototype_mode="bank",
-        size=Config.prototype_slice,
+        size=PMALSettings.prototype_slice,
     ),
 )
 _RATIOS = (
@@ -82,10 +86,10 @@ _EXPLANATION = (
 
 def run(
     *,
-    backbones: Sequence[str] = (Config.backbone,),
-    batch_sizes: Sequence[int] = (Config.batch_size,),
-    precisions: Sequence[str] = (Config.precision,),
-    width: float = Config.width,
+    backbones: Sequence[str] = (NetworkSettings.backbone,),
+    batch_sizes: Sequence[int] = (Recipe.batch_size,),
+    precisions: Sequence[str] = (NetworkSettings.precision,),
+    width: float = NetworkSettings.width,
     image_size: int = IMAGE_SIZE,
     jit: str = "on",
     repetitions: int = REPETITIONS,
@@ -93,7 +97,7 @@ def run(
     """Measures the steps of every combination of backbone, batch size and precision.
 
     Args:
-        backbones: Names in `BACKBONES`.
+        backbones: Files of `pmal_tf.backbones.architectures`.
         batch_sizes: Training images in a step, at least 1 each.
         precisions: Keras dtype policies.
         width: The backbones' width multiplier, positive.
@@ -140,7 +144,10 @@ def _check_lists(**lists: Sequence[object]) -> None:
 def _check(setting: Setting, jit: str, repetitions: int) -> None:
     """Checks the settings."""
     # What training takes, and no more.
-    Config(**vars(setting))
+    given = vars(setting)
+    network = {n: given[n] for n in ("backbone", "width", "precision") if n in given}
+    NetworkSettings(**network)
+    Recipe(batch_size=setting.batch_size)
     check_precision(setting.precision)
     for name, value, least in (
         ("image_size", setting.image_size, _LEAST_IMAGE_SIZE),
@@ -180,7 +187,7 @@ def _measure(
         Measurement("checkpoint_mib", mebibytes, "MiB"),
     ]
     lines = [
-        f"{setting}. The bank is fed {Config.prototype_slice} prototypes in a step; "
+        f"{setting}. The bank is fed {PMALSettings.prototype_slice} prototypes a step; "
         f"{PROTOTYPES_PER_CLASS} per class in all. Ratios are those of steps "
         f"{'under XLA' if jit else 'as plain graphs'}, but for xla_gain.",
         "",

@@ -12,17 +12,17 @@ import numpy as np
 import tensorflow as tf
 
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
-from pmal_tf.config import Config
-from pmal_tf.errors import TrainingDivergedError
-from pmal_tf.mining.feed import PrototypeFeed
-from pmal_tf.mining.prototypes import Prototypes
+from pmal_tf.methods.pmal.feed import PrototypeFeed
+from pmal_tf.methods.pmal.model import PMALModel
+from pmal_tf.methods.pmal.prototypes import Prototypes
+from pmal_tf.methods.pmal.settings import PMALSettings
+from pmal_tf.runtime.errors import TrainingDivergedError
 from pmal_tf.training.loop import execution
-from pmal_tf.training.model import PMALModel
 from pmal_tf.training.recipe import Recipe
 from pmal_tf.training.softmax_model import SoftmaxModel
 
 FEW_CLASSES, MANY_CLASSES = 6, 200
-PROTOTYPES_PER_CLASS = Config.prototypes_per_class
+PROTOTYPES_PER_CLASS = PMALSettings.prototypes_per_class
 # Of schedules; so many that the learning rate stays what it is.
 _STEPS_PER_EPOCH = 10_000
 
@@ -32,7 +32,7 @@ class Setting:
     """What all steps that are compared have in common.
 
     Attributes:
-        backbone: A name in `BACKBONES`.
+        backbone: A file of `pmal_tf.backbones.architectures`.
         batch_size: Training images in a step.
         precision: A Keras dtype policy.
         width: The backbone's width multiplier.

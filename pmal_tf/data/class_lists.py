@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
 
 _REST = "rest"
 

@@ -14,7 +14,7 @@ import numpy as np
 from pmal_tf.data.hashing import hash_ids
 from pmal_tf.data.images import LabelledImages, Source, proportional_share
 from pmal_tf.data.splits import OpenSetSplit, apply_split
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
 
 # Ends the name of a protocol whose known classes were split once more.
 TUNING = "_tuning"

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pmal_tf.data.stored_images import StoredImages
-from pmal_tf.errors import PmalError
+from pmal_tf.data.decoding.stored_images import StoredImages
+from pmal_tf.data.settings import SourceOptions
+from pmal_tf.runtime.errors import PmalError
 
 # Bytes of images on disk that are read into memory for good.
 _MOST_IN_MEMORY = 2**30
@@ -79,29 +80,6 @@ class LabelledImages:
 
 
 @dataclass(frozen=True)
-class SourceOptions:
-    """Where a dataset lies and how it is read.
-
-    Attributes:
-        data_dir: Folder of prepared datasets, or of the user's images; empty: the
-            default.
-        cache_dir: Folder for decoded images; empty: the default.
-        image_size: Side of the square images in pixels; 0: the dataset's own.
-        max_unreadable: How many files of a folder of images may be unreadable.
-        held_out_classes: Classes of a folder of images that play the unknown.
-        unknown_dataset: Prepared dataset whose images play the unknown, for datasets
-            that have none of their own.
-    """
-
-    data_dir: str = ""
-    cache_dir: str = ""
-    image_size: int = 0
-    max_unreadable: int = 0
-    held_out_classes: tuple[str, ...] = ()
-    unknown_dataset: str = ""
-
-
-@dataclass(frozen=True)
 class Source:
     """A dataset, found by its options, that can be split into known and unknown.
 
@@ -135,8 +113,7 @@ class Source:
 class Dataset:
     """What `--dataset` names: how to open it, and how to get it.
 
-    To add one, write a file that makes a `Dataset` and name it in
-    `pmal_tf.data.sources`.
+    To add one, write a file in `pmal_tf/data/datasets` that lists it in `DATASETS`.
 
     Attributes:
         name: The value of `--dataset`.

@@ -12,10 +12,10 @@ from typing import NoReturn
 
 from absl import app, flags
 
-from pmal_tf.data.images import SourceOptions
+from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.sources import SOURCES, get_dataset
-from pmal_tf.errors import PmalError
-from pmal_tf.quiet import plain_messages
+from pmal_tf.runtime.console import plain_messages
+from pmal_tf.runtime.errors import PmalError
 
 _INTERRUPTED = 130  # What shells report of a command that Ctrl-C ended.
 

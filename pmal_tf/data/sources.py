@@ -1,27 +1,17 @@
-"""The datasets by name. A new one is a file that makes a `Dataset`, and a line here."""
+"""The datasets by name: every file of `datasets/` that has `DATASETS`."""
 
 from __future__ import annotations
 
-from pmal_tf.data import cifar10, cifar_plus, digits, folder, imagenet, mnist, svhn
-from pmal_tf.data.images import Dataset, Source, SourceOptions
-from pmal_tf.data.tiny_imagenet import source as tiny_imagenet
-from pmal_tf.errors import PmalError
+from pmal_tf.data import datasets
+from pmal_tf.data.images import Dataset, Source
+from pmal_tf.data.settings import SourceOptions
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.plugins import found_in
 
 SOURCES: dict[str, Dataset] = {
     dataset.name: dataset
-    for dataset in (
-        digits.DATASET,
-        mnist.DATASET,
-        svhn.DATASET,
-        cifar10.DATASET,
-        cifar_plus.CIFAR_PLUS_10,
-        cifar_plus.CIFAR_PLUS_50,
-        tiny_imagenet.DATASET,
-        imagenet.IMAGENET_100,
-        imagenet.IMAGENET_200,
-        imagenet.IMAGENET_LT,
-        folder.DATASET,
-    )
+    for declared in found_in(datasets, "DATASETS")
+    for dataset in declared
 }
 
 

@@ -20,10 +20,11 @@ from pmal_tf.data.class_lists import (
     check_sides,
     published_trials,
 )
-from pmal_tf.data.images import LabelledImages, Source, SourceOptions
+from pmal_tf.data.images import LabelledImages, Source
+from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.sources import SOURCES, open_source
-from pmal_tf.errors import PmalError
-from pmal_tf.quiet import plain_messages
+from pmal_tf.runtime.console import plain_messages
+from pmal_tf.runtime.errors import PmalError
 
 # What a result made with `--known_classes` names as its protocol.
 CUSTOM = "custom"

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from pmal_tf.distances import pairwise_euclidean
-from pmal_tf.errors import PmalError
+from pmal_tf.mining.distances import pairwise_euclidean
 from pmal_tf.mining.replicas import blocks_at_once, on_replicas
 from pmal_tf.mining.tiles import TilePlan, too_little_memory
+from pmal_tf.runtime.errors import PmalError
 
 # The variance within a class needs two of its images.
 LEAST_PER_CLASS = 2

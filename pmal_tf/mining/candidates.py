@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pmal_tf.errors import PmalError
 from pmal_tf.mining.candidates import (
     Candidates,
     check_class_index,
-    check_epsilon,
     matched_candidates,
     quality_rank,
     select_candidates,
@@ -23,62 +21,9 @@ from pmal_tf.mining.filters.registry import FILTERS
 from pmal_tf.mining.qualities.quality_input import QualityInput
 from pmal_tf.mining.qualities.registry import QUALITIES
 from pmal_tf.mining.robustness import Robustness, topology_robustness
+from pmal_tf.mining.settings import MiningSettings
 from pmal_tf.mining.spaces import Space
-
-CANDIDATE_RULES = ("matched", "literal")
-
-
-@dataclass(frozen=True)
-class MiningSettings:
-    """How prototypes are mined; the defaults are the paper's.
-
-    Attributes:
-        epsilon: Candidate threshold, in (0, 1].
-        prototypes_per_class: T; a class with fewer images gives what it has.
-        quality: Name in `qualities.registry.QUALITIES`.
-        diversity: Name in `filters.registry.FILTERS`.
-        candidate_rule: For a quality other than robustness: `matched`, as many
-            candidates per class as robustness has at this epsilon, or `literal`, those
-            within epsilon of the best.
-        topology_norm: As for the following three, see `topology_robustness`.
-        topology_anchors: Number M of anchors; 0 for all images.
-        mining_dtype: Number type of distances.
-        mining_memory_mb: Memory budget.
-    """
-
-    epsilon: float = 0.7
-    prototypes_per_class: int = 10
-    quality: str = "robustness"
-    diversity: str = "algorithm1"
-    candidate_rule: str = "matched"
-    topology_norm: str = "rms"
-    topology_anchors: int = 0
-    mining_dtype: str = "float32"
-    mining_memory_mb: int = 2048
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("quality", tuple(QUALITIES)),
-            ("diversity", tuple(FILTERS)),
-            ("candidate_rule", CANDIDATE_RULES),
-        ):
-            if getattr(self, name) not in allowed:
-                raise PmalError(
-                    f"`{name}` must be one of {', '.join(allowed)}. Received: "
-                    f"{name}={getattr(self, name)!r}"
-                )
-        if self.prototypes_per_class < 1:
-            raise PmalError(
-                "`prototypes_per_class` must be at least 1. Received: "
-                f"prototypes_per_class={self.prototypes_per_class}"
-            )
-        check_epsilon(self.epsilon)
-        if self.quality == self.diversity == "none":
-            raise PmalError(
-                "Without a quality and without diversity nothing tells which images to "
-                "take. Received: quality=none, diversity=none. For prototypes at "
-                "random, set diversity=random."
-            )
+from pmal_tf.runtime.errors import PmalError
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from pmal_tf.errors import PmalError
 from pmal_tf.mining.replicas import blocks_at_once
+from pmal_tf.runtime.errors import PmalError
 
 _CHUNK_ROWS = 2048
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from pmal_tf.errors import PmalError
 from pmal_tf.mining import buffers
 from pmal_tf.mining.anchors import (
     Anchors,
@@ -24,6 +23,7 @@ from pmal_tf.mining.progress import Progress
 from pmal_tf.mining.replicas import full_precision
 from pmal_tf.mining.tiles import TilePlan, squared_difference_sums
 from pmal_tf.mining.unfinished import Unfinished, fingerprint
+from pmal_tf.runtime.errors import PmalError
 
 TOPOLOGY_NORMS = ("rms", "literal")
 MINING_DTYPES = ("float32", "float64")

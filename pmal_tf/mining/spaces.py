@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pmal_tf.errors import PmalError
 from pmal_tf.mining.points import check_spaces, chunks
+from pmal_tf.runtime.errors import PmalError
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tensorflow as tf
 
-from pmal_tf.distances import pairwise_euclidean, squared_norms
-from pmal_tf.errors import PmalError
+from pmal_tf.mining.distances import pairwise_euclidean, squared_norms
 from pmal_tf.mining.replicas import blocks_at_once, on_replicas
+from pmal_tf.runtime.errors import PmalError
 
 # Two cores of an Intel Xeon, N = 20,000, float32, medians of 6 without the preparation,
 # tiles of 256, 320, 384, 512: K = 6: 0.150, 0.148, 0.144, 0.146 s; K = 100: 0.445,

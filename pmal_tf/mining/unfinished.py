@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from absl import logging
+
+from pmal_tf.runtime.files import save_arrays
 
 _SECONDS_BETWEEN = 2.0
 
@@ -68,17 +69,12 @@ class Unfinished:
             return
         self._saved_at = now
         self._keep(pair, blocks, values)
-        writing = self._path.with_name(f"writing.{self._path.name}")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with writing.open("wb") as file:
-                made_from = {"made_from": np.array(self._made_from)}
-                np.savez(file, allow_pickle=False, **made_from, **self._arrays)
-            os.replace(writing, self._path)
+            made_from = {"made_from": np.array(self._made_from)}
+            save_arrays(self._path, {**made_from, **self._arrays})
         except OSError as error:
             # The computation itself needs no file.
             logging.warning("Not kept so far: %s: %s", self._path, error.strerror)
-            writing.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Removes the file: all is done."""

@@ -11,19 +11,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
+from pmal_tf.results.scores.registry import scores_in
 from pmal_tf.serving.explain import Explanation
 from pmal_tf.serving.exported import ExportedModel, Promise
-from pmal_tf.serving.rules import THRESHOLD_RANGES
 
 _MOST_CLASSES = 10
 _MOST_NAMES = 50
 # A rule's limits beyond this are those of float32, and no scale to draw.
 _LARGEST_LIMIT = 1e6
-_RULES = {
-    "dr": "distance to the nearest class's prototypes (DR)",
-    "pr": "1 - the largest class probability (PR)",
-    "mls": "- the largest logit (MLS)",
-}
 
 WAITING = (
     '<div class="pmal pmal-waiting">Drop an image file on the left: the answer '
@@ -51,7 +46,7 @@ def render_answer(answer: Explanation, exported: ExportedModel) -> str:
         f'<div class="pmal-note">{verdict}</div></div>',
         *_score(answer, exported),
         *_probabilities(answer),
-        *_prototypes(answer),
+        *_nearest(answer),
         "</div>",
     ]
     return "".join(parts)
@@ -101,7 +96,7 @@ def render_model(title: str, exported: ExportedModel) -> str:
     threshold = _number(exported.threshold)
     facts = [
         (f"{len(names)} known classes", f"{shown}{more}"),
-        ("Rule", f"unknown where the {_rule(exported)} is above {threshold}"),
+        ("Rule", f"unknown where the score is above {threshold}: {_rule(exported)}"),
         ("Promise", _promise(exported.promise)),
     ]
     rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts)
@@ -133,7 +128,7 @@ def scale_of(
 def _score(answer: Explanation, exported: ExportedModel) -> Iterator[str]:
     """Renders the unknown score as a bar, with a mark for the threshold."""
     threshold = exported.threshold
-    low, high = scale_of(answer.score, threshold, THRESHOLD_RANGES[exported.rule])
+    low, high = scale_of(answer.score, threshold, exported.threshold_range)
 
     def place(value: float) -> str:
         return f"{100 * min(max((value - low) / (high - low), 0.0), 1.0):.2f}%"
@@ -179,19 +174,25 @@ def _probabilities(answer: Explanation) -> Iterator[str]:
         yield f'<div class="pmal-note">{others}</div>'
 
 
-def _prototypes(answer: Explanation) -> Iterator[str]:
-    """Renders the prototypes of the nearest class."""
-    nearest = html.escape(answer.nearest_class)
+def _nearest(answer: Explanation) -> Iterator[str]:
+    """Renders the nearest class and its prototypes, where the model has such."""
+    if answer.nearest_class is not None and answer.distance is not None:
+        yield '<div class="pmal-heading">Nearest class</div>'
+        yield (
+            f"<div>{html.escape(answer.nearest_class)}, at distance "
+            f"{_number(answer.distance)}</div>"
+        )
+    if answer.nearest_prototype is None:
+        return
     yield '<div class="pmal-heading">Nearest prototypes</div>'
-    yield (
-        f'<div class="pmal-note">training images that stand for the nearest class, '
-        f"{nearest}, at distance {_number(answer.distance)}; those that weigh "
-        "most come first</div>"
-    )
     if not answer.prototypes:
         identifier = html.escape(answer.nearest_prototype)
         yield f"<div>{identifier} (its image is not stored with the model)</div>"
         return
+    yield (
+        '<div class="pmal-note">training images that stand for the nearest class; '
+        "those that weigh most come first</div>"
+    )
     yield '<div class="pmal-prototypes">'
     for prototype in answer.prototypes:
         yield _figure(
@@ -216,8 +217,11 @@ def _figure(image: np.ndarray, caption: str, details: str) -> str:
 
 
 def _rule(exported: ExportedModel) -> str:
-    """Names the rejection rule."""
-    return _RULES.get(exported.rule, html.escape(exported.rule))
+    """Says what the score is."""
+    known = scores_in([exported.rule])
+    if not known:
+        return html.escape(exported.rule)
+    return html.escape(f"{known[0].meaning} ({known[0].title})")
 
 
 def _promise(promise: Promise | None) -> str:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import tensorflow as tf
 
-from pmal_tf.data.resize import resize_images
-from pmal_tf.distances import SET_DISTANCES
-from pmal_tf.serving.rules import THRESHOLD_RANGES, UNREADABLE_SCORES, unknown_score
+from pmal_tf.data.decoding.resize import resize_images
+from pmal_tf.methods.scorer import OUTPUTS, Scorer
+from pmal_tf.results.scores.score import Score
 
 UNKNOWN = "unknown"
 UNKNOWN_ID = -1
 # Numbers of a shape that a message shows.
 _MOST_TOLD = 8
-# The largest distance there is.
-UNREADABLE_DISTANCE = 2.0
-
-Network = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -27,28 +22,26 @@ class Answering:
     """What an exported model needs to answer.
 
     Attributes:
-        network: [batch, H, W, C] images to `embedding` [batch, D] and `logits`
-            [batch, K], in inference mode.
-        input_shape: (H, W, C); H and W may be None for a network of any size.
-        bank: [K, T, D] float32 embeddings of the prototypes; a variable, since every
-            signature would hold copies of a constant.
-        mask: [K, T] boolean, False where padded.
-        prototype_id: [K, T] example ids of the prototypes.
+        scorer: The trained method.
         class_names: K names.
-        set_distance: How far an image is from a class, `attention` or `nearest`.
-        rule: The rejection rule, `dr`, `pr` or `mls`.
+        score: The score that it rejects by, on the method's scale.
         threshold: Scores above it are unknown.
+        statistics: What the score is measured against, by name; variables, since every
+            signature would hold copies of constants.
+        compiled: Whether XLA compiles the network.
     """
 
-    network: Network
-    input_shape: tuple[int | None, int | None, int]
-    bank: tf.Variable
-    mask: np.ndarray
-    prototype_id: np.ndarray
+    scorer: Scorer
     class_names: tuple[str, ...]
-    set_distance: str
-    rule: str
+    score: Score
     threshold: float
+    statistics: Mapping[str, tf.Variable]
+    compiled: bool = False
+
+    @property
+    def input_shape(self) -> tuple[int | None, int | None, int]:
+        """(H, W, C); H and W may be None for a network of any size."""
+        return tuple(self.scorer.network.input.shape[1:])
 
     @property
     def image_spec(self) -> tf.TensorSpec:
@@ -79,9 +72,9 @@ class Answering:
         height, width, _ = self.input_shape
         if height is not None and height == width:
             images = resize_images(images, height)
-        outputs = self.network(images)
+        outputs = self._network(images)
         finite = {}
-        for name in ("embedding", "logits"):
+        for name in OUTPUTS:
             value = tf.cast(outputs[name], tf.float32)
             is_finite = tf.math.is_finite(value)
             sound &= tf.reduce_all(is_finite, axis=1)
@@ -102,29 +95,24 @@ class Answering:
 
         Returns:
             `class_id` (int64, -1 for unknown), `class_name`, `is_unknown`,
-            `unknown_score` (float32), `distance` and `probabilities` [batch, K], and
-            `nearest_prototype` (strings, empty for what cannot be read).
+            `unknown_score` (float32) and `probabilities` [batch, K]; where the method
+            has such, `distance` [batch, K] and `nearest_prototype` (strings, empty for
+            what cannot be read).
         """
         outputs, sound = self.embed(images)
         if readable is not None:
             sound &= readable
-        embedding, logits = outputs["embedding"], outputs["logits"]
-        count = len(self.class_names)
-        distance, _ = SET_DISTANCES[self.set_distance](
-            embedding, self.bank, tf.constant(self.mask)
-        )
-        # Of a huge embedding, though finite, the square is not.
-        sound &= tf.reduce_all(tf.math.is_finite(distance), axis=1)
-        distance = tf.where(
-            sound[:, None],
-            tf.clip_by_value(distance, 0.0, UNREADABLE_DISTANCE),
-            UNREADABLE_DISTANCE,
-        )
-        score = tf.where(
-            sound,
-            unknown_score(self.rule, distance, logits),
-            UNREADABLE_SCORES[self.rule],
-        )
+        outputs = dict(self.scorer.measure(outputs))
+        logits, count = outputs["logits"], len(self.class_names)
+        if "distance" in outputs:
+            # Of a huge embedding, though finite, the square is not.
+            sound &= tf.reduce_all(tf.math.is_finite(outputs["distance"]), axis=1)
+            largest = self.scorer.largest_distance
+            outputs["distance"] = tf.clip_by_value(outputs["distance"], 0.0, largest)
+        statistics = {n: tf.convert_to_tensor(v) for n, v in self.statistics.items()}
+        score = self.score.tensor(outputs, statistics)
+        sound &= tf.math.is_finite(score)
+        score = tf.where(sound, score, self.score.unreadable)
         is_unknown = (score > threshold) | ~sound
         class_id = tf.where(
             is_unknown, tf.constant(UNKNOWN_ID, tf.int64), tf.argmax(logits, axis=1)
@@ -132,19 +120,22 @@ class Answering:
         # Position K of the names is `unknown`.
         names = tf.constant([*self.class_names, UNKNOWN])
         name_index = tf.where(is_unknown, tf.constant(count, tf.int64), class_id)
-        return {
+        answers = {
             "class_id": class_id,
             "class_name": tf.gather(names, name_index),
             "is_unknown": is_unknown,
             "unknown_score": score,
-            "distance": distance,
             "probabilities": tf.where(
                 sound[:, None], tf.nn.softmax(logits), 1.0 / count
             ),
-            "nearest_prototype": tf.where(
-                sound, self._nearest_prototype(embedding, distance), ""
-            ),
         }
+        if "distance" in outputs:
+            outputs["distance"] = tf.where(sound[:, None], outputs["distance"], largest)
+            answers["distance"] = outputs["distance"]
+        nearest = self.scorer.nearest_prototype(outputs)
+        if nearest is not None:
+            answers["nearest_prototype"] = tf.where(sound, nearest, "")
+        return answers
 
     def checked_threshold(self, threshold: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """Returns thresholds of a request, if they mean something.
@@ -153,8 +144,8 @@ class Answering:
             tf.errors.InvalidArgumentError: If there is not one for each image, or one
                 is not a number of the rule's range.
         """
-        low, high = THRESHOLD_RANGES[self.rule]
-        limits = f"between {low:g} and {high:g} for the rule {self.rule}"
+        low, high = self.score.low, self.score.high
+        limits = f"between {low:g} and {high:g} for the rule {self.score.field}"
         # A comparison with NaN is false.
         checks = [
             tf.debugging.Assert(
@@ -208,20 +199,12 @@ class Answering:
         with tf.control_dependencies([check]):
             return tf.ensure_shape(sent, declared)
 
-    def _nearest_prototype(
-        self, embedding: tf.Tensor, distance: tf.Tensor
-    ) -> tf.Tensor:
-        """Returns [batch] ids: in the nearest class, the prototype attended to most.
+    def _network(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns what the network says of images, in inference mode."""
 
-        Where the distance is that to the nearest prototype, that one.
-        """
-        nearest_class = tf.argmin(distance, axis=1)
-        prototypes = tf.gather(self.bank, nearest_class)
-        if self.set_distance == "nearest":
-            prototypes = tf.math.l2_normalize(prototypes, axis=-1)
-        # Not the attention itself: rounded, it may be the same of two of them.
-        similarity = tf.einsum("bd,btd->bt", embedding, prototypes)
-        similarity = tf.where(tf.gather(self.mask, nearest_class), similarity, -np.inf)
-        position = tf.argmax(similarity, axis=1)
-        ids = tf.constant(self.prototype_id.astype(str))
-        return tf.gather(tf.gather(ids, nearest_class), position, batch_dims=1)
+        def forward(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self.scorer.network(images, training=False)
+
+        if self.compiled:
+            return tf.function(forward, jit_compile=True)(images)
+        return forward(images)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
-from pmal_tf.errors import PmalError, first_line
+from pmal_tf.runtime.errors import PmalError, first_line
 from pmal_tf.serving.answers import UNKNOWN, UNKNOWN_ID
 from pmal_tf.serving.exported import SIGNATURE, ExportedModel, no_signature
-from pmal_tf.serving.rules import THRESHOLD_RANGES
 
-_OUTPUTS = ("class_id", "distance", "error", "nearest_prototype", "probabilities")
+_OUTPUTS = ("class_id", "error", "probabilities", "unknown_score")
+# Those of real numbers; a model may have no distances.
+_NUMBERS = ("unknown_score", "distance", "probabilities")
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,11 @@ class Answer:
         is_unknown: Whether the score is above the threshold, or there is none.
         unknown_score: Larger is more likely unknown.
         threshold: What the score was compared with.
-        distance: Distance to each class's prototypes, by class name.
+        distance: Distance to each class, by class name; None where the model measures
+            none.
         probabilities: Probability of each known class, by class name.
         nearest_prototype: Example id of the training image that weighs most in the
-            nearest class.
+            nearest class; None where distances rest on no images.
         error: Why the image cannot be read, or None.
     """
 
@@ -62,7 +63,7 @@ class ServedModel:
 
     def __init__(self, exported: ExportedModel, threshold: float | None = None) -> None:
         if threshold is not None:
-            _check_threshold(exported.rule, threshold)
+            _check_threshold(exported, threshold)
         self.class_names = exported.class_names
         self.threshold = exported.threshold if threshold is None else threshold
         self._overrides = threshold is not None
@@ -91,8 +92,8 @@ class ServedModel:
                 "--batch_size."
             ) from error
         arrays = {name: value.numpy() for name, value in outputs.items()}
-        for name in ("unknown_score", "distance", "probabilities"):
-            if not np.isfinite(arrays[name]).all():
+        for name in _NUMBERS:
+            if name in arrays and not np.isfinite(arrays[name]).all():
                 raise PmalError(
                     "The model must answer with finite numbers. Received: NaN or "
                     f"infinity in {name!r}. Export it anew with this version of "
@@ -130,15 +131,16 @@ class ServedModel:
             is_unknown = score > self.threshold
             class_id = UNKNOWN_ID if is_unknown else int(np.argmax(probabilities))
         is_unknown = class_id == UNKNOWN_ID
+        distance, nearest = arrays.get("distance"), arrays.get("nearest_prototype")
         return Answer(
             class_id=class_id,
             class_name=UNKNOWN if is_unknown else self.class_names[class_id],
             is_unknown=is_unknown,
             unknown_score=score,
             threshold=self.threshold,
-            distance=self._by_class(arrays["distance"][row]),
+            distance=None if distance is None else self._by_class(distance[row]),
             probabilities=self._by_class(probabilities),
-            nearest_prototype=arrays["nearest_prototype"][row].decode(),
+            nearest_prototype=None if nearest is None else nearest[row].decode(),
             error=None,
         )
 
@@ -147,19 +149,19 @@ class ServedModel:
         return dict(zip(self.class_names, values.tolist(), strict=True))
 
 
-def _check_threshold(rule: str, threshold: float) -> None:
+def _check_threshold(exported: ExportedModel, threshold: float) -> None:
     """Checks a threshold against the rule's range.
 
     Raises:
         PmalError: If it lies outside, or is not a number.
     """
-    low, high = THRESHOLD_RANGES.get(rule, (-math.inf, math.inf))
+    low, high = exported.threshold_range
     # A comparison with NaN is false.
     if not (low <= threshold <= high):
         raise PmalError(
             f"`--threshold` must lie between {low:g} and {high:g} for the model's rule "
-            f"{rule}. Received: --threshold={threshold}. Leave it out for the model's "
-            "own."
+            f"{exported.rule}. Received: --threshold={threshold}. Leave it out for the "
+            "model's own."
         )
 
 
@@ -181,7 +183,7 @@ def _load(exported: ExportedModel) -> tf.Module:
     if SIGNATURE not in loaded.signatures:
         raise no_signature(exported.folder, list(loaded.signatures))
     outputs = loaded.signatures[SIGNATURE].structured_outputs
-    missing = [name for name in (*_OUTPUTS, "unknown_score") if name not in outputs]
+    missing = [name for name in _OUTPUTS if name not in outputs]
     classes = None if missing else outputs["probabilities"].shape[-1]
     if classes != len(exported.class_names):
         found = f"no {', '.join(missing)}" if missing else f"{classes} classes"

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from pmal_tf.data.decode import declared_size, decode_image
-from pmal_tf.errors import PmalError
+from pmal_tf.data.decoding.decode import declared_size, decode_image
+from pmal_tf.mining.distances import SET_DISTANCES
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.files import read_json
 from pmal_tf.serving.client import Answer, ServedModel
 from pmal_tf.serving.exported import ExportedModel, find_version, read_exported
 from pmal_tf.serving.prototype_images import load_prototype_images
 from pmal_tf.serving.versions import METADATA
-from pmal_tf.workdir import read_json
 
 _EMBED = "embed"
 # Prototypes shown, of the nearest class.
@@ -30,8 +31,8 @@ class WeighedPrototype:
         image: [h, w, 3] uint8.
         class_name: Its class.
         example_id: The training image's id.
-        weight: Share of the attention that the class's distance rests on, Eq. 11; the
-            weights of all prototypes of a class sum to 1.
+        weight: Its share in what the class's distance is measured to; the weights of
+            all prototypes of a class sum to 1.
     """
 
     image: np.ndarray
@@ -49,9 +50,10 @@ class Explanation:
         is_unknown: Whether the score is above the threshold.
         score: The unknown score, on the rule's scale.
         probabilities: Of the known classes, by name.
-        nearest_class: The class whose prototypes are nearest.
-        distance: To that class's prototypes.
-        nearest_prototype: Example id of the prototype that weighs most.
+        nearest_class: The nearest class; None where the model measures no distances.
+        distance: To that class, or None.
+        nearest_prototype: Example id of the prototype that weighs most; None where the
+            model has no prototypes.
         prototypes: Those of the nearest class, the weightiest first; empty where the
             export holds no images.
         preview: [side, side, 3] uint8, the image's central square.
@@ -62,9 +64,9 @@ class Explanation:
     is_unknown: bool
     score: float
     probabilities: dict[str, float]
-    nearest_class: str
-    distance: float
-    nearest_prototype: str
+    nearest_class: str | None
+    distance: float | None
+    nearest_prototype: str | None
     prototypes: tuple[WeighedPrototype, ...]
     preview: np.ndarray
     seen: np.ndarray
@@ -98,7 +100,17 @@ class Answerer:
                 f"image_size={size!r}. Export the model anew with this version "
                 "of pmal_tf."
             )
+        # Earlier versions of this package did not tell.
+        set_distance = metadata.get("set_distance", "attention")
+        if set_distance not in SET_DISTANCES:
+            raise PmalError(
+                f"{METADATA} must tell how far an image is from prototypes, one of "
+                f"{', '.join(SET_DISTANCES)}. Received: {folder} with "
+                f"set_distance={set_distance!r}. Take the version of pmal_tf that "
+                "exported the model."
+            )
         self._size = size
+        self._set_distance = SET_DISTANCES[set_distance]
         self._model = _EmbeddingModel(self.exported)
         self._prototypes = load_prototype_images(folder)
 
@@ -112,49 +124,58 @@ class Answerer:
             PmalError: If they cannot be read as an image, or the model fails.
         """
         answer = self._model.answer([contents])[0]
-        score, distance = answer.unknown_score, answer.distance
-        # All four are None together, where the image cannot be read.
-        if score is None or distance is None or answer.probabilities is None:
+        score, probabilities = answer.unknown_score, answer.probabilities
+        if score is None or probabilities is None:  # Both, of what cannot be read.
             raise _unreadable(contents, answer)
         seen = decode_image(tf.constant(contents), self._size)
-        nearest = min(distance, key=lambda name: distance[name])
+        distances = answer.distance or {}
+        nearest = min(distances, key=distances.__getitem__, default=None)
         return Explanation(
             class_name=answer.class_name,
             is_unknown=answer.is_unknown,
             score=score,
-            probabilities=answer.probabilities,
+            probabilities=probabilities,
             nearest_class=nearest,
-            distance=distance[nearest],
-            nearest_prototype=answer.nearest_prototype or "",
-            prototypes=self._weighed_prototypes(seen, nearest),
+            distance=None if nearest is None else distances[nearest],
+            nearest_prototype=answer.nearest_prototype,
+            prototypes=self._weighed_prototypes(
+                seen, nearest, answer.nearest_prototype
+            ),
             preview=_preview(contents),
             seen=seen.numpy(),
         )
 
     def _weighed_prototypes(
-        self, seen: tf.Tensor, class_name: str
+        self, seen: tf.Tensor, class_name: str | None, nearest: str | None
     ) -> tuple[WeighedPrototype, ...]:
-        """Returns a class's prototypes, the weightiest for an image first."""
+        """Returns a class's prototypes, the weightiest for an image first.
+
+        Args:
+            seen: The image, [size, size, 3].
+            class_name: The class.
+            nearest: Id of the prototype that the model names. It comes first, also
+                where rounding makes others weigh as much.
+        """
         stored = self._prototypes
-        if stored is None:
+        if stored is None or class_name is None:
             return ()
-        embedding = self._model.embed(seen)
         class_index = self.exported.class_names.index(class_name)
-        members = stored.most_similar(embedding, class_index, len(stored.class_index))
-        scores = stored.embedding[members] @ embedding / np.sqrt(len(embedding))
-        # As in `point_to_set_distance`; the first score is the largest.
-        weights = np.exp(scores - scores[:1])
-        weights /= weights.sum()
+        members = np.flatnonzero(stored.class_index == class_index)
+        _, weights = self._set_distance(
+            self._model.embed(seen)[None],
+            stored.embedding[None, members],
+            np.ones((1, len(members)), bool),
+        )
+        weight = weights.numpy()[0, 0]
+        order = np.lexsort((-weight, stored.example_id[members] != nearest))
         return tuple(
             WeighedPrototype(
-                image=stored.image[position],
+                image=stored.image[members[place]],
                 class_name=class_name,
-                example_id=str(stored.example_id[position]),
-                weight=float(weight),
+                example_id=str(stored.example_id[members[place]]),
+                weight=float(weight[place]),
             )
-            for position, weight in zip(
-                members[:_MOST_PROTOTYPES], weights, strict=False
-            )
+            for place in order[:_MOST_PROTOTYPES]
         )
 
 

@@ -1,42 +1,51 @@
-"""Export of a SavedModel: images in, class or unknown out, prototypes inside."""
+"""Export of a SavedModel: images in, class or unknown out."""
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from pmal_tf.environment import library_versions
-from pmal_tf.errors import PmalError
-from pmal_tf.mining.prototypes import Prototypes
-from pmal_tf.quiet import quiet_libraries
+from pmal_tf.methods.scorer import Scorer
+from pmal_tf.results.scores.score import Score
+from pmal_tf.runtime.console import quiet_libraries
+from pmal_tf.runtime.environment import library_versions
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.files import checksum, write_json, write_text
 from pmal_tf.serving.answers import UNKNOWN, UNKNOWN_ID, Answering
 from pmal_tf.serving.model_card import MODEL_CARD, render_model_card
 from pmal_tf.serving.prototype_images import save_prototype_images
-from pmal_tf.serving.rules import THRESHOLD_RANGES
+from pmal_tf.serving.rejection import rejection_score
 from pmal_tf.serving.signatures import build_signatures
 from pmal_tf.serving.versions import EXTRA, METADATA
 from pmal_tf.serving.warm_up import write_batching_parameters, write_warm_up_requests
-from pmal_tf.training.model import PMALModel
-from pmal_tf.workdir import checksum, write_json, write_text
+
+
+class Model(Protocol):
+    """A trained model whose scorer needs to be given something more."""
+
+    def scorer(self, prototypes: Any, /) -> Scorer:
+        """Returns what evaluation and export take for it."""
+        ...
 
 
 def export_saved_model(
-    model: PMALModel,
+    model: Scorer | Model,
     folder: str | Path,
-    prototypes: Prototypes,
+    prototypes: Any = None,
     *,
     class_names: Sequence[str],
     threshold: float,
-    rule: str = "dr",
+    rule: str = "",
     xla: bool = False,
-    metadata: dict | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    statistics: Mapping[str, np.ndarray] | None = None,
     add: Callable[[Path], dict[str, Any]] | None = None,
 ) -> None:
     """Writes a SavedModel that TF Serving loads as it is.
@@ -53,53 +62,51 @@ def export_saved_model(
     * `serving_images_xla`: as `serving_images`, if asked for.
 
     Outputs: `class_id` (int64, -1 for unknown), `class_name`, `is_unknown`,
-    `unknown_score` (larger is more likely unknown), `distance` [batch, K],
-    `probabilities` [batch, K] and `nearest_prototype` (example id of the training image
-    that weighs most in the nearest class). What cannot be read, or has a pixel that is
-    not a finite number, is unknown; no output is ever NaN or infinite.
+    `unknown_score` (larger is more likely unknown) and `probabilities` [batch, K]; of a
+    method that measures distances `distance` [batch, K], and of one whose distances
+    rest on training images `nearest_prototype` (id of the one that weighs most in the
+    nearest class). What cannot be read, or has a pixel that is not a finite number, is
+    unknown; no output is ever NaN or infinite.
 
     Args:
-        model: A trained model whose prototypes were refreshed.
+        model: A trained method's `Scorer`, or a model that has one, such as
+            `PMALModel`.
         folder: The version folder to make, e.g. `saved_models/mine/1`.
-        prototypes: The prototypes that the model's bank was refreshed with.
+        prototypes: What `model.scorer` takes, if `model` is no `Scorer`: of a
+            `PMALModel`, the prototypes that its bank was refreshed with.
         class_names: K names.
         threshold: Scores above it are unknown, on the rule's scale.
-        rule: The rejection rule: `dr`, `pr` or `mls`; see `evaluation.scores`.
+        rule: The score to reject by, a name or field of `pmal_tf.results.scores`; by
+            default `dr` where distances are measured, else `mls`.
         xla: Whether to add `serving_images_xla`.
         metadata: Further facts for `metadata.json` and `model_card.md`.
+        statistics: What the score is measured against, if it is: what its `statistics`
+            gave of the training images.
         add: Called with the folder once the model is in it, to add files; returns facts
             for `metadata.json`.
 
     Raises:
-        PmalError: If the folder exists, an argument does not fit the model, or the bank
-            is empty.
+        PmalError: If the folder exists, or an argument does not fit the model.
     """
     folder = Path(folder)
-    _check(model, folder, class_names, rule, threshold)
-    network = model.network
+    scorer = model if isinstance(model, Scorer) else model.scorer(prototypes)
+    score = rejection_score(scorer, rule)
+    _check(scorer, folder, class_names, score, threshold, statistics)
     answering = Answering(
-        network=lambda images: network(images, training=False),
-        input_shape=tuple(network.input.shape[1:]),
-        bank=tf.Variable(
-            keras.ops.convert_to_numpy(model.bank).astype(np.float32),
-            trainable=False,
-            name="prototypes",
-        ),
-        mask=keras.ops.convert_to_numpy(model.bank_mask),
-        prototype_id=prototypes.example_id,
+        scorer=scorer,
         class_names=tuple(class_names),
-        set_distance=model.set_distance,
-        rule=rule,
+        score=score,
         threshold=_not_below(threshold),
+        statistics=_variables(statistics or {}),
     )
     facts: dict[str, Any] = {
         "class_names": list(class_names),
         "unknown": {"class_id": UNKNOWN_ID, "class_name": UNKNOWN},
-        "rule": rule,
+        "rule": score.field,
         "threshold": answering.threshold,
-        "threshold_range": THRESHOLD_RANGES[rule],
+        "threshold_range": (score.low, score.high),
         "image_size": answering.input_shape[0],
-        "prototypes": int(answering.mask.sum()),
+        **scorer.facts(),
         "versions": library_versions(),
         **(metadata or {}),
     }
@@ -109,8 +116,8 @@ def export_saved_model(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
-        facts["signatures"] = _write(answering, network, temporary, xla=xla)
-        save_prototype_images(temporary / EXTRA, prototypes, answering)
+        facts["signatures"] = _write(answering, temporary, xla=xla)
+        save_prototype_images(temporary / EXTRA, scorer)
         if add is not None:
             facts |= add(temporary)
         write_text(temporary / MODEL_CARD, render_model_card(facts))
@@ -123,14 +130,15 @@ def export_saved_model(
 
 
 def _check(
-    model: PMALModel,
+    scorer: Scorer,
     folder: Path,
     class_names: Sequence[str],
-    rule: str,
+    score: Score,
     threshold: float,
+    statistics: Mapping[str, np.ndarray] | None,
 ) -> None:
     """Checks the arguments of `export_saved_model`, which see."""
-    num_classes = model.bank.shape[0]
+    num_classes = scorer.network.output["logits"].shape[-1]
     if len(class_names) != num_classes or len(set(class_names)) != num_classes:
         raise PmalError(
             f"`class_names` must name the {num_classes} known classes, each by a name "
@@ -141,21 +149,16 @@ def _check(
             f"No known class may be named {UNKNOWN!r}, which is the answer for images "
             f"of no class. Received: class_names={list(class_names)}. Rename it."
         )
-    if rule not in THRESHOLD_RANGES:
+    if not score.low <= threshold <= score.high:
         raise PmalError(
-            f"`rule` must be one of {', '.join(THRESHOLD_RANGES)}. "
-            f"Received: rule={rule!r}"
+            f"`threshold` must lie between {score.low:g} and {score.high:g} for the "
+            f"rule {score.field}. Received: threshold={threshold}"
         )
-    low, high = THRESHOLD_RANGES[rule]
-    if not low <= threshold <= high:
+    if score.statistics is not None and not statistics:
         raise PmalError(
-            f"`threshold` must lie between {low:g} and {high:g} for the rule {rule}. "
-            f"Received: threshold={threshold}"
-        )
-    if not keras.ops.convert_to_numpy(model.bank_mask).any():
-        raise PmalError(
-            "The model's prototypes are not embedded yet; call "
-            "`model.refresh_prototypes(...)` after training. Received: an empty bank"
+            f"The rule {score.name} is measured against the training images: "
+            "`statistics` must be what its `statistics` gives of them. "
+            f"Received: statistics={statistics}"
         )
     if folder.exists():
         raise PmalError(
@@ -177,23 +180,33 @@ def _not_below(threshold: float) -> float:
     return float(rounded)
 
 
-def _write(
-    answering: Answering, network: keras.Model, folder: Path, *, xla: bool
-) -> list[str]:
+def _variables(statistics: Mapping[str, np.ndarray]) -> dict[str, tf.Variable]:
+    """Returns arrays as variables, those of real numbers in float32."""
+    return {
+        name: tf.Variable(
+            array.astype(np.float32) if array.dtype.kind == "f" else array,
+            trainable=False,
+        )
+        for name, array in statistics.items()
+    }
+
+
+def _write(answering: Answering, folder: Path, *, xla: bool) -> list[str]:
     """Writes the graph, its variables and what a server wants beside them.
 
     Returns:
         The names of the signatures.
     """
     archive = keras.export.ExportArchive()
-    archive.track(network)
-    archive.track(answering.bank)
+    scorer = answering.scorer
+    for tracked in (scorer.network, *scorer.tracked(), *answering.statistics.values()):
+        archive.track(tracked)
     signatures = build_signatures(answering, xla=xla)
     for name, (function, inputs) in signatures.items():
         archive.add_endpoint(name, function, input_signature=inputs)
     with quiet_libraries():
         archive.write_out(str(folder), verbose=False)
     loaded = tf.saved_model.load(str(folder))
-    write_warm_up_requests(folder / EXTRA, loaded, answering.input_shape)
+    write_warm_up_requests(folder / EXTRA, loaded, answering)
     write_batching_parameters(folder / EXTRA)
     return sorted(signatures)

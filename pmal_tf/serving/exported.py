@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pmal_tf.errors import PmalError
+from pmal_tf.results.scores.score import LARGEST
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.files import read_json
 from pmal_tf.serving.versions import METADATA, is_intact, versions
-from pmal_tf.workdir import read_json
 
 SAVED_MODEL = "saved_model.pb"
 SIGNATURE = "serving_bytes"
@@ -39,8 +40,9 @@ class ExportedModel:
     Attributes:
         folder: The version folder.
         class_names: K names.
-        rule: The rejection rule, `dr`, `pr` or `mls`.
+        rule: What files call the score that it rejects by.
         threshold: Scores above it are unknown.
+        threshold_range: Lowest and highest threshold that means anything.
         promise: None where whoever exported the model chose the threshold.
     """
 
@@ -48,6 +50,7 @@ class ExportedModel:
     class_names: tuple[str, ...]
     rule: str
     threshold: float
+    threshold_range: tuple[float, float]
     promise: Promise | None
 
 
@@ -128,6 +131,7 @@ def _from_metadata(folder: Path, content: dict[str, Any]) -> ExportedModel:
     threshold = float(content["threshold"])
     if not names or not math.isfinite(threshold):
         raise ValueError(f"class_names={list(names)}, threshold={threshold}")
+    low, high = map(float, content.get("threshold_range", (-LARGEST, LARGEST)))
     calibration, promise = content.get("calibration"), None
     if calibration is not None:
         rate = float(calibration["reject_rate"])
@@ -135,7 +139,12 @@ def _from_metadata(folder: Path, content: dict[str, Any]) -> ExportedModel:
         interval = calibration.get("rate_interval_90", [rate, rate])
         images = int(calibration["calibration_images"])
         promise = Promise(rate, float(interval[1]), images)
-    return ExportedModel(folder, names, str(content["rule"]), threshold, promise)
+    return ExportedModel(
+        *(folder, names, str(content["rule"])),
+        threshold=threshold,
+        threshold_range=(low, high),
+        promise=promise,
+    )
 
 
 def _no_metadata(path: Path, reason: str) -> PmalError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from pmal_tf.data.decode import MAX_PIXELS, declared_size, decode_image
+from pmal_tf.data.decoding.decode import MAX_PIXELS, declared_size, decode_image
 
 # A file of more bytes is not looked at; the largest image that is decoded is smaller.
 MAX_BYTES = 2**28

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from pmal_tf.data.folder_scan import SUFFIXES
+from pmal_tf.data.datasets.folder_scan import SUFFIXES
 
 STANDARD_INPUT = "-"
 # A batch ends early when its files together have so many bytes.

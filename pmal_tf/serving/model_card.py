@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pmal_tf.results.scores.registry import get_score
+from pmal_tf.results.scores.score import LARGEST
+
 MODEL_CARD = "model_card.md"
 _MOST_NAMES = 50
-_RULES = {
-    "dr": "the distance to the nearest class's prototypes (DR), from 0 to 2",
-    "pr": "1 - the largest class probability (PR), from 0 to 1",
-    "mls": "- the largest logit (MLS)",
-}
 
 
 def render_model_card(facts: dict[str, Any]) -> str:
@@ -46,13 +44,18 @@ def _purpose(facts: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield f"Classes: {shown}{more}."
     yield ""
-    yield (
+    text = (
         f"Signatures: {', '.join(f'`{name}`' for name in facts['signatures'])}. "
         "`images` are RGB, float32 on the 0-255 scale, of any one size; `image_bytes` "
-        "are JPEG, PNG, GIF or BMP files of any sizes. `nearest_prototype` names the "
-        f"one of {facts['prototypes']} training images that the nearest class's "
-        "distance rests on most; they lie in `assets.extra/prototypes.npz`."
+        "are JPEG, PNG, GIF or BMP files of any sizes."
     )
+    if "prototypes" in facts:
+        text += (
+            f" `nearest_prototype` names the one of {facts['prototypes']} training "
+            "images that the nearest class's distance rests on most; they lie in "
+            "`assets.extra/prototypes.npz`."
+        )
+    yield text
     yield ""
 
 
@@ -61,8 +64,8 @@ def _threshold(facts: dict[str, Any]) -> Iterator[str]:
     yield "## Threshold"
     yield ""
     yield (
-        f"An image is unknown where {_RULES[facts['rule']]} is above "
-        f"**{facts['threshold']:.6g}**. Larger is more likely unknown. "
+        f"An image is unknown where its score is above **{facts['threshold']:.6g}**. "
+        f"The score is {_score(facts)}. Larger is more likely unknown. "
         "`serving_images_threshold` takes another one with each image."
     )
     yield ""
@@ -157,6 +160,8 @@ def _origin(facts: dict[str, Any]) -> Iterator[str]:
     yield "## How it was made"
     yield ""
     versions = ", ".join(f"{name} {v}" for name, v in facts["versions"].items())
+    if facts.get("method"):
+        yield f"Trained by {facts['method']}."
     yield f"With {versions}."
     if facts.get("git_commit"):
         yield f"Git commit {facts['git_commit']}."
@@ -170,6 +175,13 @@ def _origin(facts: dict[str, Any]) -> Iterator[str]:
         yield "```"
         yield facts["flags"].rstrip()
         yield "```"
+
+
+def _score(facts: dict[str, Any]) -> str:
+    """Says what the score is, and on which scale if that ends."""
+    score, (low, high) = get_score(facts["rule"]), facts["threshold_range"]
+    scale = f", from {low:g} to {high:g}" if -LARGEST < low < high < LARGEST else ""
+    return f"{score.title} ({score.meaning}{scale})"
 
 
 def _code(name: str) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pmal_tf.mining.prototypes import Prototypes
-from pmal_tf.serving.answers import Answering
+from pmal_tf.methods.scorer import Scorer
+from pmal_tf.runtime.files import save_arrays
 from pmal_tf.serving.versions import EXTRA
-from pmal_tf.workdir import write_atomically
 
 _FILE = "prototypes.npz"
 # 1,000 classes with 10 prototypes each take 123 MB at most.
@@ -26,7 +25,7 @@ class PrototypeImages:
         image: [P, h, w, 3] uint8, at most 64 pixels a side.
         example_id: [P] strings.
         class_index: [P].
-        embedding: [P, D] float32, in the model's bank.
+        embedding: [P, D] float32, as the model's distances are measured to them.
     """
 
     image: np.ndarray
@@ -34,26 +33,13 @@ class PrototypeImages:
     class_index: np.ndarray
     embedding: np.ndarray
 
-    def most_similar(
-        self, embedding: np.ndarray, class_index: int, count: int
-    ) -> np.ndarray:
-        """Returns positions of a class's prototypes, the most attended to first.
 
-        Args:
-            embedding: [D] of an image.
-            class_index: The class.
-            count: How many at most.
-        """
-        positions = np.flatnonzero(self.class_index == class_index)
-        similarity = self.embedding[positions] @ embedding
-        return positions[np.argsort(-similarity, kind="stable")[:count]]
-
-
-def save_prototype_images(
-    folder: Path, prototypes: Prototypes, answering: Answering
-) -> None:
-    """Writes `prototypes.npz` into a model's folder of extra files."""
-    mask = answering.mask
+def save_prototype_images(folder: Path, scorer: Scorer) -> None:
+    """Writes `prototypes.npz` into a model's folder of extra files, if it has any."""
+    prototypes, embedding = scorer.prototypes, scorer.prototype_embeddings()
+    if prototypes is None or embedding is None:
+        return
+    mask = prototypes.mask
     image = prototypes.image[mask].clip(0, 255).astype(np.uint8)
     if max(image.shape[1:3]) > _LARGEST_SIDE:
         image = np.stack([_reduced(one) for one in image])
@@ -61,14 +47,9 @@ def save_prototype_images(
         image,
         prototypes.example_id[mask].astype(str),
         np.nonzero(mask)[0].astype(np.int32),
-        answering.bank.numpy()[mask],
+        embedding,
     )
-
-    def save(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez(file, **vars(arrays))
-
-    write_atomically(folder / _FILE, save)
+    save_arrays(folder / _FILE, vars(arrays))
 
 
 def load_prototype_images(saved_model: Path) -> PrototypeImages | None:

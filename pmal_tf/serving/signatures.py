@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from pmal_tf.serving.answers import Answering, Network
+from pmal_tf.serving.answers import Answering
 from pmal_tf.serving.chunks import Outputs, in_chunks
 from pmal_tf.serving.image_bytes import checked_files, decode_images
 
@@ -46,7 +46,7 @@ def build_signatures(answering: Answering, *, xla: bool) -> dict[str, Endpoint]:
         image_bytes = tf.TensorSpec((None,), tf.string, name="image_bytes")
         endpoints["serving_bytes"] = (_serve_bytes(answering, height), [image_bytes])
     if xla:
-        compiled = dataclasses.replace(answering, network=_compiled(answering.network))
+        compiled = dataclasses.replace(answering, compiled=True)
         endpoints[XLA_SIGNATURE] = (_serve(compiled), [images])
     return endpoints
 
@@ -113,8 +113,3 @@ def _at_a_time(answering: Answering) -> int:
     if height is None or width is None:
         return _MOST_AT_A_TIME
     return max(1, min(_MOST_AT_A_TIME, _PIXELS_AT_A_TIME // (height * width)))
-
-
-def _compiled(network: Network) -> Network:
-    """Returns a network that XLA compiles."""
-    return tf.function(network, jit_compile=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from absl import logging
 from sklearn.metrics import roc_auc_score
 
 from pmal_tf.data.images import LabelledImages
-from pmal_tf.distances import SET_DISTANCES
-from pmal_tf.errors import PmalError, first_line
-from pmal_tf.evaluation.scores import unknown_scores
-from pmal_tf.quiet import quiet_libraries
+from pmal_tf.methods.scorer import OUTPUTS, Scorer
+from pmal_tf.runtime.console import quiet_libraries
+from pmal_tf.runtime.errors import PmalError, first_line
+from pmal_tf.runtime.types import Images
+from pmal_tf.serving.rejection import rejection_score
 from pmal_tf.serving.versions import EXTRA
-from pmal_tf.training.model import PMALModel
-from pmal_tf.types import Images
 
 KINDS = ("float16", "int8")
 # Images that the ranges of int8 activations are taken from.
@@ -31,11 +30,14 @@ _MOST_COMPARED = 2000
 
 
 def convert(
-    model: PMALModel,
+    scorer: Scorer,
     kind: str,
     folder: Path,
     train_image: Images,
     test: LabelledImages,
+    *,
+    rule: str = "",
+    statistics: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Converts a model, and measures what that costs.
 
@@ -44,71 +46,79 @@ def convert(
     device, in float32: a cosine in 8 bits has 256 values.
 
     Args:
-        model: A trained model whose prototypes were refreshed.
+        scorer: A trained method.
         kind: `float16`: weights in half the bytes. `int8`: weights and arithmetic in
             8 bits, with ranges from training images.
         folder: The SavedModel's folder.
         train_image: [N, H, W, 3] training images.
         test: Test images, label -1 for unknown classes.
+        rule: The score that a method without distances is compared by; others are by
+            DR.
+        statistics: What that score is measured against, if it is.
 
     Returns:
-        `file`, `bytes`, `images` compared, `auroc` and `auroc_loss` of DR (fractions;
-        None where no image is unknown), `largest_distance_error`, and all in a `text`.
+        `file`, `bytes`, `images` compared, `auroc` and `auroc_loss` (fractions; None
+        where no image is unknown), `largest_distance_error` (None where the method
+        measures no distances), and all in a `text`.
+
+    Raises:
+        PmalError: If the network cannot be converted, or there is no such score.
     """
-    content = _convert(model, kind, train_image)
+    content = _convert(scorer, kind, train_image)
     path = folder / EXTRA / f"model_{kind}.tflite"
     path.write_bytes(content)
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.permutation(len(test))[:_MOST_COMPARED])
     images = test.take(np.isin(np.arange(len(test)), chosen))
     pixels = np.asarray(images.image[:])
-    ours, lite = model.outputs(pixels), _run(content, pixels)
-    distance, _ = SET_DISTANCES[model.set_distance](
-        lite["embedding"], model.bank, model.bank_mask
-    )
-    lite["distance"] = distance.numpy()
+    ours, lite = scorer.outputs(pixels), _measured(scorer, _run(content, pixels))
     result: dict[str, Any] = {
         "file": str(path.relative_to(folder)),
         "bytes": len(content),
         "images": len(images),
-        "largest_distance_error": float(
-            np.abs(ours["distance"] - lite["distance"]).max()
-        ),
+        "largest_distance_error": None,
         "auroc": None,
         "auroc_loss": None,
     }
-    text = (
-        f"on {len(images)} test images its distances are off by at most "
-        f"{result['largest_distance_error']:.2g}"
-    )
+    if "distance" in ours:
+        error = float(np.abs(ours["distance"] - lite["distance"]).max())
+        result["largest_distance_error"] = error
+        text = f"its distances are off by at most {error:.2g}"
+    else:
+        same = ours["logits"].argmax(axis=1) == lite["logits"].argmax(axis=1)
+        text = f"its most probable class is the same on {100 * same.mean():.1f} %"
+    text = f"on {len(images)} test images {text}"
     is_unknown = images.is_unknown
     if is_unknown.any() and not is_unknown.all():
-        before, after = (_auroc_dr(outputs, is_unknown) for outputs in (ours, lite))
+        score = rejection_score(scorer, "dr" if "distance" in ours else rule)
+        before, after = (
+            float(roc_auc_score(is_unknown, score.values(outputs, statistics or {})))
+            for outputs in (ours, lite)
+        )
         result |= {"auroc": after, "auroc_loss": before - after}
         text += (
-            f", and AUROC (DR) is {100 * after:.2f} % in place of {100 * before:.2f} %"
+            f", and AUROC ({score.title}) is {100 * after:.2f} % in place of "
+            f"{100 * before:.2f} %"
         )
     result["text"] = f"{text}."
     logging.info("TensorFlow Lite, %s: %s", kind, result["text"])
     return result
 
 
-def _auroc_dr(outputs: dict[str, np.ndarray], is_unknown: np.ndarray) -> float:
-    """Returns the AUROC of the distance rule."""
-    score = unknown_scores(outputs["distance"], outputs["logits"])["dr"]
-    return float(roc_auc_score(is_unknown, score))
+def _measured(scorer: Scorer, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns a Lite model's outputs with the method's distances, if it has any."""
+    measured = scorer.measure({n: tf.constant(v) for n, v in outputs.items()})
+    return {name: value.numpy() for name, value in measured.items()}
 
 
-def _convert(model: PMALModel, kind: str, train_image: Images) -> bytes:
+def _convert(scorer: Scorer, kind: str, train_image: Images) -> bytes:
     """Returns the Lite model's file."""
-    network = model.network
+    network = scorer.network
     spec = tf.TensorSpec((1, *network.input.shape[1:]), tf.float32, name="image")
 
     def compute(image: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = network(image, training=False)
-        return {
-            name: tf.cast(outputs[name], tf.float32) for name in ("embedding", "logits")
-        }
+        return {name: tf.cast(outputs[name], tf.float32) for name in OUTPUTS}
 
     archive = keras.export.ExportArchive()
     archive.track(network)

@@ -6,8 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
-from pmal_tf.errors import PmalError
-from pmal_tf.workdir import checksum, read_json
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.files import checksum, read_json
 
 METADATA = "metadata.json"
 # TensorFlow's name of the folder for files that come along with a SavedModel.

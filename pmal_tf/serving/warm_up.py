@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from pmal_tf.runtime.files import write_atomically, write_text
+from pmal_tf.serving.answers import Answering
 from pmal_tf.serving.signatures import XLA_SIGNATURE
-from pmal_tf.workdir import write_atomically, write_text
 
 WARM_UP_REQUESTS = "tf_serving_warmup_requests"
 BATCHING_PARAMETERS = "batching_parameters.txt"
@@ -39,9 +40,7 @@ def write_batching_parameters(folder: Path) -> None:
     write_text(folder / BATCHING_PARAMETERS, text)
 
 
-def write_warm_up_requests(
-    folder: Path, loaded: Any, input_shape: tuple[int | None, int | None, int]
-) -> None:
+def write_warm_up_requests(folder: Path, loaded: Any, answering: Answering) -> None:
     """Writes a request of every signature and batch size.
 
     Not of the one that XLA compiles: a server that has XLA switched off, as servers on
@@ -50,15 +49,15 @@ def write_warm_up_requests(
     Args:
         folder: The model's folder of extra files.
         loaded: The loaded SavedModel.
-        input_shape: (H, W, C) of its images.
+        answering: What it answers with.
     """
     from tensorflow_serving.apis import prediction_log_pb2
 
-    height, width, channels = (side or _DEFAULT_SIDE for side in input_shape)
+    height, width, channels = (side or _DEFAULT_SIDE for side in answering.input_shape)
     grey = np.full((height, width, channels), 127, np.uint8)
     samples = {
         "images": grey.astype(np.float32),
-        "threshold": np.float32(0.5),
+        "threshold": np.float32(answering.threshold),
         "image_bytes": tf.io.encode_png(grey).numpy() if channels == 3 else b"",
     }
 

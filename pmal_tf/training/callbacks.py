@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from absl import logging
 
-from pmal_tf.workdir import write_text
+from pmal_tf.runtime.files import write_text
 
 # The bar must fit in 80 columns, or every refresh begins a new line.
 _BAR_METRICS = ("accuracy", "loss")
@@ -80,13 +80,12 @@ class EpochRecord(keras.callbacks.Callback):
         seconds = time.perf_counter() - self._began
         batches = self._last_batch - (self._first_batch or 0) + 1
         rate = batches * self.images_per_batch / seconds
+        optimizer = next(iter(self.model.optimizers.values()))
         record = {
             "stage": self.stage,
             "epoch": epoch + 1,
             **(logs or {}),
-            "learning_rate": float(
-                keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
-            ),
+            "learning_rate": float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
             "seconds": seconds,
             "images_per_second": rate,
         }

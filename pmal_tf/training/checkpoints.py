@@ -14,10 +14,12 @@ import keras
 import numpy as np
 from absl import logging
 
-from pmal_tf import distribution, interruption
-from pmal_tf.errors import PmalError, TrainingDivergedError, first_line
-from pmal_tf.version import __version__
-from pmal_tf.workdir import differences, write_atomically
+from pmal_tf.runtime import distribution
+from pmal_tf.runtime import signals as interruption
+from pmal_tf.runtime.errors import PmalError, TrainingDivergedError, first_line
+from pmal_tf.runtime.files import differences, save_arrays
+from pmal_tf.runtime.version import __version__
+from pmal_tf.training.trainable import Trainable
 
 _PATTERN = "step_*.npz"
 _KEEP = 2
@@ -100,7 +102,7 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 def save_checkpoint(
-    model: keras.Model, folder: Path, step: int, identity: dict[str, Any]
+    model: Trainable, folder: Path, step: int, identity: dict[str, Any]
 ) -> None:
     """Writes a checkpoint and removes all but the newest two.
 
@@ -127,11 +129,8 @@ def save_checkpoint(
         "sha256": _digest(arrays),
     }
 
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez(file, allow_pickle=False, content=json.dumps(content), **arrays)
-
-    write_atomically(folder / f"step_{step:09d}.npz", write)
+    saved = {"content": np.array(json.dumps(content)), **arrays}
+    save_arrays(folder / f"step_{step:09d}.npz", saved)
     for old in list_checkpoints(folder)[_KEEP:]:
         old.unlink()
 
@@ -152,7 +151,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob(_PATTERN), reverse=True)
 
 
-def restore_newest(model: keras.Model, folder: Path, identity: dict[str, Any]) -> int:
+def restore_newest(model: Trainable, folder: Path, identity: dict[str, Any]) -> int:
     """Loads the newest checkpoint that can be read.
 
     Args:
@@ -187,18 +186,14 @@ def restore_newest(model: keras.Model, folder: Path, identity: dict[str, Any]) -
     return 0
 
 
-def remove_checkpoints(folder: Path) -> None:
-    """Removes the checkpoints of a finished stage, and what a kill left of one."""
-    for path in [*list_checkpoints(folder), *folder.glob(f"writing.{_PATTERN}")]:
-        path.unlink()
-
-
-def _variables(model: keras.Model) -> list[keras.Variable]:
+def _variables(model: Trainable) -> list[keras.Variable]:
     """Returns all that changes in training, each once, in an order that is fixed.
 
     Generators of dropout are left out: they are set from the step.
     """
-    found = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
+    found = [*model.variables, *model.metrics_variables]
+    for optimizer in model.optimizers.values():
+        found += optimizer.variables
     once = {id(variable): variable for variable in found}
     return [v for v in once.values() if not v.path.endswith("seed_generator_state")]
 
@@ -247,7 +242,7 @@ def _check_identity(
         raise PmalError(
             "A stage goes on from checkpoints of its own settings and version only. "
             f"Received: {path}, which differs in {'; '.join(changed)}. Remove it to "
-            "train this stage from its start, or choose a new --experiment."
+            "train this stage from its start."
         )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +16,12 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from pmal_tf import distribution, interruption
-from pmal_tf.data.pipeline import Share, TrainingPipeline
-from pmal_tf.errors import TrainingDivergedError
-from pmal_tf.mining.feed import EVERY_STEP, PrototypeFeed
-from pmal_tf.mining.prototypes import Prototypes
-from pmal_tf.training.batch_norm import synchronized_batch_norm
+from pmal_tf.data.batches.pipeline import Share, TrainingPipeline
+from pmal_tf.runtime import distribution
+from pmal_tf.runtime import signals as interruption
+from pmal_tf.runtime.batch_norm import synchronized_batch_norm
+from pmal_tf.runtime.errors import TrainingDivergedError
+from pmal_tf.runtime.files import write_atomically
 from pmal_tf.training.callbacks import EpochRecord, ProgressBar, Validation
 from pmal_tf.training.checkpoints import (
     Checkpoints,
@@ -30,10 +30,11 @@ from pmal_tf.training.checkpoints import (
     restore_newest,
 )
 from pmal_tf.training.loop import train
-from pmal_tf.training.model import PMALModel
 from pmal_tf.training.recipe import Recipe
 from pmal_tf.training.softmax_model import SoftmaxModel
-from pmal_tf.workdir import write_atomically
+from pmal_tf.training.trainable import Trainable
+
+MODEL = "model.keras"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class StageRecords:
     checkpoint_minutes: float = 10.0
 
 
+# From a step and the replicas of this host to their batches from that step on.
+Batches = Callable[[int, Share], tf.data.Dataset]
+
+
 def fit_classifier(
     classifier: keras.Model,
     pipeline: TrainingPipeline,
@@ -78,60 +83,10 @@ def fit_classifier(
         TrainingDivergedError: If the loss or a weight stops being finite.
     """
     model = SoftmaxModel(classifier, recipe.label_smoothing)
-    model.compile(optimizer=recipe.build_optimizer(pipeline.steps_per_epoch))
-
-    def batches(step: int, share: Share) -> tf.data.Dataset:
-        return _batches(pipeline, recipe, step, share)
-
-    _fit(model, pipeline, batches, recipe, seed, records)
+    fit(model, pipeline, recipe, seed=seed, records=records)
 
 
-def fit_pmal(
-    model: PMALModel,
-    pipeline: TrainingPipeline,
-    prototypes: Prototypes,
-    recipe: Recipe,
-    *,
-    seed: int,
-    feed: PrototypeFeed = EVERY_STEP,
-    measure: Callable[[], dict[str, float]] | None = None,
-    records: StageRecords | None = None,
-) -> None:
-    """Optimises the embedding against fixed prototypes, Eq. 10, and fills the bank.
-
-    Args:
-        model: The model; trained in place.
-        pipeline: The training images.
-        prototypes: The mined prototypes, images of `pipeline`.
-        recipe: Optimiser, schedule and budget.
-        seed: Seed of dropout.
-        feed: Which prototypes pass through the network in which step.
-        measure: Returns numbers to record beside the losses after each epoch.
-        records: Where to keep checkpoints and metrics; None keeps none.
-
-    Raises:
-        PmalError: If the prototypes are of other classes or images.
-        TrainingDivergedError: If the loss or a weight stops being finite.
-    """
-    prototypes.check_classes(pipeline.example_id, pipeline.label)
-    model.compile(optimizer=recipe.build_optimizer(pipeline.steps_per_epoch))
-    # Those that wait for their turn must stand somewhere in the meantime; a run that
-    # goes on has them in its checkpoint.
-    model.refresh_prototypes(prototypes.image, prototypes.mask)
-
-    def batches(step: int, share: Share) -> tf.data.Dataset:
-        return prototypes.attach(
-            _batches(pipeline, recipe, step, share),
-            pipeline.example_id,
-            dataclasses.replace(feed, **vars(share)),
-            first_element=step * share.local,
-        )
-
-    _fit(model, pipeline, batches, recipe, seed, records, measure)
-    model.refresh_prototypes(prototypes.image, prototypes.mask)
-
-
-def _batches(
+def batches_of(
     pipeline: TrainingPipeline, recipe: Recipe, step: int, share: Share
 ) -> tf.data.Dataset:
     """Returns the batches of a host from a step on."""
@@ -139,19 +94,34 @@ def _batches(
     return pipeline.batches(epoch, recipe.epochs, skip=skip, share=share)
 
 
-def _fit(
-    model: keras.Model,
+def fit(
+    model: Trainable,
     pipeline: TrainingPipeline,
-    batches: Callable[[int, Share], tf.data.Dataset],
     recipe: Recipe,
+    *,
     seed: int,
-    records: StageRecords | None,
+    records: StageRecords | None = None,
+    batches: Batches | None = None,
     measure: Callable[[], dict[str, float]] | None = None,
 ) -> None:
-    """Runs the loop over batches, from the newest checkpoint on."""
+    """Runs the loop over batches, from the newest checkpoint on.
+
+    Args:
+        model: The model; trained in place.
+        pipeline: The training images.
+        recipe: Optimiser, schedule and budget.
+        seed: Seed of dropout.
+        records: Where to keep checkpoints and metrics; None keeps none.
+        batches: The batches, where they are more than the pipeline's.
+        measure: Returns numbers to record beside the losses after each epoch.
+
+    Raises:
+        TrainingDivergedError: If the loss or a weight stops being finite.
+    """
+    model.compile(optimizer=recipe.build_optimizer(pipeline.steps_per_epoch))
     step, steps = 0, pipeline.steps_per_epoch
-    # Not on first use: replicas cannot make variables within a step.
-    model.optimizer.build(model.trainable_variables)
+    model.build_optimizers()
+    batches = batches or functools.partial(batches_of, pipeline, recipe)
     callbacks: list[keras.callbacks.Callback] = []
     if records is not None:
         step = restore_newest(model, records.folder, records.identity)
@@ -236,20 +206,17 @@ def _divergence(error: TrainingDivergedError, records: StageRecords) -> str:
     )
 
 
-def finish(model: keras.Model, records: StageRecords) -> Path:
-    """Saves a stage's final model.
+def is_trained(records: StageRecords) -> bool:
+    """Tells whether a stage was cut short after its model was saved."""
+    return zipfile.is_zipfile(records.folder / MODEL)
 
-    Its checkpoints stay until the stage counts as finished: a kill in between must not
-    cost the training.
 
-    Returns:
-        The path of `model.keras`.
-    """
-    path = records.folder / "model.keras"
+def save_trained(model: keras.Model, records: StageRecords) -> None:
+    """Saves a stage's final model as `model.keras`."""
+    path = records.folder / MODEL
     if distribution.is_chief():
         write_atomically(path, model.save)
     else:
         # Saving takes all hosts: Keras makes variables on the way, which they share.
         with tempfile.TemporaryDirectory() as folder:
             model.save(Path(folder) / path.name)
-    return path

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from pmal_tf import distribution
-from pmal_tf.data.pipeline import ALONE, Share
-from pmal_tf.errors import TrainingDivergedError
-from pmal_tf.seeds import derive_seed
+from pmal_tf.data.batches.pipeline import ALONE, Share
+from pmal_tf.runtime import distribution
+from pmal_tf.runtime.errors import TrainingDivergedError
+from pmal_tf.runtime.seeds import derive_seed
 
 # Takes the iterator, the number of the first step, and how many steps to take; returns
 # the first step after which a weight was not finite, or -1, and the metrics.

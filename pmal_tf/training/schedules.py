@@ -101,3 +101,39 @@ class LinearWarmup(Schedule):
         """Builds the schedule from `get_config`'s dictionary."""
         schedule = keras.saving.deserialize_keras_object(config["schedule"])
         return cls(schedule, config["warmup_steps"])
+
+
+def without_warmup(
+    name: str,
+    rate: float,
+    *,
+    steps: int,
+    steps_between_drops: int,
+    restarts: int,
+    warmup_steps: int,
+) -> float | Schedule:
+    """Returns the learning rate as it were without the rise of a warm-up.
+
+    Args:
+        name: `step`, `cosine`, `cosine_restarts` or `constant`.
+        rate: The rate at the start.
+        steps: Steps of training in all.
+        steps_between_drops: Of `step`, which divides the rate by 10.
+        restarts: Of `cosine_restarts`.
+        warmup_steps: Steps before a cosine begins to fall.
+    """
+    if name == "constant":
+        return rate
+    if name == "step":
+        drops = range(steps_between_drops, steps, steps_between_drops)
+        if not drops:
+            return rate
+        # Keras keeps the old rate up to and including the boundary step.
+        boundaries = [drop - 1 for drop in drops]
+        values = [rate * 0.1**drop for drop in range(len(drops) + 1)]
+        return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
+    if name == "cosine" and not warmup_steps:
+        return keras.optimizers.schedules.CosineDecay(rate, decay_steps=steps)
+    if name == "cosine":
+        return CosineRestarts(rate, steps, hold_steps=warmup_steps)
+    return CosineRestarts(rate, steps, restarts, warmup_steps)

@@ -7,11 +7,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from pmal_tf.losses import classification_loss
-from pmal_tf.training.per_example import PerExampleModel
+from pmal_tf.training.losses import classification_loss
+from pmal_tf.training.trainable import Trainable
 
 
-class SoftmaxModel(PerExampleModel):
+class SoftmaxModel(Trainable):
     """Trains a classifier with the cross-entropy loss.
 
     The classifier's own variables are trained; save and use the classifier.

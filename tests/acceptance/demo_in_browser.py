@@ -62,9 +62,9 @@ def missing() -> list[str]:
 def export_untrained(folder: Path) -> Path:
     """Exports a tiny network that has learnt nothing, and returns its folder."""
     from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
-    from pmal_tf.mining.prototypes import Prototypes
+    from pmal_tf.methods.pmal.model import PMALModel
+    from pmal_tf.methods.pmal.prototypes import Prototypes
     from pmal_tf.serving.export import export_saved_model
-    from pmal_tf.training.model import PMALModel
 
     ids = np.array([["train_1", "train_2"], ["train_3", "train_4"], ["<i>5</i>", ""]])
     image = np.random.default_rng(0).integers(0, 256, (3, 2, 8, 8, 3)).astype(np.uint8)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pmal_tf.data.images import SourceOptions
+from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.sources import open_source
 
 ROOT = Path(__file__).parent.parent.parent

@@ -128,7 +128,7 @@ def decoded(file: bytes, side: int) -> np.ndarray | None:
     """Decodes a file by itself; returns None where that is an error."""
     import tensorflow as tf
 
-    from pmal_tf.data.decode import decode_image
+    from pmal_tf.data.decoding.decode import decode_image
 
     try:
         return decode_image(tf.constant(file), side).numpy()

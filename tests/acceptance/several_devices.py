@@ -75,7 +75,9 @@ def start(folder: Path, name: str, *flags: str, **environment: str) -> subproces
         *(sys.executable, __file__, "--launch", devices),
         f"--flagfile={ROOT}/experiments/digits.flags",
         *(f"--experiment={name}", f"--workdir={folder}/runs", "--notensorboard"),
-        *(f"--export_dir={folder}/saved_models", *flags),
+        # Each is to compute for itself.
+        *(f"--store_dir={folder}/store_{name}", f"--export_dir={folder}/saved_models"),
+        *flags,
     ]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", **environment}
     with (folder / f"{name}_{time.monotonic_ns()}.log").open("w") as log:
@@ -179,15 +181,14 @@ def gradient(folder: Path) -> None:
 
 def initial_weights(trial_folder: Path) -> list[np.ndarray]:
     """Returns the trainable weights that pre-training began with."""
-    from pmal_tf.config import Config
-    from pmal_tf.stages.pretrain import new_classifier
-    from pmal_tf.trial import Trial
+    from pmal_tf.workflow.config import Config
+    from pmal_tf.workflow.experiment import open_trial
 
     stored = json.loads((trial_folder / "config.json").read_text())
     stored.pop("trial")
     lists = {name: tuple(v) for name, v in stored.items() if isinstance(v, list)}
-    trial = Trial(Config(**{**stored, **lists}), 0)
-    model = new_classifier(trial, "pretrain", 0)
+    trial = open_trial(Config(**{**stored, **lists}), 0)
+    model = trial.new_classifier("pretrain", 0)
     return [variable.numpy() for variable in model.trainable_weights]
 
 

@@ -18,16 +18,20 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
-from pmal_tf.api import embed, load_model
-from pmal_tf.config import Config
+from pmal_tf.backbones.build import load_model
 from pmal_tf.data.hashing import hash_ids
+from pmal_tf.methods.classifier_stage import classifier_stage
+from pmal_tf.methods.pmal.api import embed
+from pmal_tf.methods.pmal.stages import MC_DROPOUT
 from pmal_tf.mining.points import CentredLogits
+from pmal_tf.mining.qualities import mc_dropout
 from pmal_tf.mining.qualities.quality_input import QualityInput
 from pmal_tf.mining.qualities.registry import QUALITIES
 from pmal_tf.mining.robustness import topology_robustness
 from pmal_tf.mining.spaces import Space
-from pmal_tf.stages import pretrain
-from pmal_tf.trial import Trial
+from pmal_tf.runtime.stage import Work
+from pmal_tf.workflow.config import Config
+from pmal_tf.workflow.experiment import open_trial
 
 KINDS = ("blur", "occlusion", "noise")
 SPOILT_SHARE = 10  # One in ten.
@@ -58,9 +62,8 @@ def spoilt_kinds(example_id: np.ndarray) -> np.ndarray:
 
 def scores_of_trial(config: Config, number: int) -> tuple[dict, np.ndarray]:
     """Trains on partly spoilt images; returns exponents by quality, and the kinds."""
-    trial = Trial(config, number)
-    trial.read_images()
-    train = trial.train
+    trial = open_trial(config, number)
+    train = trial.images.train
     kinds = spoilt_kinds(train.example_id)
     image, generator = train.image.copy(), np.random.default_rng(0)
     for position in np.flatnonzero(kinds != ""):
@@ -68,11 +71,13 @@ def scores_of_trial(config: Config, number: int) -> tuple[dict, np.ndarray]:
     # The loaded images are the trial's own array: what is trained on is spoilt.
     train.image[:] = image
     spaces = {}
-    for model in (0, 1, pretrain.MC_DROPOUT):
-        path = trial.folder / f"pretrain_{model}" / "model.keras"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pretrain.run(trial, model)
+    for model in (0, 1, MC_DROPOUT):
+        rate = mc_dropout.RATE if model == MC_DROPOUT else 0.0
+        stage = classifier_stage(trial, model, embedding_dropout=rate)
+        folder = trial.images.folder
+        work = Work(stage.name, "spoilt", folder, folder, {})
+        path = work.new_path(f"{stage.name}/model.keras")
+        stage.run(work)
         spaces[model] = embed(load_model(path), train.image)
     pair = [spaces[0], spaces[1]]
     robustness = topology_robustness(
@@ -80,7 +85,7 @@ def scores_of_trial(config: Config, number: int) -> tuple[dict, np.ndarray]:
     )
     given = QualityInput(
         *(pair, train.label, robustness.exponent),
-        dropout_space=spaces[pretrain.MC_DROPOUT],
+        dropout_space=spaces[MC_DROPOUT],
         seed=0,
     )
     names = [name for name in QUALITIES if name != "none"]

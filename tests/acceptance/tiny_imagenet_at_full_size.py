@@ -20,7 +20,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pmal_tf.data.images import SourceOptions
+from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.sources import open_source
 from pmal_tf.data.tiny_imagenet import wnids
 

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
-from pmal_tf.mining.prototypes import Prototypes
+from pmal_tf.methods.pmal.model import PMALModel
+from pmal_tf.methods.pmal.prototypes import Prototypes
 from pmal_tf.serving.export import export_saved_model
-from pmal_tf.training.model import PMALModel
 
 CLASSES = ("cat", "dog", "ship")
 

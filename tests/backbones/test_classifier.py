@@ -4,15 +4,15 @@ import keras
 import numpy as np
 import pytest
 
-from pmal_tf.api import embed
 from pmal_tf.backbones.classifier import (
-    BACKBONES,
     build_classifier,
     embedding_and_logits,
     linear_head,
     with_precision,
 )
-from pmal_tf.errors import PmalError
+from pmal_tf.backbones.names import backbone_names
+from pmal_tf.methods.pmal.api import embed
+from pmal_tf.runtime.errors import PmalError
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_another_precision_has_the_same_weights_and_about_the_same_embeddings(
     np.testing.assert_allclose(rounded, full, atol=0.05 * np.abs(full).max())
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", backbone_names())
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [("float32", "float32"), ("mixed_bfloat16", "float32"), ("float64", "float64")],

@@ -10,7 +10,7 @@ from pmal_tf.backbones.classifier import (
     linear_head,
 )
 from pmal_tf.backbones.initial import check_initial_model, classifier_from
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
 
 layers = keras.layers
 

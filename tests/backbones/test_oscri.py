@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 
+from pmal_tf.backbones.architectures.oscri import oscri
 from pmal_tf.backbones.classifier import (
     build_classifier,
     embedding_and_logits,
     head_weights,
 )
-from pmal_tf.backbones.oscri import oscri
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
 
 
 def trainable_count(model):

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+from pmal_tf.backbones.architectures.resnet50 import resnet50
 from pmal_tf.backbones.classifier import build_classifier
-from pmal_tf.backbones.resnet50 import resnet50
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from pmal_tf.backbones.architectures.wrn_40_4 import wrn_40_4
 from pmal_tf.backbones.classifier import build_classifier
-from pmal_tf.backbones.wrn_40_4 import wrn_40_4
 
 
 @pytest.fixture(scope="module")

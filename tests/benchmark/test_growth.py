@@ -2,7 +2,7 @@ import pytest
 
 from pmal_tf.benchmark.growth import Growth, measure_growth
 from pmal_tf.benchmark.measurement import Times
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
 
 
 def test_growth_is_the_power_that_times_were_made_with():

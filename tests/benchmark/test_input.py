@@ -1,8 +1,8 @@
 import pytest
 
 from pmal_tf.benchmark import input as input_benchmark
-from pmal_tf.data.images import SourceOptions
-from pmal_tf.errors import PmalError
+from pmal_tf.data.settings import SourceOptions
+from pmal_tf.runtime.errors import PmalError
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import pytest
 
 from pmal_tf.benchmark import memory
 from pmal_tf.benchmark.memory import peak_extra_memory
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
 
 MIB = 2**20
 

@@ -22,8 +22,8 @@ from pmal_tf.benchmark.mining_references import (
     square_roots,
     why_not_scipy,
 )
-from pmal_tf.errors import PmalError
 from pmal_tf.mining.robustness import Robustness
+from pmal_tf.runtime.errors import PmalError
 
 BESIDE = {
     "scipy": {"scipy_speedup", "scipy_in_place_speedup", "memory_fraction"},

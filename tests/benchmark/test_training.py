@@ -24,8 +24,8 @@ from pmal_tf.benchmark.training_steps import (
     build_step,
     precision,
 )
-from pmal_tf.config import Config
-from pmal_tf.errors import PmalError, TrainingDivergedError
+from pmal_tf.runtime.errors import PmalError, TrainingDivergedError
+from pmal_tf.workflow.config import Config
 
 TINY = Setting("oscri", batch_size=8, precision="float32", width=0.05, image_size=8)
 WORDS = ("--width=0.05", "--image_size=8", "--batch_sizes=8", "--repetitions=2")

@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
 
-from pmal_tf.data.augment import PADDING, crop_and_flip, crop_and_flip_parameters
+from pmal_tf.data.batches.augment import (
+    PADDING,
+    crop_and_flip,
+    crop_and_flip_parameters,
+)
 from pmal_tf.data.hashing import hash_ids
 
 CHOICES = 2 * PADDING + 1

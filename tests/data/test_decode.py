@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pmal_tf.data.decode import MAX_PIXELS, declared_size, decode_image
+from pmal_tf.data.decoding.decode import MAX_PIXELS, declared_size, decode_image
 
 SIDE = 16
 PIXELS = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)

@@ -14,10 +14,14 @@ import tensorflow as tf
 from absl import logging
 from PIL import Image
 
-from pmal_tf.data import decode_once as module
-from pmal_tf.data.decode_once import EncodedImages, decode_once, default_cache_dir
-from pmal_tf.data.stored_images import StoredImages
-from pmal_tf.errors import PmalError
+from pmal_tf.data.decoding import decode_once as module
+from pmal_tf.data.decoding.decode_once import (
+    EncodedImages,
+    decode_once,
+    default_cache_dir,
+)
+from pmal_tf.data.decoding.stored_images import StoredImages
+from pmal_tf.runtime.errors import PmalError
 
 SIZE = 5
 # More than one batch of 64, and no whole number of them.

@@ -5,9 +5,9 @@ import socket
 import pytest
 from local_server import local_server
 
-from pmal_tf.data import fetch
-from pmal_tf.data.fetch import check_reachable, download
-from pmal_tf.errors import PmalError
+from pmal_tf.data.tfds import fetch
+from pmal_tf.data.tfds.fetch import check_reachable, download
+from pmal_tf.runtime.errors import PmalError
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB: several blocks.
 MD5 = hashlib.md5(CONTENT).hexdigest()

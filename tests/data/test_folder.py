@@ -14,17 +14,14 @@ import tensorflow as tf
 from PIL import Image
 from tiny_run import tiny, trial_folder
 
-from pmal_tf.data import folder as folder_module
-from pmal_tf.data.folder import DATASET
-from pmal_tf.data.folder_scan import ImageEntry, scan
-from pmal_tf.data.images import SourceOptions
+from pmal_tf.data.datasets import folder as folder_module
+from pmal_tf.data.datasets.folder import DATASETS
+from pmal_tf.data.datasets.folder_scan import ImageEntry, scan
+from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.sources import open_source
 from pmal_tf.data.splits import apply_split, describe_splits, open_set_split
-from pmal_tf.errors import PmalError
-from pmal_tf.experiment import run_experiment
-from pmal_tf.stages import pretrain
-from pmal_tf.training.checkpoints import list_checkpoints
-from pmal_tf.trial import Trial
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.workflow.experiment import run_experiment
 
 # By the name it has in the package, pytest would take it for a test.
 held_out_images = folder_module.held_out_paths
@@ -750,7 +747,7 @@ def test_preparing_a_folder_says_what_is_in_it(root, tmp_path):
     write_images(root, *FLAT)
     options = SourceOptions(data_dir=str(root), cache_dir=str(tmp_path / "cache"))
     line = "3 classes, 12 images to train on and 3 to test on; nothing to download"
-    assert DATASET.prepare(options) == f"{root}: {line}"
+    assert DATASETS[0].prepare(options) == f"{root}: {line}"
 
 
 def test_the_split_of_a_folder_is_described(root, tmp_path):
@@ -797,7 +794,7 @@ class Run:
                     "protocol": "paper",
                     "image_size": 8,
                     "epochs": 1,
-                    "control": False,
+                    "compare": (),
                     "tensorboard": False,
                     "prototypes_per_class": 2,
                     **changes,
@@ -939,22 +936,17 @@ def run_again(finished_run, tmp_path, started):
     return run
 
 
-def test_other_images_are_not_passed_off_as_those_that_were_trained_on(
-    run_again, tmp_path
-):
+def test_other_images_than_before_are_trained_on_anew(run_again, tmp_path, caplog):
+    caplog.set_level("INFO", logger="absl")
     # The copies have other times, so they are read and found to be the same.
     assert run_again() == []
     image = next((tmp_path / "images" / "train").rglob("*.png"))
     before = image.read_bytes()
     Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
-    with pytest.raises(PmalError, match=r"training images must be those.*--overwrite"):
-        run_again()
+    assert run_again()[:2] == ["pretrain_0", "pretrain_1"]
+    assert "pretrain_0: made anew, since training" in caplog.text
     image.write_bytes(before)
-    assert run_again() == []
-    shutil.rmtree(tmp_path / "images" / "train" / "rot")
-    write_squares(tmp_path / "images" / "train" / "other", (9, 9, 9), 15)
-    with pytest.raises(PmalError, match="training images must be those"):
-        run_again()
+    assert run_again() == ["export"]  # Nothing was lost; a served version is new.
 
 
 def test_other_test_images_are_scored_anew_without_training(run_again, tmp_path):
@@ -963,76 +955,36 @@ def test_other_test_images_are_scored_anew_without_training(run_again, tmp_path)
     assert run_again() == []
 
 
-def test_training_that_was_cut_short_does_not_go_on_with_other_images(tmp_path):
-    for name, colour in COLOURS.items():
-        write_squares(tmp_path / "images" / "train" / name, colour, 10)
-    config = tiny(
-        tmp_path,
-        dataset="folder",
-        data_dir=str(tmp_path / "images"),
-        cache_dir=str(tmp_path / "cache"),
-        protocol="paper",
-        image_size=8,
-    )
-    stage = trial_folder(tmp_path) / "pretrain_0"
-
-    def checkpoints_after_reading():
-        trial = Trial(config, 0)
-        trial.read_images()
-        trial.write_data_record()
-        return len(list_checkpoints(stage))
-
-    stage.mkdir(parents=True)
-    (stage / "step_000000003.npz").touch()
-    assert checkpoints_after_reading() == 1
-    assert checkpoints_after_reading() == 1
-    write_squares(tmp_path / "images" / "train" / "new", (9, 9, 9), 10)
-    assert checkpoints_after_reading() == 0
-
-
 def test_a_folder_chooses_its_unknown_classes_by_holding_out(root, opened):
     write_images(root, *FLAT)
     with pytest.raises(PmalError, match="--held_out_classes"):
         open_set_split(opened(), "paper", 0, ["cat", "dog"])
 
 
-def test_training_anew_that_fails_leaves_all_as_it_was(
+def test_training_on_other_images_that_fails_leaves_all_as_it_was(
     run_again, tmp_path, monkeypatch
 ):
-    record = (trial_folder(tmp_path) / "data.json").read_text()
+    scores = (trial_folder(tmp_path) / "scores.npz").read_bytes()
     write_squares(tmp_path / "images" / "train" / "rot" / "more", (200, 50, 50), 5)
 
     def cut_short(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pmal_tf.stages.pretrain.fit_classifier", cut_short)
+        patch.setattr("pmal_tf.methods.classifier_stage.fit_classifier", cut_short)
         with pytest.raises(KeyboardInterrupt):
-            run_again(overwrite=True, stages=("pretrain",))
-    assert (trial_folder(tmp_path) / "data.json").read_text() == record
-    # The old model stands, and is not scored on what it was trained on.
-    with pytest.raises(PmalError, match="training images must be those"):
-        run_again(overwrite=True, stages=("evaluate",))
+            run_again()
+    assert (trial_folder(tmp_path) / "scores.npz").read_bytes() == scores
     shutil.rmtree(tmp_path / "images" / "train" / "rot" / "more")
     assert run_again() == []
 
 
-def test_training_anew_cut_short_between_two_models_is_made_whole(
-    run_again, tmp_path, monkeypatch
-):
-    write_squares(tmp_path / "images" / "train" / "rot" / "more", (200, 50, 50), 5)
-    finish = pretrain.finish
-
-    def cut_short(model, records):
-        if records.stage == "pretrain_1":
-            raise KeyboardInterrupt
-        return finish(model, records)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pmal_tf.stages.pretrain.finish", cut_short)
-        with pytest.raises(KeyboardInterrupt):
-            run_again(overwrite=True, stages=("pretrain",))
-    assert run_again() == ["pretrain_1", "mining", "optimize", "evaluate", "export"]
+def test_a_folder_of_images_is_scanned_once_in_a_run(run_again, monkeypatch):
+    scans = []
+    scan = folder_module.scan
+    monkeypatch.setattr(folder_module, "scan", lambda *a: scans.append(a) or scan(*a))
+    assert run_again() == []
+    assert len(scans) == 1
 
 
 def test_unreadable_images_leave_no_run_folder(tmp_path):
@@ -1050,8 +1002,6 @@ def names_in(folder):
 
 def test_trials_of_other_images_are_not_averaged(run_again, tmp_path, caplog):
     write_squares(tmp_path / "images" / "train" / "zebra", (9, 9, 9), 15)
-    with pytest.raises(PmalError, match="training images must be those"):
-        run_again(trials=(0, 1))
     run_again(trials=(1,), stages=("pretrain", "mine", "optimize", "evaluate"))
     summary = json.loads((tmp_path / "runs" / "tiny" / "summary.json").read_text())
     assert summary["trials"] == [1]

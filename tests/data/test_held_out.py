@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from pmal_tf.data.held_out import hold_out_classes, images_of_held_out
-from pmal_tf.data.images import SourceOptions
+from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.sources import open_source
 from pmal_tf.data.splits import OpenSetSplit, open_set_split
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
 
 
 @pytest.fixture(scope="module")

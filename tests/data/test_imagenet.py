@@ -8,13 +8,14 @@ import pytest
 import tensorflow_datasets as tfds
 from tfds_tiny import encoded, real_features, write_tfds
 
-from pmal_tf.data import cifar10, imagenet
 from pmal_tf.data.class_lists import protocols_of
-from pmal_tf.data.images import LabelledImages, SourceOptions
+from pmal_tf.data.datasets import cifar10, imagenet
+from pmal_tf.data.decoding.stored_images import StoredImages
+from pmal_tf.data.images import LabelledImages
+from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.sources import SOURCES, open_source
 from pmal_tf.data.splits import apply_split, listed_trials, open_set_split
-from pmal_tf.data.stored_images import StoredImages
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
 
 SIZE = 6
 

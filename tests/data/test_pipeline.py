@@ -4,8 +4,8 @@ import itertools
 import numpy as np
 import pytest
 
-from pmal_tf.data.augment import PADDING
-from pmal_tf.data.pipeline import TrainingPipeline, images_only
+from pmal_tf.data.batches.augment import PADDING
+from pmal_tf.data.batches.pipeline import TrainingPipeline, images_only
 
 
 def make_pipeline(count=23, batch_size=5, seed=0, augment=False):

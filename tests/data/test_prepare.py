@@ -8,10 +8,11 @@ from collections import namedtuple
 import pytest
 from numbers_dataset import numbers_dataset
 
-from pmal_tf.data import data_folder, tfds_prepare
-from pmal_tf.data.images import SourceOptions
-from pmal_tf.data.tfds_prepare import prepare_dataset
-from pmal_tf.errors import PmalError
+from pmal_tf.data.settings import SourceOptions
+from pmal_tf.data.tfds import data_folder
+from pmal_tf.data.tfds import prepare as tfds_prepare
+from pmal_tf.data.tfds.prepare import prepare_dataset
+from pmal_tf.runtime.errors import PmalError
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from local_server import local_server
 
 from pmal_tf.data import prepare
 from pmal_tf.data.images import Dataset
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ import pytest
 import tensorflow_datasets as tfds
 from tiny_zip import image_bytes
 
-from pmal_tf.data import fetch, tfds_prepare
-from pmal_tf.data.images import SourceOptions
-from pmal_tf.data.tfds_prepare import prepare_tfds
-from pmal_tf.errors import PmalError
+from pmal_tf.data.settings import SourceOptions
+from pmal_tf.data.tfds import fetch
+from pmal_tf.data.tfds import prepare as tfds_prepare
+from pmal_tf.data.tfds.prepare import prepare_tfds
+from pmal_tf.runtime.errors import PmalError
 
 
 def write_tar(path, members):

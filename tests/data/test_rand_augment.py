@@ -3,8 +3,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from pmal_tf.data.augment import PADDING, crop_and_flip_parameters
-from pmal_tf.data.rand_augment import (
+from pmal_tf.data.batches.augment import PADDING, crop_and_flip_parameters
+from pmal_tf.data.batches.rand_augment import (
     OPERATIONS,
     affine_matrices,
     auto_contrast,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pmal_tf.data import resize
+from pmal_tf.data.decoding import resize
 
 tf = resize.tf
 

@@ -4,10 +4,11 @@ import shutil
 import numpy as np
 import pytest
 
-from pmal_tf.data.images import SourceOptions, take_per_class
+from pmal_tf.data.images import take_per_class
+from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.sources import SOURCES, get_dataset, open_source
-from pmal_tf.data.tfds_source import find_prepared, load_split, resolve_data_dir
-from pmal_tf.errors import PmalError
+from pmal_tf.data.tfds.read import find_prepared, load_split, resolve_data_dir
+from pmal_tf.runtime.errors import PmalError
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import pytest
 
 from pmal_tf.data import class_lists
 from pmal_tf.data.class_lists import protocols_of
-from pmal_tf.data.images import LabelledImages, Source, SourceOptions
+from pmal_tf.data.images import LabelledImages, Source
+from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.sources import SOURCES, open_source
 from pmal_tf.data.splits import (
     OpenSetSplit,
@@ -16,7 +17,7 @@ from pmal_tf.data.splits import (
     open_set_split,
     trials_of_equal_classes,
 )
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
 
 TOY = Source(
     name="toy",

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from pmal_tf.data import images as images_module
+from pmal_tf.data.batches.pipeline import TrainingPipeline
+from pmal_tf.data.decoding.stored_images import ImageFile, StoredImages, pixel_digests
 from pmal_tf.data.images import LabelledImages
-from pmal_tf.data.pipeline import TrainingPipeline
-from pmal_tf.data.stored_images import ImageFile, StoredImages, pixel_digests
 
 COUNT, SIZE = 23, 6
 

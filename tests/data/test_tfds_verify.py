@@ -5,13 +5,13 @@ import shutil
 import pytest
 from tiny_zip import write_tiny_imagenet_zip
 
-from pmal_tf.data import tfds_verify
-from pmal_tf.data.data_folder import manual_folder
-from pmal_tf.data.images import SourceOptions
-from pmal_tf.data.tfds_prepare import prepare_tfds
-from pmal_tf.data.tfds_verify import verify_prepared
+from pmal_tf.data.settings import SourceOptions
+from pmal_tf.data.tfds import verify as tfds_verify
+from pmal_tf.data.tfds.data_folder import manual_folder
+from pmal_tf.data.tfds.prepare import prepare_tfds
+from pmal_tf.data.tfds.verify import verify_prepared
 from pmal_tf.data.tiny_imagenet.prepare import prepare
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from absl import logging
 from local_server import local_server
 from tiny_zip import DAMAGES, GREY, image_bytes, write_tiny_imagenet_zip
 
-from pmal_tf.data.images import SourceOptions
+from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.tiny_imagenet import archive, prepare, wnids
-from pmal_tf.errors import PmalError
+from pmal_tf.runtime.errors import PmalError
 
 ZIP = "downloads/manual/tiny-imagenet-200.zip"
 

@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 from scipy.spatial.distance import cdist
 
-from pmal_tf.errors import PmalError
 from pmal_tf.mining.anchors import (
     Anchors,
     anchored_means,
@@ -14,6 +13,7 @@ from pmal_tf.mining.anchors import (
 )
 from pmal_tf.mining.robustness import topology_robustness
 from pmal_tf.mining.tiles import TilePlan
+from pmal_tf.runtime.errors import PmalError
 
 SIZES = np.array([40, 25, 10, 4, 1])
 

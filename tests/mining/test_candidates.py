@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from pmal_tf.errors import PmalError
 from pmal_tf.mining.candidates import (
     matched_candidates,
     quality_rank,
     select_candidates,
 )
+from pmal_tf.runtime.errors import PmalError
 
 
 def select(robustness, class_index, epsilon, at_least):

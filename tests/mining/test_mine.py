@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from pmal_tf.errors import PmalError
 from pmal_tf.mining import mine as module
 from pmal_tf.mining.filters.registry import FILTERS
 from pmal_tf.mining.mine import MiningSettings, mine
 from pmal_tf.mining.qualities.registry import QUALITIES
 from pmal_tf.mining.spaces import Space
+from pmal_tf.runtime.errors import PmalError
 
 NAMES = ["ant", "bee", "cat"]
 COUNT = 90
@@ -192,10 +192,10 @@ def test_one_class_only_is_an_error(rng):
     [
         ({"epsilon": 0.0}, r"\(0, 1\].*epsilon=0.0"),
         ({"prototypes_per_class": 0}, "prototypes_per_class=0"),
-        ({"quality": "sharpness"}, "robustness, probability.*'sharpness'"),
-        ({"diversity": "greedy"}, "algorithm1, random.*'greedy'"),
-        ({"candidate_rule": "all"}, "matched, literal.*'all'"),
-        ({"mining_dtype": "float16"}, "float32, float64.*'float16'"),
+        ({"quality": "sharpness"}, "robustness, probability.*=sharpness"),
+        ({"diversity": "greedy"}, "algorithm1, random.*=greedy"),
+        ({"candidate_rule": "all"}, "matched, literal.*=all"),
+        ({"mining_dtype": "float16"}, "float32, float64.*=float16"),
     ],
 )
 def test_settings_that_are_not_allowed_are_errors(spaces, images, settings, message):

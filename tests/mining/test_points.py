@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from pmal_tf.distances import pairwise_euclidean
-from pmal_tf.errors import PmalError
 from pmal_tf.mining import points
+from pmal_tf.mining.distances import pairwise_euclidean
 from pmal_tf.mining.points import CentredLogits, check_spaces, groups_of_equals
+from pmal_tf.runtime.errors import PmalError
 
 EVERY = slice(None)
 

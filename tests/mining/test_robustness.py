@@ -5,9 +5,9 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
-from pmal_tf.errors import PmalError
 from pmal_tf.mining import tiles
 from pmal_tf.mining.robustness import topology_robustness
+from pmal_tf.runtime.errors import PmalError
 
 
 def random_spaces(rng, count=60, widths=(8, 5), num_classes=4):

@@ -7,11 +7,11 @@ import pytest
 import tensorflow as tf
 from scipy.spatial.distance import cdist
 
-from pmal_tf.distribution import open_strategy
-from pmal_tf.errors import PmalError
 from pmal_tf.mining import replicas, robustness, tiles, unfinished
 from pmal_tf.mining.robustness import topology_robustness
 from pmal_tf.mining.tiles import TilePlan, squared_difference_sums
+from pmal_tf.runtime.distribution import open_strategy
+from pmal_tf.runtime.errors import PmalError
 
 
 def spaces_of(rng, count, classes=6, offset=0.0, noise=0.2):

@@ -7,8 +7,8 @@ import tensorflow as tf
 from tiny_export import IDS, export
 
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
-from pmal_tf.mining.prototypes import Prototypes
-from pmal_tf.training.model import PMALModel
+from pmal_tf.methods.pmal.model import PMALModel
+from pmal_tf.methods.pmal.prototypes import Prototypes
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ import numpy as np
 
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
 from pmal_tf.data.images import LabelledImages
-from pmal_tf.mining.prototypes import Prototypes
+from pmal_tf.methods.pmal.model import PMALModel
+from pmal_tf.methods.pmal.prototypes import Prototypes
 from pmal_tf.serving.export import export_saved_model
 from pmal_tf.serving.tflite import convert
-from pmal_tf.training.model import PMALModel
 
 CLASSES = ("cat", "dog", "ship", "truck")
 SIDE = 8
@@ -32,16 +32,17 @@ def export_tiny(folder: Path, tflite: Sequence[str] = ()) -> PMALModel:
         images.reshape(12, SIDE, SIDE, 3), labels, np.arange(12).astype(str)
     )
 
+    prototypes = Prototypes(images, mask, ids, np.ones(mask.shape))
+
     def add_tflite(version: Path) -> dict:
-        kinds = {
-            kind: convert(model, kind, version, test.image, test) for kind in tflite
-        }
-        return {"tflite": kinds}
+        made = (version, test.image, test)
+        scorer = model.scorer(prototypes)
+        return {"tflite": {kind: convert(scorer, kind, *made) for kind in tflite}}
 
     export_saved_model(
         model,
         folder,
-        Prototypes(images, mask, ids, np.ones(mask.shape)),
+        prototypes,
         class_names=CLASSES,
         threshold=0.5,
         add=add_tflite,

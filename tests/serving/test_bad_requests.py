@@ -10,9 +10,9 @@ from PIL import Image
 from tiny_export import CLASSES, export, serve, serve_bytes
 
 from pmal_tf.backbones.classifier import embedding_and_logits
-from pmal_tf.data.decode import decode_image
+from pmal_tf.data.decoding.decode import decode_image
+from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.serving.image_bytes import ERRORS
-from pmal_tf.training.model import PMALModel
 
 SIGNATURES = ("serving_default", "serving_images_threshold", "embed")
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from tiny_export import serve_bytes
+from tiny_export import IDS, export, serve_bytes
 
 from pmal_tf import demo
-from pmal_tf.errors import PmalError
+from pmal_tf.methods.pmal.model import PMALModel
+from pmal_tf.results.scores.registry import all_scores
+from pmal_tf.runtime.errors import PmalError
 from pmal_tf.serving.answer_html import (
     render_answer,
     render_error,
@@ -63,7 +65,10 @@ def an_explanation(**changes):
 @pytest.fixture
 def facts(tmp_path):
     return ExportedModel(
-        tmp_path, (HOSTILE, "dog"), "dr", 0.5, Promise(0.05, 0.08, 162)
+        *(tmp_path, (HOSTILE, "dog"), "dr"),
+        threshold=0.5,
+        threshold_range=(0.0, 2.0),
+        promise=Promise(0.05, 0.08, 162),
     )
 
 
@@ -96,6 +101,45 @@ def test_the_first_prototype_is_the_one_that_the_model_names(answerer, prototype
             assert prototype.class_name == answer.nearest_class
             class_names = answerer.exported.class_names
             assert class_names[place[0]] == answer.nearest_class
+
+
+def test_with_the_nearest_prototype_all_weight_is_on_the_one_named(
+    model, prototypes, tmp_path
+):
+    # The second prototypes of two classes are made long: the attention, which counts
+    # lengths, would always name them, the cosine does not.
+    nearest = PMALModel(model.network, 2, set_distance="nearest")
+    nearest.refresh_prototypes(prototypes.image, prototypes.mask)
+    bank = nearest.bank.numpy()
+    bank[:2, 1] *= 10.0
+    nearest.bank.assign(bank)
+    export(nearest, prototypes, tmp_path / "1", 0.1)
+    answerer = Answerer(tmp_path / "1")
+    named = set()
+    for image in prototypes.image[prototypes.mask]:
+        answer = answerer.explain(tf.io.encode_png(image).numpy())
+        first, *others = answer.prototypes
+        assert first.example_id == answer.nearest_prototype
+        assert first.weight == 1.0
+        assert all(prototype.weight == 0.0 for prototype in others)
+        named.add(first.example_id)
+    # Each is the nearest to itself.
+    assert named == set(IDS[IDS != ""])
+
+
+def test_an_export_that_does_not_tell_its_distance_weighs_by_attention(
+    exported, answerer, jpeg, tmp_path
+):
+    copy = tmp_path / "1"
+    shutil.copytree(exported, copy)
+    facts = json.loads((copy / "metadata.json").read_text())
+    assert facts.pop("set_distance") == "attention"
+    (copy / "metadata.json").write_text(json.dumps(facts))
+    one, other = (a.explain(jpeg).prototypes for a in (answerer, Answerer(copy)))
+    assert [p.weight for p in one] == [p.weight for p in other]
+    (copy / "metadata.json").write_text(json.dumps({**facts, "set_distance": "none"}))
+    with pytest.raises(PmalError, match="set_distance='none'"):
+        Answerer(copy)
 
 
 def test_without_stored_images_the_prototype_is_named(exported, tmp_path, jpeg):
@@ -166,6 +210,32 @@ def test_known_and_unknown_differ_by_words_too(facts):
     unknown = render_answer(an_explanation(is_unknown=True, score=0.75), facts)
     assert "0.75 is above the threshold 0.5: unknown" in unknown
     assert "pmal-unknown" in unknown
+
+
+def test_what_a_model_does_not_say_is_left_out(facts):
+    page = render_answer(an_explanation(), facts)
+    for text in ("Nearest class", "at distance 0.25", "Nearest prototypes"):
+        assert text in page
+    no_prototypes = {"nearest_prototype": None, "prototypes": ()}
+    page = render_answer(an_explanation(**no_prototypes), facts)
+    assert "at distance 0.25" in page
+    assert "rototype" not in page
+    nothing = {**no_prototypes, "nearest_class": None, "distance": None}
+    page = render_answer(an_explanation(**nothing), facts)
+    assert "Nearest" not in page
+    assert "None" not in page
+
+
+@pytest.mark.parametrize("score", all_scores().values(), ids=all_scores())
+def test_the_score_is_said_in_words(facts, score):
+    limits = (score.low, score.high)
+    facts = dataclasses.replace(facts, rule=score.field, threshold_range=limits)
+    for page in (render_answer(an_explanation(), facts), render_model("x", facts)):
+        assert f"{score.meaning} ({score.title})" in page
+    unheard = dataclasses.replace(facts, rule=HOSTILE)
+    page = render_model("x", unheard)
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
 
 
 def test_most_classes_are_summed_up(facts):

@@ -1,5 +1,8 @@
 """The model card says what it was given, and nothing it was not."""
 
+import pytest
+
+from pmal_tf.results.scores.registry import all_scores
 from pmal_tf.serving.model_card import render_model_card
 
 LEAST = {
@@ -7,6 +10,7 @@ LEAST = {
     "signatures": ["serving_bytes", "serving_default"],
     "rule": "dr",
     "threshold": 0.25,
+    "threshold_range": [0.0, 2.0],
     "prototypes": 5,
     "image_size": 32,
     "versions": {"python": "3.11.7", "tensorflow": "2.21.0"},
@@ -15,6 +19,7 @@ RATES = {"known_rejected": 0.043, "unknown_rejected": 0.61}
 RUN = {
     **LEAST,
     "experiment": "photos",
+    "method": "PMAL",
     "dataset": "folder",
     "protocol": "folder",
     "trial": 0,
@@ -40,7 +45,9 @@ def test_an_export_from_python_promises_nothing():
     assert "`cat`, `dog`" in card
     assert "**0.25**" in card
     assert "nothing is promised" in card
-    for word in ("AUROC", "builds it again", "None", "commit"):
+    assert "The score is DR (distance to the nearest class, from 0 to 2)." in card
+    assert "one of 5 training images" in card
+    for word in ("AUROC", "builds it again", "None", "commit", "Trained by"):
         assert word not in card
 
 
@@ -50,7 +57,7 @@ def test_a_run_s_card_tells_promise_measurement_and_flags():
         *("# photos", "300 images", "withheld", "at most 5.0 %", "3.0 % and 7.0 %"),
         *("100 other images of the known classes: 4.3 %", "Of 50 images of unknown"),
         *("61.0 %", "98.7 %", "AUROC 91.2 %", "`fox`", "estimates", "abc123"),
-        *("--dataset=folder\n```", "tensorflow 2.21.0"),
+        *("--dataset=folder\n```", "tensorflow 2.21.0", "Trained by PMAL."),
     ):
         assert text in card, text
 
@@ -66,6 +73,19 @@ def test_without_unknown_images_rejection_was_not_measured():
     assert "rejection was not measured" in card
     for word in ("None", "AUROC", "other images of the known"):
         assert word not in card
+
+
+@pytest.mark.parametrize("score", all_scores().values(), ids=all_scores())
+def test_the_score_is_told_with_the_scale_that_it_has(score):
+    facts = {**LEAST, "rule": score.field, "threshold_range": [score.low, score.high]}
+    card = render_model_card(facts)
+    assert f"The score is {score.title} ({score.meaning}" in card
+    assert (", from 0 to" in card) == (score.name in ("dr", "msp"))
+
+
+def test_a_model_without_prototypes_has_none_in_its_card():
+    card = render_model_card({n: v for n, v in LEAST.items() if n != "prototypes"})
+    assert "prototype" not in card
 
 
 def test_many_classes_are_not_all_listed():

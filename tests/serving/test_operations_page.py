@@ -17,10 +17,11 @@ from served_model import CLASSES, SIDE, export_tiny
 from tensorflow_serving.config import model_server_config_pb2
 
 import pmal_tf
-from pmal_tf.config import Config
-from pmal_tf.distances import point_to_set_distance
-from pmal_tf.evaluation.calibration import rate_interval
+from pmal_tf.mining.distances import point_to_set_distance
+from pmal_tf.results.calibration import rate_interval
 from pmal_tf.serving import image_bytes, signatures, versions
+from pmal_tf.workflow.config import Config
+from pmal_tf.workflow.flags import all_settings
 
 PAGE = (Path(__file__).parents[2] / "saved_models" / "README.md").read_text()
 TENSOR = re.compile(r"`(\w+)` (float32|int64|string|bool) \[([^\]]+)\]")
@@ -309,9 +310,10 @@ def test_threshold_example(place, monkeypatch):
 
 
 def test_numbers_are_the_code_s():
-    low, high = rate_interval(1000, Config().reject_rate)
+    rate = Config().evaluation.reject_rate
+    low, high = rate_interval(1000, rate)
     assert f"a rate of {100 * low:.1f} to {100 * high:.1f} %" in PAGE
-    assert f"`--reject_rate` ({100 * Config().reject_rate:g} %)" in PAGE
+    assert f"`--reject_rate` ({100 * rate:g} %)" in PAGE
     assert f"{image_bytes.MAX_PIXELS:,} pixels" in PAGE
     assert f"{image_bytes.MAX_BYTES // 2**20} MiB" in PAGE
     assert f"At most {signatures._MOST_AT_A_TIME} images" in PAGE
@@ -333,5 +335,5 @@ def test_flags_of_the_page_are_flags():
     }
     predict = {"saved_model", "format"}
     told = set(re.findall(r"--(\w+)", PAGE))
-    assert told - server - predict <= set(vars(Config()))
+    assert told - server - predict <= set(all_settings())
     assert server <= told

@@ -15,7 +15,8 @@ from PIL import Image
 from scipy.stats import binom
 
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
-from pmal_tf.mining.prototypes import Prototypes
+from pmal_tf.methods.pmal.model import PMALModel
+from pmal_tf.methods.pmal.prototypes import Prototypes
 from pmal_tf.predict import main
 from pmal_tf.serving import client
 from pmal_tf.serving.answer_text import Table, json_lines
@@ -24,7 +25,6 @@ from pmal_tf.serving.exported import Promise
 from pmal_tf.serving.image_bytes import MAX_BYTES
 from pmal_tf.serving.image_files import ImageFile, find_images, read_in_batches
 from pmal_tf.serving.unknown_share import describe_share, exact_interval
-from pmal_tf.training.model import PMALModel
 
 CLASSES = ("cat", "dog", "ship")
 IDS = np.array([["train_1", "train_2"], ["train_3", "train_4"], ["train_5", ""]])

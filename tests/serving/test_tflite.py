@@ -22,11 +22,11 @@ def rng_of_module():
 
 
 def test_lite_models_and_what_they_cost(model, prototypes, test_images, tmp_path):
-    facts = {}
+    facts, scorer = {}, model.scorer(prototypes)
 
     def add(folder):
         for kind in KINDS:
-            facts[kind] = convert(model, kind, folder, test_images.image, test_images)
+            facts[kind] = convert(scorer, kind, folder, test_images.image, test_images)
         return {"tflite": facts}
 
     export(model, prototypes, tmp_path / "1", 0.5, add=add)
@@ -42,13 +42,29 @@ def test_lite_models_and_what_they_cost(model, prototypes, test_images, tmp_path
         assert 1e-8 < entry["largest_distance_error"] < most
         assert abs(entry["auroc_loss"]) < 0.2
         assert entry["text"] in card
-        assert f"{100 * entry['auroc']:.2f} %" in entry["text"]
+        assert f"AUROC (DR) is {100 * entry['auroc']:.2f} %" in entry["text"]
+        assert set(entry) == {
+            *("file", "bytes", "images", "auroc", "auroc_loss", "text"),
+            "largest_distance_error",
+        }
 
 
-def test_without_unknown_images_there_is_no_auroc(model, test_images, tmp_path):
+def test_with_distances_the_rule_does_not_matter(
+    model, prototypes, test_images, tmp_path
+):
+    (tmp_path / EXTRA).mkdir()
+    made = (model.scorer(prototypes), "float16", tmp_path, test_images.image)
+    one, other = (convert(*made, test_images, rule=rule) for rule in ("", "mls"))
+    assert one == other
+
+
+def test_without_unknown_images_there_is_no_auroc(
+    model, prototypes, test_images, tmp_path
+):
     (tmp_path / EXTRA).mkdir()
     known = test_images.take(~test_images.is_unknown)
-    entry = convert(model, "float16", tmp_path, known.image, known)
+    scorer = model.scorer(prototypes)
+    entry = convert(scorer, "float16", tmp_path, known.image, known)
     assert entry["auroc"] is None
     assert entry["auroc_loss"] is None
     assert "AUROC" not in entry["text"]

@@ -4,10 +4,11 @@ import keras
 import numpy as np
 
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
-from pmal_tf.data.pipeline import ALONE, TrainingPipeline
-from pmal_tf.mining.prototypes import Prototypes
+from pmal_tf.data.batches.pipeline import ALONE, TrainingPipeline
+from pmal_tf.methods.pmal.model import PMALModel
+from pmal_tf.methods.pmal.prototypes import Prototypes
+from pmal_tf.methods.pmal.train import fit_pmal
 from pmal_tf.training import fit
-from pmal_tf.training.model import PMALModel
 from pmal_tf.training.recipe import Recipe
 
 
@@ -25,7 +26,7 @@ def test_prototypes_are_found_among_named_images_in_any_order(rng, monkeypatch):
     monkeypatch.setattr(
         fit, "train", lambda _model, batches, **_: seen.extend(batches(ALONE))
     )
-    fit.fit_pmal(model, pipeline, prototypes, Recipe(epochs=1), seed=0)
+    fit_pmal(model, pipeline, prototypes, Recipe(epochs=1), seed=0)
     assert len(seen) == 3
     for features, _label in seen:
         index = features["prototype_index"].numpy()[prototypes.mask]

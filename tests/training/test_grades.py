@@ -9,15 +9,16 @@ import tensorflow as tf
 
 import pmal_tf
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
-from pmal_tf.data.pipeline import TrainingPipeline
-from pmal_tf.distances import point_to_set_distance
-from pmal_tf.errors import PmalError
-from pmal_tf.losses import prototype_loss
-from pmal_tf.mining.feed import PrototypeFeed
-from pmal_tf.mining.prototypes import Prototypes
+from pmal_tf.data.batches.pipeline import TrainingPipeline
+from pmal_tf.methods.pmal.feed import PrototypeFeed
+from pmal_tf.methods.pmal.losses import prototype_loss
+from pmal_tf.methods.pmal.model import PMALModel
+from pmal_tf.methods.pmal.prototypes import Prototypes
+from pmal_tf.methods.pmal.train import fit_pmal
+from pmal_tf.mining.distances import point_to_set_distance
+from pmal_tf.runtime.errors import PmalError
 from pmal_tf.training import checkpoints
-from pmal_tf.training.fit import StageRecords, fit_pmal
-from pmal_tf.training.model import PMALModel
+from pmal_tf.training.fit import StageRecords
 from pmal_tf.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=3e-3, schedule="constant")

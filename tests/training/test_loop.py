@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import pytest
 
-from pmal_tf import interruption
 from pmal_tf.backbones.classifier import build_classifier
-from pmal_tf.data.pipeline import TrainingPipeline, images_only
-from pmal_tf.errors import PmalError, TrainingDivergedError
+from pmal_tf.data.batches.pipeline import TrainingPipeline, images_only
+from pmal_tf.runtime import signals as interruption
+from pmal_tf.runtime.errors import PmalError, TrainingDivergedError
 from pmal_tf.training import checkpoints
 from pmal_tf.training.callbacks import drop_records
 from pmal_tf.training.checkpoints import (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pmal_tf.data.tiny_imagenet import wnids
-from pmal_tf.errors import PmalError, first_line
+from pmal_tf.runtime.errors import PmalError, first_line
 
 ZIP_NAME = "tiny-imagenet-200.zip"
 

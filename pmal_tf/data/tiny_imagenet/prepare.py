@@ -7,10 +7,10 @@ from typing import Any
 
 from absl import logging
 
-from pmal_tf.data.data_folder import check_space, manual_folder
-from pmal_tf.data.fetch import check_reachable, download
-from pmal_tf.data.images import SourceOptions
-from pmal_tf.data.tfds_prepare import by_hand, prepare_dataset
+from pmal_tf.data.settings import SourceOptions
+from pmal_tf.data.tfds.data_folder import check_space, manual_folder
+from pmal_tf.data.tfds.fetch import check_reachable, download
+from pmal_tf.data.tfds.prepare import by_hand, prepare_dataset
 from pmal_tf.data.tiny_imagenet.archive import ZIP_NAME, Layout, read_layout
 
 URL = f"http://cs231n.stanford.edu/{ZIP_NAME}"

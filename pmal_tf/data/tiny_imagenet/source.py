@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 
-from pmal_tf.data.images import Dataset, LabelledImages, Source, SourceOptions
-from pmal_tf.data.tfds_source import find_prepared, load_encoded_split
+from pmal_tf.data.images import Dataset, LabelledImages, Source
+from pmal_tf.data.settings import SourceOptions
+from pmal_tf.data.tfds.read import find_prepared, load_encoded_split
 from pmal_tf.data.tiny_imagenet import wnids
 
 _SIZE = 64

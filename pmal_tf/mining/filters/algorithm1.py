@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import tensorflow as tf
 
-from pmal_tf.distances import pairwise_euclidean
+from pmal_tf.mining.distances import pairwise_euclidean
 from pmal_tf.mining.filters.ranked_candidates import RankedCandidates
 from pmal_tf.mining.points import groups_of_equals
 

@@ -1,0 +1,47 @@
+"""Settings of the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pmal_tf.backbones.names import backbone_names
+from pmal_tf.runtime.settings import Interval, check_settings, setting
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Network.
+
+    Raises:
+        PmalError: If a value is not allowed.
+    """
+
+    backbone: str = setting(
+        "oscri", "Backbone network.", allowed=backbone_names(), common=True
+    )
+    init_weights: str = setting(
+        "",
+        "Keras model (.keras) to start from in place of a fresh backbone: functional, "
+        "takes RGB images on the 0-255 scale, and its last layer, which is replaced, "
+        "is linear. --backbone, --width and --dropout do not matter then.",
+        common=True,
+    )
+    width: float = setting(
+        1.0,
+        "Multiplier of the backbone's channels.",
+        allowed=Interval(low=0, open_low=True),
+        common=True,
+    )
+    dropout: float = setting(
+        0.2,
+        "Dropout rate of the backbone.",
+        allowed=Interval(low=0, high=1, open_high=True),
+    )
+    precision: str = setting(
+        "float32",
+        "Number type of the backbone's arithmetic.",
+        allowed=("float32", "float64", "mixed_bfloat16", "mixed_float16"),
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)

@@ -1,0 +1,89 @@
+"""Shows the finished stages that runs share, and clears those that none uses.
+
+`python -m pmal_tf.cache --workdir=runs` lists them; `--clear` removes what no trial's
+folder below the workdir shows, such as results of settings that were tried before, and
+what killed commands left.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.files import MARKER, read_json
+from pmal_tf.workflow.store import Store
+
+
+def used_keys(workdir: Path) -> set[str]:
+    """Returns the keys of all results that trials' folders below a folder show."""
+    keys = set()
+    for path in workdir.rglob(f"trial_*/*/{MARKER}"):
+        try:
+            keys.add(str(read_json(path).get("key", "")))
+        except PmalError:  # A damaged marker shows nothing.
+            continue
+    return keys
+
+
+def describe(workdir: Path, store_dir: Path, *, clear: bool) -> str:
+    """Returns what there is, and removes what is not used if that is wanted.
+
+    Args:
+        workdir: The folder of run folders.
+        store_dir: The folder of finished stages.
+        clear: Whether to remove results that nothing shows.
+
+    Raises:
+        PmalError: If there is no such folder.
+    """
+    if not store_dir.is_dir():
+        raise PmalError(
+            "`store_dir` must be the folder of finished stages. Received: "
+            f"{store_dir}, which is not there. Name another with --workdir or "
+            "--store_dir."
+        )
+    store = Store(store_dir)
+    used, free = store.sizes(used_keys(workdir))
+    lines = [
+        f"{size / 2**20:10.1f} MiB  {'used' if entry in used else 'free'}  {entry.name}"
+        for entry, size in sorted({**used, **free}.items())
+    ]
+    for name, entries in (("used", used), ("not used", free)):
+        total = sum(entries.values()) / 2**20
+        lines.append(f"{len(entries)} results {name}, {total:,.1f} MiB.")
+    if clear:
+        removed = store.clear(free)
+        total = sum(free[entry] for entry in removed) / 2**20
+        lines.append(f"Removed {len(removed)} results, {total:,.1f} MiB.")
+    elif free:
+        lines.append("--clear removes what is not used.")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str]) -> None:
+    """Prints what the flags ask for.
+
+    Args:
+        argv: What is left of the command line: the program's name.
+    """
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    values = flags.FLAGS
+    workdir = Path(values.workdir)
+    store_dir = Path(values.store_dir or workdir / "store")
+    try:
+        sys.stdout.write(describe(workdir, store_dir, clear=values.clear))
+    except (PmalError, OSError) as error:
+        sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", "runs", "Folder of run folders.")
+    flags.DEFINE_string(
+        "store_dir", "", "Folder of finished stages; by default <workdir>/store."
+    )
+    flags.DEFINE_boolean("clear", False, "Remove what no run below the workdir shows.")
+    app.run(main)

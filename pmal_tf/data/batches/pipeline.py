@@ -1,0 +1,189 @@
+"""The training pipeline: a `tf.data` stream that is a pure function of its seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from pmal_tf.data.batches.augment import crop_and_flip, crop_and_flip_parameters
+from pmal_tf.data.batches.rand_augment import rand_augment
+from pmal_tf.data.decoding.stored_images import StoredImages
+from pmal_tf.data.hashing import GOLDEN_GAMMA, hash_ids, stir_tensor
+from pmal_tf.runtime.errors import PmalError
+
+
+@dataclass(frozen=True)
+class Share:
+    """The replicas that one host feeds, among those that share a global batch.
+
+    Attributes:
+        replicas: In all.
+        first: Number of this host's first.
+        local: How many this host has.
+    """
+
+    replicas: int = 1
+    first: int = 0
+    local: int = 1
+
+
+ALONE = Share()
+
+
+@dataclass(frozen=True)
+class TrainingPipeline:
+    """Shuffled, augmented batches of images, epoch after epoch.
+
+    The order and the augmentation of an epoch depend on (seed, epoch, example id) and
+    on nothing else, so a run that goes on from epoch 7 sees what it would have seen.
+
+    Attributes:
+        image: [N, H, W, 3] uint8, in memory, or read from disk batch by batch.
+        label: [N] class indices.
+        example_id: [N] strings.
+        batch_size: Images per batch; at most N are taken. The last, smaller batch of an
+            epoch is dropped, and other images fall in it in the next.
+        seed: Seed of order and augmentation.
+        augment: Whether to shift and mirror.
+        rand_augment: RandAugment operations per image, before shifting and mirroring.
+        rand_augment_magnitude: Their strength, 0 to 30.
+    """
+
+    image: np.ndarray | StoredImages
+    label: np.ndarray
+    example_id: np.ndarray
+    batch_size: int
+    seed: int
+    augment: bool
+    rand_augment: int = 0
+    rand_augment_magnitude: int = 9
+
+    @property
+    def images_per_batch(self) -> int:
+        """Images in every batch."""
+        return min(self.batch_size, len(self.label))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return len(self.label) // self.images_per_batch
+
+    def batches(
+        self,
+        first_epoch: int,
+        last_epoch: int,
+        *,
+        skip: int = 0,
+        share: Share = ALONE,
+    ) -> tf.data.Dataset:
+        """Streams the batches of epochs `first_epoch` to `last_epoch - 1`.
+
+        Args:
+            first_epoch: The epoch to begin with, counted from 0.
+            last_epoch: The epoch to stop before.
+            skip: Batches of the first epoch to pass over.
+            share: Each global batch is cut into equal parts, one per replica; this
+                host's are streamed, one after the other.
+
+        Returns:
+            A dataset of `({"image": [batch, H, W, 3] uint8, "example_index": [batch]
+            int64}, label [batch] int32)`; `example_index` is the position in the
+            arrays.
+
+        Raises:
+            PmalError: If a batch cannot be cut into equal parts.
+        """
+        part = self._images_per_replica(share)
+        gather_images = self._image_gatherer(part)
+        with tf.device("CPU"):
+            label = tf.constant(self.label, tf.int32)
+            identity = tf.constant(hash_ids(self.example_id, "order", self.seed))
+
+        def examples_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+            step = tf.cast(epoch + 1, tf.uint64) * tf.constant(GOLDEN_GAMMA, tf.uint64)
+            key = stir_tensor(identity + step)
+            # Shifted into int64's positive half, which argsort can order.
+            sortable = tf.cast(
+                tf.bitwise.right_shift(key, tf.constant(1, tf.uint64)), tf.int64
+            )
+            order = tf.argsort(sortable, stable=True)
+            return tf.data.Dataset.from_tensor_slices(
+                {"index": order, "bits": tf.gather(key, order)}
+            ).batch(self.images_per_batch, drop_remainder=True)
+
+        def assemble(chosen: dict[str, tf.Tensor]) -> tuple[dict, tf.Tensor]:
+            index = chosen["index"]
+            pixels = self._augmented(gather_images(index), chosen["bits"])
+            features = {"image": pixels, "example_index": tf.cast(index, tf.int64)}
+            return features, tf.gather(label, index)
+
+        def parts(chosen: dict[str, tf.Tensor]) -> tf.data.Dataset:
+            own = slice(share.first * part, (share.first + share.local) * part)
+            mine = {name: value[own] for name, value in chosen.items()}
+            return tf.data.Dataset.from_tensor_slices(mine).batch(
+                part, drop_remainder=True
+            )
+
+        epochs = tf.data.Dataset.range(first_epoch, last_epoch)
+        stream = epochs.flat_map(examples_of_epoch).skip(skip)
+        if share.replicas > 1:
+            stream = stream.flat_map(parts)
+        stream = stream.map(assemble, num_parallel_calls=2).prefetch(4)
+        # Nothing is left to tune, and the tuner's thread, asleep between its rounds,
+        # was seen to hold up the end of a stage for up to a minute.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return stream.with_options(options)
+
+    def _images_per_replica(self, share: Share) -> int:
+        """Returns the size of a replica's part of every batch.
+
+        Raises:
+            PmalError: If there is none.
+        """
+        part, rest = divmod(self.images_per_batch, share.replicas)
+        if rest or not part:
+            raise PmalError(
+                "A batch must be divisible by the number of replicas. Received: "
+                f"{self.images_per_batch} images per batch on {share.replicas} "
+                "replicas. Choose another --batch_size (at most the number of training "
+                "images), or use fewer devices."
+            )
+        return part
+
+    def _image_gatherer(self, count: int) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Returns the function from [count] positions to images."""
+        stored = self.image
+        if isinstance(stored, np.ndarray):
+            with tf.device("CPU"):
+                image = tf.constant(stored)
+            return lambda index: tf.gather(image, index)
+
+        def read(index: tf.Tensor) -> tf.Tensor:
+            pixels = tf.numpy_function(
+                stored.__getitem__, [index], tf.uint8, stateful=False
+            )
+            return tf.ensure_shape(pixels, (count, *stored.shape[1:]))
+
+        return read
+
+    def _augmented(self, images: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+        """Augments a batch from each image's hash of (seed, epoch, example id)."""
+        if self.rand_augment:
+            images = rand_augment(
+                images,
+                bits,
+                operations=self.rand_augment,
+                magnitude=self.rand_augment_magnitude,
+            )
+        if self.augment:
+            images = crop_and_flip(images, *crop_and_flip_parameters(bits))
+        return images
+
+
+def images_only(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Turns the pipeline's batches into the (image, label) pairs of a plain model."""
+    return dataset.map(lambda features, label: (features["image"], label))

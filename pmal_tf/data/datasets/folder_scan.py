@@ -1,0 +1,299 @@
+"""Finding the images of a folder: classes, files, and what cannot be meant."""
+
+from __future__ import annotations
+
+import errno
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from absl import logging
+
+from pmal_tf.runtime.errors import PmalError
+
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+SUFFIXES = (*JPEG_SUFFIXES, ".png", ".bmp", ".gif")
+# The class name of images directly in `unknown/`; no known class can have it.
+UNKNOWN = "unknown"
+_SIDES = ("train", "test", UNKNOWN)
+_LAYOUT = "train/<class>/*, optionally test/<class>/* and unknown/**"
+
+
+@dataclass(frozen=True)
+class ImageEntry:
+    """One image file.
+
+    Attributes:
+        path: Relative to the root, with `/`; it is the example id.
+        side: `train`, `test` or `unknown`, the folder it is in.
+        class_name: The folder below; in `unknown/` the folder below with the prefix
+            `unknown/`, which no class of the other sides can have.
+    """
+
+    path: str
+    side: str
+    class_name: str
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """What a folder of images holds.
+
+    Attributes:
+        root: The folder.
+        entries: Its images, in ascending order of path within each side.
+        passed_over: How many other files there are, by suffix.
+    """
+
+    root: Path
+    entries: tuple[ImageEntry, ...]
+    passed_over: Counter[str]
+
+    def warn_of_passed_over(self) -> None:
+        """Tells of folders and files that are no images by their names."""
+        folders = [
+            entry.name
+            for entry in _listed(self.root)
+            if entry.name not in _SIDES and _is_folder(entry)
+        ]
+        if folders:
+            logging.warning(
+                "Only train/, test/ and unknown/ are read. Passed over in %s: %s.",
+                *(self.root, ", ".join(map(repr, folders))),
+            )
+        if self.passed_over:
+            kinds = [f"{n} {kind}" for kind, n in sorted(self.passed_over.items())]
+            logging.warning(
+                "Passed over files whose names are not those of JPEG, PNG, BMP or GIF "
+                "images: %s.",
+                ", ".join(kinds),
+            )
+
+
+def scan(root: Path) -> ImageFolder:
+    """Lists the images of a folder of images.
+
+    Nested folders belong to the class above them; links are followed; names that begin
+    with a dot are passed over.
+
+    Args:
+        root: Folder with `train/<class>/*`, optionally `test/<class>/*`, `unknown/**`.
+
+    Raises:
+        PmalError: If the layout is not that, a class has no image, classes differ in
+            case only, or a folder contains itself.
+    """
+    if not (root / "train").is_dir():
+        raise PmalError(
+            f"A folder of images must hold {_LAYOUT}. Received: data_dir={str(root)!r}"
+            f"{_what_is_there(root)}"
+        )
+    for side in _SIDES:
+        if os.path.lexists(root / side) and not (root / side).is_dir():
+            raise PmalError(
+                f"A folder of images must hold {_LAYOUT}. Received: "
+                f"{str(root / side)!r}, which is no folder or a link to none"
+            )
+    entries: list[ImageEntry] = []
+    passed_over: Counter[str] = Counter()
+    for side in ("train", "test"):
+        if (root / side).is_dir():
+            for class_folder in _class_folders(root / side):
+                entries += _of_class(root, side, class_folder, passed_over)
+    if (root / UNKNOWN).is_dir():
+        entries += _of_unknown(root, passed_over)
+    _check_classes(root, entries)
+    _check_shared_files(root, entries)
+    return ImageFolder(root, tuple(entries), passed_over)
+
+
+def _what_is_there(root: Path) -> str:
+    """Says what a folder without `train` holds instead."""
+    if not root.is_dir():
+        return ", which is not a folder"
+    names = sorted(path.name for path in root.iterdir() if path.is_dir())
+    if not names:
+        return ", which holds no folders"
+    return f", which holds {', '.join(map(repr, names[:5]))}. Move classes into train/."
+
+
+def _class_folders(side: Path) -> list[Path]:
+    """Returns the class folders of one side; images beside them are an error."""
+    folders, stray = [], []
+    for entry in _listed(side):
+        if _is_folder(entry):
+            folders.append(Path(entry.path))
+        elif entry.name.lower().endswith(SUFFIXES):
+            stray.append(entry.name)
+    if stray:
+        raise PmalError(
+            f"Every image of {side.name}/ must be in the folder of its class. "
+            f"Received: {len(stray)} directly in {side}, such as {stray[0]!r}"
+        )
+    return folders
+
+
+def _of_class(
+    root: Path, side: str, folder: Path, passed_over: Counter[str]
+) -> list[ImageEntry]:
+    """Lists the images of a class."""
+    paths = _image_paths(folder, root, passed_over)
+    if not paths:
+        raise PmalError(
+            "Every class folder must hold an image (JPEG, PNG, BMP or GIF). Received: "
+            f"none in {str(folder)!r}. Remove the folder, or add images."
+        )
+    return [ImageEntry(path, side, folder.name) for path in paths]
+
+
+def _of_unknown(root: Path, passed_over: Counter[str]) -> list[ImageEntry]:
+    """Lists the images of no known class; folders below tell them apart."""
+    entries = []
+    for path in _image_paths(root / UNKNOWN, root, passed_over):
+        folders = path.split("/")[:-1]
+        entries.append(ImageEntry(path, UNKNOWN, "/".join(folders[:2])))
+    return entries
+
+
+def _image_paths(folder: Path, root: Path, passed_over: Counter[str]) -> list[str]:
+    """Returns the paths of image files below a folder, and counts the others."""
+    paths = []
+    for path in _walk(folder, (), folder):
+        if path.name.lower().endswith(SUFFIXES):
+            paths.append(_named_in_unicode(path).relative_to(root).as_posix())
+        else:
+            passed_over[path.suffix.lower() or "without suffix"] += 1
+    return sorted(paths)
+
+
+def _named_in_unicode(path: Path) -> Path:
+    """Returns the path if example ids can hold it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise PmalError(
+            "File and folder names must be valid UTF-8. Received: "
+            f"{os.fsencode(path)!r}. Rename it."
+        ) from error
+    return path
+
+
+def _walk(
+    folder: Path, above: tuple[tuple[int, int], ...], link: Path
+) -> Iterator[Path]:
+    """Yields the files below a folder, following links.
+
+    Args:
+        folder: Where to look.
+        above: Device and inode of the folders passed through, to notice a circle.
+        link: The last link passed through, which closes a circle if there is one.
+    """
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        raise _circle(link)
+    for entry in _listed(folder):
+        path = Path(entry.path)
+        if _is_folder(entry):
+            passed = path if entry.is_symlink() else link
+            yield from _walk(path, (*above, here), passed)
+        elif entry.is_file() or entry.is_symlink():
+            yield path
+
+
+def _listed(folder: Path) -> list[os.DirEntry[str]]:
+    """Returns the entries of a folder, by name, without those led by a dot."""
+    try:
+        with os.scandir(folder) as entries:
+            seen = [entry for entry in entries if not entry.name.startswith(".")]
+            return sorted(seen, key=lambda entry: entry.name)
+    except OSError as error:
+        raise PmalError(
+            f"Every folder of images must be readable. Received: {str(folder)!r}: "
+            f"{error.strerror}"
+        ) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tells whether an entry is a folder or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _circle(Path(entry.path)) from error
+        raise
+
+
+def _circle(folder: Path) -> PmalError:
+    """Returns the error for a link that leads back to itself."""
+    return PmalError(
+        "A folder of images may not contain itself. Received: the link "
+        f"{str(folder)!r}, which leads back to a folder above it or to itself. Remove "
+        "the link."
+    )
+
+
+def _check_shared_files(root: Path, entries: list[ImageEntry]) -> None:
+    """Checks that no file is there twice, by a link, as two different things.
+
+    Raises:
+        PmalError: If one is of two classes, or both trained and tested on.
+    """
+    seen: dict[tuple[int, int], ImageEntry] = {}
+    for entry in entries:
+        try:
+            status = (root / entry.path).stat()
+        except OSError:
+            continue  # It will be listed as unreadable.
+        first = seen.setdefault((status.st_dev, status.st_ino), entry)
+        if (first.side, first.class_name) != (entry.side, entry.class_name):
+            raise PmalError(
+                "A file may be of one class and one side only. Received: "
+                f"{first.path!r} and {entry.path!r} in {str(root)!r}, the same file "
+                "by a link. Remove one."
+            )
+
+
+def _check_classes(root: Path, entries: list[ImageEntry]) -> None:
+    """Checks the names of the classes against each other.
+
+    Raises:
+        PmalError: If they cannot be told apart, or one is only in `test`.
+    """
+    trained = sorted({e.class_name for e in entries if e.side == "train"})
+    tested = {e.class_name for e in entries if e.side == "test"}
+    seen: dict[str, str] = {}
+    for name in sorted({*trained, *tested}):
+        folded = unicodedata.normalize("NFC", name).casefold()
+        if folded == UNKNOWN:
+            raise PmalError(
+                f"No class may be named {UNKNOWN!r}, the answer for images of no class."
+                f" Received: a class folder {name!r} in {str(root)!r}. Rename it, or "
+                f"move its images to {UNKNOWN}/ beside train/."
+            )
+        if not name.isprintable() or name != name.strip():
+            raise PmalError(
+                "Names of class folders must be printable text without spaces at "
+                f"their ends. Received: {name!r} in {str(root)!r}. Rename it."
+            )
+        if seen.setdefault(folded, name) != name:
+            raise PmalError(
+                "Names of classes must differ in more than upper and lower case or the "
+                f"Unicode form. Received: {seen[folded]!r} and {name!r} in "
+                f"{str(root)!r}. Join the two folders, or rename one."
+            )
+    if len(trained) < 2:
+        raise PmalError(
+            "train/ must hold the folders of at least two classes. Received: "
+            f"{trained} in {str(root / 'train')!r}"
+        )
+    strangers = sorted(tested - set(trained))
+    if strangers:
+        raise PmalError(
+            "Every class of test/ must have training images. Received: "
+            f"{', '.join(map(repr, strangers))} in test/ alone. Move them to "
+            f"{UNKNOWN}/<class>/, or add training images."
+        )

@@ -1,7 +1,0 @@
-"""MNIST (LeCun et al. 1998): 28x28 grey digits, resized to 32x32 RGB."""
-
-from __future__ import annotations
-
-from pmal_tf.data.small_images import DIGITS, small_dataset
-
-DATASET = small_dataset("mnist", "mnist", DIGITS, natural=False, id_feature=None)

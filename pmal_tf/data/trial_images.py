@@ -1,0 +1,178 @@
+"""The images of one trial: read on first use, and known by their fingerprints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from pmal_tf.data.hashing import hash_ids
+from pmal_tf.data.held_out import hold_out_classes, images_of_held_out
+from pmal_tf.data.images import (
+    LabelledImages,
+    Source,
+    proportional_share,
+    take_per_class,
+)
+from pmal_tf.data.settings import DataSettings
+from pmal_tf.data.sources import open_source
+from pmal_tf.data.splits import OpenSetSplit, apply_split, open_set_split
+from pmal_tf.runtime.files import read_json, write_json
+from pmal_tf.runtime.seeds import derive_seed
+from pmal_tf.runtime.settings import read_settings
+
+DATA_RECORD = "data.json"
+
+
+@dataclass(frozen=True)
+class TrialImages:
+    """The images of one trial.
+
+    Attributes:
+        settings: Settings of the data.
+        number: The trial.
+        run_seed: The seed of the run.
+        folder: The trial's folder, whose `data.json` tells which images there were.
+    """
+
+    settings: DataSettings
+    number: int
+    run_seed: int
+    folder: Path
+
+    @cached_property
+    def source(self) -> Source:
+        """The dataset."""
+        return open_source(self.settings.dataset, self.settings)
+
+    @cached_property
+    def split(self) -> OpenSetSplit:
+        """The known and unknown classes."""
+        settings = self.settings
+        split = open_set_split(
+            self.source, settings.protocol, self.number, settings.known_classes
+        )
+        if not settings.tuning_held_out:
+            return split
+        return hold_out_classes(split, self._seed("held-out classes"))
+
+    @property
+    def unknown_is_estimate(self) -> bool:
+        """Whether the unknown classes are held out of the known ones."""
+        return self.source.unknown_is_estimate or self.settings.tuning_held_out
+
+    @property
+    def train(self) -> LabelledImages:
+        """Training images of the known classes, labels are class indices."""
+        return self._parts["training"]
+
+    @property
+    def test(self) -> LabelledImages:
+        """All test images, label -1 for unknown classes."""
+        return self._parts["test"]
+
+    @property
+    def calibration(self) -> LabelledImages:
+        """Images of the known classes that only thresholds are set on; often none."""
+        return self._parts["calibration"]
+
+    def fingerprint(self, part: str) -> str:
+        """Returns the hash of `training`, `test` or `calibration` images.
+
+        That which was written down, where nothing that tells of the images has changed:
+        stages that are finished need no images. Otherwise they are read.
+
+        Raises:
+            PmalError: If they cannot be read.
+        """
+        if "_parts" not in vars(self) and self._stored is not None:
+            return self._stored[part]["sha256"]
+        return self._record[part]["sha256"]
+
+    @cached_property
+    def _stored(self) -> dict[str, Any] | None:
+        """What is written down of these very images; None where that is nothing."""
+        path = self.folder / DATA_RECORD
+        stored = read_json(path) if path.exists() else {}
+        told = {"of": self._of, "state": self.source.state()}
+        same = all(stored.get(name) == value for name, value in told.items())
+        return stored if same else None
+
+    @property
+    def _of(self) -> dict[str, Any]:
+        """All settings that decide which images these are."""
+        return {
+            **read_settings(self.settings),
+            "seed": self.run_seed,
+            "trial": self.number,
+        }
+
+    @cached_property
+    def _parts(self) -> dict[str, LabelledImages]:
+        """Reads the images.
+
+        Raises:
+            PmalError: If they cannot be read.
+        """
+        self.source.check()
+        train, test = self.source.load()
+        if self.settings.tuning_held_out:
+            seed = self._seed("held-out images")
+            train, test = images_of_held_out(self.source, self.split, train, seed)
+        else:
+            train, test = apply_split(self.source, self.split, train, test)
+        rank = hash_ids(train.example_id, "calibration images", self.run_seed)
+        is_withheld = proportional_share(
+            *(train.label, rank, self.settings.calibration_fraction),
+            start=np.random.default_rng(self.run_seed).random(),
+        )
+        calibration, train = train.take(is_withheld), train.take(~is_withheld)
+        rank = hash_ids(train.example_id, "subset", self.run_seed)
+        train = take_per_class(train, self.settings.train_images_per_class, rank)
+        unknown = int(test.is_unknown.sum())
+        logging.info(
+            "%s: %d training images, %d known and %d unknown test images%s",
+            *(self.settings.dataset, len(train), len(test) - unknown, unknown),
+            f", {len(calibration)} to set thresholds on" if len(calibration) else "",
+        )
+        return {
+            "training": train.in_memory(),
+            "test": test.in_memory(),
+            "calibration": calibration.in_memory(),
+        }
+
+    @cached_property
+    def _record(self) -> dict[str, Any]:
+        """What `data.json` says of the images that were read."""
+        test = self.test
+        unknown = int(test.is_unknown.sum())
+        return {
+            "of": self._of,
+            "state": self.source.state(),
+            "training": {
+                "images": len(self.train),
+                "sha256": self.train.fingerprint,
+            },
+            "test": {
+                "known": len(test) - unknown,
+                "unknown": unknown,
+                "sha256": test.fingerprint,
+            },
+            "calibration": {
+                "images": len(self.calibration),
+                "sha256": self.calibration.fingerprint,
+            },
+        }
+
+    def write_record(self) -> None:
+        """Writes down which images were read, if they were."""
+        if "_parts" in vars(self):
+            write_json(self.folder / DATA_RECORD, self._record)
+
+    def _seed(self, purpose: str) -> int:
+        """Returns a seed derived from (seed, trial, purpose)."""
+        return derive_seed(self.run_seed, self.number, purpose)

@@ -1,1 +1,0 @@
-"""Scores, metrics and thresholds. Larger scores mean more likely unknown, always."""

@@ -1,0 +1,1 @@
+"""The methods, a file or folder each: their settings, models, stages and scores."""

@@ -1,0 +1,169 @@
+"""What a method of open set recognition declares.
+
+A method is a file or folder of `pmal_tf.methods` with a `METHOD`. It owns its settings,
+which become flags and enter the keys of its stages; its stages; and what it is judged
+by. Everything else iterates over the methods that are asked for. So that flags are read
+without TensorFlow, a method's file loads it inside its functions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.settings import read_settings
+from pmal_tf.runtime.stage import Stage
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from pmal_tf.methods.scorer import Scorer
+    from pmal_tf.methods.trial import Trial
+
+# From a path in the trial's folder, e.g. `optimize/model.keras`, to where the file is.
+PathOf = Callable[[str], Path]
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Settings of a method that has none."""
+
+
+class Method:
+    """A method; subclasses say what theirs is.
+
+    Attributes:
+        name: The value of `--method`.
+        title: What tables call it.
+        Settings: Dataclass of its settings, made by `runtime.settings.setting`.
+        scores: Names of the scores that it is judged by, its own first.
+        beside: Methods that are judged beside it by default.
+        baseline: The method that its results are compared with, where it is judged
+            beside it.
+        result_of: Names of the stages that `load` reads from.
+        retired: Flags that there were, and what to use in their place.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    Settings: ClassVar[type] = NoSettings
+    scores: ClassVar[tuple[str, ...]] = ("mls", "msp")
+    beside: ClassVar[tuple[str, ...]] = ("softmax",)
+    baseline: ClassVar[str | None] = "softmax"
+    result_of: ClassVar[tuple[str, ...]]
+    retired: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def scores_file(self) -> str:
+        """What the trial's folder calls the scores of the test images."""
+        return f"scores_{self.name}.npz"
+
+    def check(self, trial: Trial, settings: Any) -> None:
+        """Checks, before there is any work, that the method can be trained so.
+
+        Raises:
+            PmalError: If it cannot.
+        """
+
+    def stages(self, trial: Trial, settings: Any) -> list[Stage]:
+        """Returns the stages that train it, in order.
+
+        Stages of one name are one stage, whichever methods ask for it.
+
+        Args:
+            trial: The data, the network and the seeds.
+            settings: An instance of `Settings`.
+        """
+        raise NotImplementedError
+
+    def load(self, path_of: PathOf) -> Scorer:
+        """Returns the trained method.
+
+        Args:
+            path_of: Tells where a file of its stages is.
+        """
+        raise NotImplementedError
+
+
+class NetworkMethod(Method):
+    """A method that trains one network, from scratch, in one stage of its own name.
+
+    A subclass says what stands on the embedding (`head`) and what is minimised
+    (`losses`); by default a linear layer and the cross-entropy.
+    """
+
+    @property
+    def result_of(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The stage of its name."""
+        return (self.name,)
+
+    def check(self, trial: Trial, settings: Any) -> None:
+        """Checks that no setting is given that these losses do not know.
+
+        Raises:
+            PmalError: If one is.
+        """
+        smoothing = trial.recipe.label_smoothing
+        if smoothing:
+            raise PmalError(
+                f"The losses of {self.name} take labels as they are. Received: "
+                f"label_smoothing={smoothing}. Leave --label_smoothing at 0, or take "
+                f"{self.name} out of --method and --compare."
+            )
+
+    def head(
+        self, embedding: keras.KerasTensor, num_classes: int, settings: Any
+    ) -> dict[str, keras.KerasTensor]:
+        """Returns `logits` [batch, K], and whatever else the losses need, by name.
+
+        Args:
+            embedding: [batch, D], at least float32.
+            num_classes: K.
+            settings: The method's settings.
+        """
+        import keras
+
+        from pmal_tf.backbones.layers import full_precision
+
+        head = keras.layers.Dense(num_classes, dtype=full_precision(), name="logits")
+        return {"logits": head(embedding)}
+
+    def losses(
+        self, outputs: dict[str, tf.Tensor], label: tf.Tensor, settings: Any
+    ) -> dict[str, tf.Tensor]:
+        """Returns `loss`, which is minimised, and its parts, [batch] each.
+
+        Args:
+            outputs: What `head` returned, and `embedding`.
+            label: [batch] class indices.
+            settings: The method's settings.
+        """
+        from pmal_tf.training.losses import classification_loss
+
+        return {"loss": classification_loss(outputs["logits"], label)}
+
+    def stages(self, trial: Trial, settings: Any) -> list[Stage]:
+        """Returns the one stage."""
+        from pmal_tf.methods.network_stage import train_network
+
+        return [
+            Stage(
+                name=self.name,
+                kind=self.name,
+                run=lambda work: train_network(work, trial, self, settings),
+                reads={**trial.training_reads, **read_settings(settings)},
+                inputs=trial.training_inputs,
+                shows=(self.name,),
+            )
+        ]
+
+    def load(self, path_of: PathOf) -> Scorer:
+        """Returns the trained network's scorer."""
+        from pmal_tf.methods.loading import load_model
+        from pmal_tf.methods.scorer import Scorer
+
+        return Scorer(load_model(path_of(f"{self.name}/model.keras")))

@@ -1,0 +1,205 @@
+"""The mined prototypes: real training images, a fixed number per class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from pmal_tf.methods.pmal.feed import EVERY_STEP, PrototypeFeed
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.files import save_arrays
+from pmal_tf.runtime.types import Images
+
+# Positions that no training image has, and that differ from each other.
+_PADDING = -1
+_NOBODY = -2
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """Prototype images of K classes, padded to T per class.
+
+    Attributes:
+        image: [K, T, H, W, 3] of the training images' type, in order of selection;
+            zeros where padded.
+        mask: [K, T] boolean, False where a class has fewer than T prototypes.
+        example_id: [K, T] strings, empty where padded.
+        robustness: [K, T] float64, 0 where padded.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    example_id: np.ndarray
+    robustness: np.ndarray
+
+    @classmethod
+    def from_selection(
+        cls,
+        selection: list[np.ndarray],
+        image: Images,
+        example_id: np.ndarray,
+        robustness: np.ndarray,
+    ) -> Prototypes:
+        """Collects the selected training images.
+
+        Args:
+            selection: For each class, positions among the N training images.
+            image: [N, H, W, 3].
+            example_id: [N] strings.
+            robustness: [N].
+        """
+        num_classes, width = len(selection), max(len(chosen) for chosen in selection)
+        padded = np.zeros((num_classes, width), np.int64)
+        mask = np.zeros((num_classes, width), bool)
+        for row, chosen in enumerate(selection):
+            padded[row, : len(chosen)] = chosen
+            mask[row, : len(chosen)] = True
+        pixels = np.where(mask[..., None, None, None], image[padded], 0)
+        return cls(
+            image=pixels.astype(image.dtype),
+            mask=mask,
+            example_id=np.where(mask, example_id[padded], ""),
+            robustness=np.where(mask, robustness[padded], 0.0),
+        )
+
+    def example_index(self, example_id: np.ndarray) -> np.ndarray:
+        """Finds the prototypes among training images.
+
+        Args:
+            example_id: [N] ids of the training images.
+
+        Returns:
+            [K, T] int64 positions, -1 where padded.
+
+        Raises:
+            PmalError: If a prototype is not among them.
+        """
+        position = {name: index for index, name in enumerate(example_id.tolist())}
+        missing = [name for name in self.example_id[self.mask] if name not in position]
+        if missing:
+            raise PmalError(
+                "Every prototype must be one of the training images; these were mined "
+                f"from other data. Received: prototypes {missing[:5]} "
+                f"({len(missing)} in all)"
+            )
+        flat = [
+            position.get(name, _PADDING) for name in self.example_id.ravel().tolist()
+        ]
+        return np.array(flat, np.int64).reshape(self.mask.shape)
+
+    def check_classes(self, example_id: np.ndarray, label: np.ndarray) -> None:
+        """Checks that every prototype is a training image of its class.
+
+        Args:
+            example_id: [N] ids of the training images.
+            label: [N] class indices.
+
+        Raises:
+            PmalError: If one is not.
+        """
+        position, num_classes = self.example_index(example_id), int(label.max()) + 1
+        rows = np.broadcast_to(np.arange(len(self.mask))[:, None], self.mask.shape)
+        wrong = self.example_id[self.mask & (label[position] != rows)]
+        if len(wrong) or len(self.mask) != num_classes:
+            raise PmalError(
+                "Prototypes must be of the classes of the training images. Received: "
+                f"prototypes of {len(self.mask)} classes, training images of "
+                f"{num_classes}; of another class there: {wrong[:5].tolist()} "
+                f"({len(wrong)} in all). Mine them among these images."
+            )
+
+    def attach(
+        self,
+        dataset: tf.data.Dataset,
+        example_id: np.ndarray | None = None,
+        feed: PrototypeFeed = EVERY_STEP,
+        *,
+        first_element: int = 0,
+    ) -> tf.data.Dataset:
+        """Adds prototypes to every batch, as the side input of `PMALModel`.
+
+        Args:
+            dataset: Batches of `({"image", "example_index"}, label)`, or of
+                `(image, label)`, which cannot tell that a sample is a prototype itself.
+            example_id: [N] ids of the training images that `example_index` counts;
+                by default the ids are their positions.
+            feed: Which prototypes come with which batch; by default all with each.
+            first_element: Number of the first batch, counted from the start of
+                training.
+
+        Returns:
+            Batches whose features also hold `prototype_image` [S, H, W, 3], the S
+            prototypes that are to pass through the network in this step,
+            `prototype_slot` [S] int32, their places k * T + t, and of all prototypes
+            `prototype_index` [K, T] and `prototype_mask` [K, T].
+        """
+        if example_id is None:
+            index = self._positions()
+        else:
+            index = self.example_index(example_id)
+        every_step = {
+            "prototype_index": tf.constant(index),
+            "prototype_mask": tf.constant(self.mask),
+        }
+        chosen_for = feed.chooser(self.mask)
+        with tf.device("CPU"):
+            image = tf.constant(self.image.reshape(-1, *self.image.shape[2:]))
+
+        def add(
+            number: tf.Tensor, batch: tuple[object, tf.Tensor]
+        ) -> tuple[dict, tf.Tensor]:
+            features, label = batch
+            if not isinstance(features, dict):
+                nobody = tf.fill(tf.shape(label)[:1], tf.constant(_NOBODY, tf.int64))
+                features = {"image": features, "example_index": nobody}
+            slot = chosen_for(number)
+            of_step = {
+                "prototype_image": tf.gather(image, slot),
+                "prototype_slot": slot,
+            }
+            return {**features, **every_step, **of_step}, label
+
+        numbered = dataset.enumerate(first_element)
+        return numbered.map(lambda number, batch: add(number, batch))
+
+    def _positions(self) -> np.ndarray:
+        """Reads ids that are positions as numbers, [K, T] int64.
+
+        Raises:
+            PmalError: If an id is not a number.
+        """
+        try:
+            padded = np.where(self.mask, self.example_id, str(_PADDING))
+            return padded.astype(np.int64)
+        except ValueError as error:
+            raise PmalError(
+                "Prototypes of named images are found among the training images by "
+                "name; pass the names that `example_index` counts as `example_id`. "
+                f"Received: prototype {self.example_id[self.mask][0]!r} and no names"
+            ) from error
+
+    def save(self, path: Path) -> None:
+        """Writes one row per prototype, class by class in order of selection."""
+        rows, _ = np.nonzero(self.mask)
+        arrays = {
+            "example_id": self.example_id[self.mask],
+            "class_index": rows.astype(np.int32),
+            "robustness": self.robustness[self.mask],
+            "image": self.image[self.mask],
+        }
+        save_arrays(path, arrays, compressed=True)
+
+    @classmethod
+    def load(cls, path: Path) -> Prototypes:
+        """Reads what `save` wrote."""
+        with np.load(path) as stored:
+            class_index = stored["class_index"]
+            selection = [
+                np.flatnonzero(class_index == k) for k in range(class_index.max() + 1)
+            ]
+            return cls.from_selection(
+                selection, stored["image"], stored["example_id"], stored["robustness"]
+            )

@@ -1,0 +1,80 @@
+"""Settings of mining (Section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.settings import Interval, check_settings, setting
+
+
+@dataclass(frozen=True)
+class MiningSettings:
+    """Mining; the defaults are the paper's.
+
+    Raises:
+        PmalError: If a value is not allowed.
+    """
+
+    epsilon: float = setting(
+        0.7,
+        "Candidates have at least this share of their class's best robustness.",
+        allowed=Interval(low=0, high=1, open_low=True),
+        common=True,
+    )
+    prototypes_per_class: int = setting(
+        10,
+        "Number T of prototypes per class; a class with fewer images gives what it "
+        "has.",
+        allowed=Interval(low=1),
+        common=True,
+    )
+    topology_norm: str = setting(
+        "rms",
+        "Exponent of Eq. 7: rms (divided by sqrt(N)) or literal (as printed).",
+        allowed=("rms", "literal"),
+    )
+    quality: str = setting(
+        "robustness",
+        "What makes a training image a candidate: the paper's robustness, or a rival "
+        "of its Table 4; none takes every image.",
+        allowed=("robustness", "probability", "deep_ensembles", "mc_dropout", "none"),
+    )
+    diversity: str = setting(
+        "algorithm1",
+        "How prototypes are chosen among candidates: the paper's Algorithm 1, or a "
+        "rival of its Table 4; none takes the best.",
+        allowed=("algorithm1", "random", "kmeans", "none"),
+    )
+    candidate_rule: str = setting(
+        "matched",
+        "Candidates of a quality other than robustness: matched (as many per class as "
+        "robustness has) or literal (by --epsilon).",
+        allowed=("matched", "literal"),
+    )
+    topology_anchors: int = setting(
+        0,
+        "Images that every image is compared with, drawn class by class, for an "
+        "estimate of the robustness; 0 for all.",
+        allowed=Interval(low=0),
+    )
+    mining_dtype: str = setting(
+        "float32",
+        "Number type of distances in mining; sums are float64.",
+        allowed=("float32", "float64"),
+    )
+    mining_memory_mb: int = setting(
+        2048,
+        "Memory in MiB for what grows with the number of images in mining.",
+        allowed=Interval(low=1),
+        result=False,
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.quality == self.diversity == "none":
+            raise PmalError(
+                "Without a quality and without diversity nothing tells which images to "
+                "take. Received: quality=none, diversity=none. For prototypes at "
+                "random, set diversity=random."
+            )

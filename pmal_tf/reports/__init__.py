@@ -1,1 +1,0 @@
-"""Tables and figures, made from the files of run folders only."""

@@ -1,0 +1,1 @@
+"""Scores, metrics and thresholds, and what people see of them."""

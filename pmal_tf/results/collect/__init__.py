@@ -1,0 +1,1 @@
+"""What run folders hold, averaged and compared."""

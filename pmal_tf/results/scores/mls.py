@@ -1,0 +1,38 @@
+"""Maximum logit (MLS, Vaze et al. 2022): -max_k logit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pmal_tf.results.scores.score import LARGEST, Arrays, Score
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def _values(outputs: Arrays, _: Arrays) -> np.ndarray:
+    """Returns [n] numbers."""
+    return -outputs["logits"].astype(np.float64).max(axis=1)
+
+
+def _tensor(outputs: Mapping[str, tf.Tensor], _: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Returns the same in a graph."""
+    import tensorflow as tf
+
+    return -tf.reduce_max(outputs["logits"], axis=1)
+
+
+SCORE = Score(
+    name="mls",
+    field="mls",
+    title="MLS",
+    meaning="- the largest logit",
+    low=-LARGEST,
+    high=LARGEST,
+    needs=("logits",),
+    values=_values,
+    tensor=_tensor,
+)

@@ -1,0 +1,1 @@
+"""What TensorBoard shows beside the curves of training."""

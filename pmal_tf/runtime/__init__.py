@@ -1,0 +1,1 @@
+"""What every other room stands on: machines, files, seeds, errors, settings."""

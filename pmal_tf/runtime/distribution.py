@@ -1,0 +1,199 @@
+"""Several replicas, on one host or on several, by `tf.distribute`.
+
+A run names its strategy once (`using`); whatever needs to know asks here. Outside of a
+run it is the strategy whose scope the caller is in.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import tensorflow as tf
+
+from pmal_tf.runtime.cluster import (
+    is_lost_worker,
+    read_cluster,
+    reason_of_loss,
+    waiting_for_hosts,
+)
+from pmal_tf.runtime.errors import PmalError
+
+
+def open_strategy(name: str, worker_timeout_seconds: int) -> tf.distribute.Strategy:
+    """Returns the strategy of a run.
+
+    Args:
+        name: `default`: one device. `mirrored`: all GPUs of this host, or all its
+            logical CPU devices where there is none. `multi_worker`: all devices of all
+            hosts that the environment variable TF_CONFIG names.
+        worker_timeout_seconds: How long to wait for those hosts.
+
+    Raises:
+        PmalError: If the strategy is unknown or TF_CONFIG cannot be used.
+    """
+    if name == "default":
+        return tf.distribute.get_strategy()
+    if name == "mirrored":
+        return _mirrored()
+    if name == "multi_worker":
+        return _multi_worker(worker_timeout_seconds)
+    raise PmalError(
+        "`strategy` must be one of default, mirrored, multi_worker. "
+        f"Received: strategy={name!r}"
+    )
+
+
+# One per process: two of them would use the same keys for their collectives.
+@functools.cache
+def _mirrored() -> tf.distribute.Strategy:
+    """Returns the strategy of one host's devices."""
+    devices = tf.config.list_logical_devices("GPU")
+    devices = devices or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+@functools.cache
+def _multi_worker(worker_timeout_seconds: int) -> tf.distribute.Strategy:
+    """Returns the strategy of several hosts, once all have come.
+
+    Raises:
+        PmalError: If TF_CONFIG cannot be used.
+    """
+    cluster = read_cluster(os.environ.get("TF_CONFIG"))
+    with waiting_for_hosts(cluster, worker_timeout_seconds):
+        return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+@contextmanager
+def using(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Makes a strategy that of the run."""
+    _Run.strategy = strategy
+    try:
+        yield
+    finally:
+        _Run.strategy = None
+
+
+class _Run:
+    """The strategy of the run, if there is one."""
+
+    strategy: tf.distribute.Strategy | None = None
+
+
+def current() -> tf.distribute.Strategy:
+    """Returns the strategy in use."""
+    return _Run.strategy or tf.distribute.get_strategy()
+
+
+def replicas() -> int:
+    """Returns how many replicas share a global batch."""
+    return current().num_replicas_in_sync
+
+
+def local_replicas() -> int:
+    """Returns how many of them this host has."""
+    if replicas() == 1:  # The default strategy knows of no devices.
+        return 1
+    return len(current().extended.worker_devices)
+
+
+def several_hosts() -> bool:
+    """Tells whether some replicas are on other hosts."""
+    return local_replicas() < replicas()
+
+
+def is_chief() -> bool:
+    """Tells whether this process is the one that writes files."""
+    if not several_hosts():
+        return True
+    resolver = current().cluster_resolver
+    return resolver.task_type == "chief" or (
+        resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
+    )
+
+
+def largest(values: Sequence[bool]) -> list[bool]:
+    """Returns, for each position, whether any host says yes; all hosts must ask.
+
+    Hosts that decide by a clock or a signal would otherwise part ways.
+    """
+    if not several_hosts():
+        return list(values)
+    strategy = current()
+    own = tf.constant(values, tf.float32)
+    with strategy.scope():
+        each = strategy.experimental_distribute_values_from_function(lambda _: own)
+        total = strategy.reduce(tf.distribute.ReduceOp.SUM, each, axis=None)
+    return [bool(value > 0) for value in total.numpy()]
+
+
+def wait_for_all_hosts() -> None:
+    """Returns once every host has come here, and so sees what the chief wrote before.
+
+    The hosts must share the folders of the run.
+    """
+    largest([False])
+
+
+def on_all_replicas(
+    function: Callable[[tf.Tensor], Mapping[str, tf.Tensor]], signature: tf.TensorSpec
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Spreads a function over the replicas of the strategy in use.
+
+    Args:
+        function: [size, ...] rows to a dict of [size, ...] tensors.
+        signature: Shape and type of a replica's rows.
+
+    Returns:
+        A function from [size * replicas, ...] rows, the same on every host, to the dict
+        of [size * replicas, ...] tensors, the same on every host again.
+    """
+    strategy, gathers = current(), several_hosts()
+    size, *shape = signature.shape
+
+    @tf.function
+    def compute(rows: tf.Tensor) -> dict[str, tf.Tensor]:
+        def one() -> dict[str, tf.Tensor]:
+            context = tf.distribute.get_replica_context()
+            begin = context.replica_id_in_sync_group * size
+            own = tf.ensure_shape(rows[begin : begin + size], signature.shape)
+            results = dict(function(own))
+            if gathers:
+                results = {n: context.all_gather(v, 0) for n, v in results.items()}
+            return results
+
+        parts = {
+            name: strategy.experimental_local_results(value)
+            for name, value in strategy.run(one).items()
+        }
+        # Where hosts have gathered, every replica holds all rows.
+        return {
+            name: values[0] if gathers else tf.concat(values, 0)
+            for name, values in parts.items()
+        }
+
+    everywhere = tf.TensorSpec((size * replicas(), *shape), signature.dtype)
+    return compute.get_concrete_function(everywhere)
+
+
+@contextmanager
+def losses_of_hosts_told() -> Iterator[None]:
+    """Turns what TensorFlow raises when another host is lost into a sentence.
+
+    Raises:
+        PmalError: If one is.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if not several_hosts() or not is_lost_worker(error):
+            raise
+        raise PmalError(
+            "Every host must stay until the run is done. Received: another host was "
+            f"lost: {reason_of_loss(error)}. Finished stages and checkpoints are kept: "
+            "start the same command again on all hosts, or on fewer with another "
+            "TF_CONFIG."
+        ) from error

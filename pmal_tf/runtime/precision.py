@@ -1,0 +1,84 @@
+"""What number types the devices can train in."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from pmal_tf.runtime.errors import PmalError, first_line
+
+# The first compute capability whose tensor cores multiply a type: float16 since Volta,
+# bfloat16 since Ampere (NVIDIA, CUDA C++ Programming Guide, "Compute Capabilities").
+_LEAST_CAPABILITY = {"mixed_float16": (7, 0), "mixed_bfloat16": (8, 0)}
+
+
+def check_precision(policy: str) -> None:
+    """Checks that the devices can train in a precision.
+
+    Every visible GPU is asked for its compute capability; without a GPU, the CPU tries
+    a convolution and its gradients.
+
+    Args:
+        policy: A Keras dtype policy; only the mixed ones can be lacking.
+
+    Raises:
+        PmalError: If a device cannot.
+    """
+    if policy not in _LEAST_CAPABILITY:
+        return
+    devices = tf.config.get_visible_devices("GPU")
+    for device in devices:
+        _check_gpu(device, policy)
+    if not devices:
+        _check_cpu(policy)
+
+
+def _check_gpu(device: tf.config.PhysicalDevice, policy: str) -> None:
+    """Checks a GPU's compute capability, where it has one.
+
+    Raises:
+        PmalError: If it is too low.
+    """
+    details = tf.config.experimental.get_device_details(device)
+    capability = details.get("compute_capability")
+    least = _LEAST_CAPABILITY[policy]
+    if capability is not None and tuple(capability) < least:
+        raise PmalError(
+            f"`precision={policy}` needs GPUs of compute capability {_text(least)} or "
+            f"more. Received: {details.get('device_name', device.name)} with "
+            f"{_text(capability)}. {_way_out(policy, tuple(capability))}"
+        )
+
+
+def _check_cpu(policy: str) -> None:
+    """Takes a 3x3 convolution and its gradients in a precision's type.
+
+    Raises:
+        PmalError: If TensorFlow cannot compute them.
+    """
+    dtype = keras.DTypePolicy(policy).compute_dtype
+    with tf.device("CPU:0"):
+        image, kernel = tf.ones((1, 4, 4, 2), dtype), tf.ones((3, 3, 2, 2), dtype)
+        try:
+            with tf.GradientTape() as tape:
+                tape.watch([image, kernel])
+                output = tf.nn.conv2d(image, kernel, strides=1, padding="VALID")
+            tape.gradient(output, [image, kernel])
+        except tf.errors.OpError as error:
+            raise PmalError(
+                f"`precision={policy}` needs convolutions in {dtype}. Received: this "
+                f"CPU, where TensorFlow cannot compute them: {first_line(error)}. Use "
+                "--precision=float32."
+            ) from error
+
+
+def _way_out(policy: str, capability: tuple[int, ...]) -> str:
+    """Says which precision a GPU has instead."""
+    if policy == "mixed_bfloat16" and capability >= _LEAST_CAPABILITY["mixed_float16"]:
+        return "Use --precision=mixed_float16 or --precision=float32."
+    return "Use --precision=float32."
+
+
+def _text(capability: tuple[int, ...]) -> str:
+    """Writes a compute capability, e.g. 7.5."""
+    return ".".join(map(str, capability))

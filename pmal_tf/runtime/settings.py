@@ -1,0 +1,135 @@
+"""Settings that carry their help, allowed values and meaning in one declaration.
+
+They stand beside what they are settings of, in frozen dataclasses whose fields are made
+by `setting` and checked by `check_settings`; `pmal_tf.workflow.config` makes flags of
+them. Nothing here or there loads TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from pmal_tf.runtime.errors import PmalError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers from `low` to `high`; None is no bound."""
+
+    low: float | None = None
+    high: float | None = None
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        above = self.low is None or (
+            value > self.low if self.open_low else value >= self.low
+        )
+        below = self.high is None or (
+            value < self.high if self.open_high else value <= self.high
+        )
+        return above and below
+
+    def __str__(self) -> str:
+        left = "(" if self.open_low or self.low is None else "["
+        right = ")" if self.open_high or self.high is None else "]"
+        low = "-inf" if self.low is None else f"{self.low:g}"
+        high = "inf" if self.high is None else f"{self.high:g}"
+        return f"{left}{low}, {high}{right}"
+
+
+def setting(
+    default: Any,
+    text: str,
+    *,
+    allowed: Interval | tuple[str, ...] | None = None,
+    result: bool = True,
+    common: bool = False,
+) -> Any:
+    """Declares a field: default, help, and allowed values.
+
+    Args:
+        default: Its type is that of the setting; a tuple is a list.
+        text: What the setting is, with its unit.
+        allowed: The numbers or words that it may be.
+        result: Whether results depend on it.
+        common: Whether it is among those that most users need.
+    """
+    metadata = {"help": text, "allowed": allowed, "result": result, "common": common}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def is_setting(field: dataclasses.Field) -> bool:
+    """Tells whether a field was declared by `setting`."""
+    return "help" in field.metadata
+
+
+def settings_in(declared: Any) -> list[dataclasses.Field]:
+    """Returns the settings that a dataclass, or an instance of one, has."""
+    return [field for field in dataclasses.fields(declared) if is_setting(field)]
+
+
+def check_settings(values: Any) -> None:
+    """Checks every setting of a dataclass; its `__post_init__` calls this.
+
+    Raises:
+        PmalError: If a value is not allowed.
+    """
+    for field in settings_in(values):
+        check_setting(field, getattr(values, field.name))
+
+
+def read_settings(values: Any, *names: str) -> dict[str, Any]:
+    """Returns settings that results depend on, as a JSON file holds them.
+
+    Args:
+        values: A dataclass of settings.
+        *names: Which; none for all that it has.
+    """
+    return {
+        field.name: as_json(getattr(values, field.name))
+        for field in settings_in(values)
+        if field.metadata["result"] and (not names or field.name in names)
+    }
+
+
+def as_json(value: Any) -> Any:
+    """Returns a value as it comes back from a JSON file."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def kind_of(field: dataclasses.Field) -> type:
+    """Returns the type of a setting, or of a list's items; without any, str."""
+    default: Any = field.default
+    if not isinstance(default, tuple):
+        return type(default)
+    return type(default[0]) if default else str
+
+
+def check_setting(field: dataclasses.Field, value: Any) -> None:
+    """Checks the type and range of one setting.
+
+    Raises:
+        PmalError: If the value is not allowed.
+    """
+    allowed = field.metadata["allowed"]
+    listed = isinstance(field.default, tuple)
+    kind = kind_of(field)
+    # `type`, not `isinstance`: True is an int to Python, and no number to a user.
+    kinds = (float, int) if kind is float else (kind,)
+    items = value if listed and isinstance(value, tuple) else (value,)
+    for item in items:
+        good, expected = type(item) in kinds, f"be of type {kind.__name__}"
+        if good and isinstance(allowed, Interval):
+            good, expected = item in allowed, f"lie in {allowed}"
+        elif good and allowed is not None:
+            good, expected = item in allowed, f"be one of {', '.join(allowed)}"
+        if not good or (listed and not isinstance(value, tuple)):
+            raise PmalError(
+                f"`{field.name}` must {expected}. Received: {field.name}={item}"
+            )

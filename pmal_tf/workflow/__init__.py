@@ -1,0 +1,1 @@
+"""From settings to stages, and their results in a store."""

@@ -1,0 +1,326 @@
+"""The recipe of an experiment: the stages of each trial, then a summary."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from pmal_tf.backbones.build import check_start
+from pmal_tf.data.splits import trials_of_equal_classes
+from pmal_tf.data.trial_images import TrialImages
+from pmal_tf.methods.registry import get_method
+from pmal_tf.methods.trial import START, Trial
+from pmal_tf.results.collect.summary import render_summary, summarise_experiment
+from pmal_tf.results.page.exports import describe_export
+from pmal_tf.runtime import distribution
+from pmal_tf.runtime.environment import describe_environment, library_versions
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.files import (
+    Marker,
+    check_writable,
+    checksum,
+    read_json,
+    write_json,
+    write_text,
+)
+from pmal_tf.runtime.precision import check_precision
+from pmal_tf.runtime.stage import Stage
+from pmal_tf.workflow.config import EVALUATE, EXPORT, Config
+from pmal_tf.workflow.engine import Workflow, merged
+from pmal_tf.workflow.flags import to_flags
+from pmal_tf.workflow.stages.evaluate import evaluate_stage
+from pmal_tf.workflow.stages.export import export_stage, parent_folder
+from pmal_tf.workflow.store import Store, check_store
+
+_START_RECORD = "start.json"
+
+
+def open_trial(config: Config, number: int) -> Trial:
+    """Returns a trial of an experiment; images are not read yet."""
+    folder = config.run_folder / f"trial_{number}"
+    images = TrialImages(config.data, number, config.run.seed, folder)
+    return Trial(
+        number, config.run.seed, images, config.network, config.recipe, config.devices
+    )
+
+
+def plan(config: Config, trial: Trial) -> list[Stage]:
+    """Returns the stages of a trial in order, wanted or not."""
+    stages = [
+        stage
+        for name, settings in config.methods.items()
+        for stage in get_method(name).stages(trial, settings)
+    ]
+    return merged([*stages, evaluate_stage(config, trial), export_stage(config, trial)])
+
+
+def run_experiment(config: Config) -> str:
+    """Runs the wanted stages of every trial.
+
+    Args:
+        config: The settings.
+
+    Returns:
+        The table of results over the trials that are evaluated with these settings, or
+        a line where there are none; on several hosts, empty on all but the chief.
+
+    Raises:
+        PmalError: If something the user can mend is wrong.
+        Interrupted: If the process was asked to leave.
+    """
+    # Before TensorFlow's first operation: several hosts must find each other first.
+    strategy = distribution.open_strategy(
+        config.devices.strategy, config.devices.worker_timeout_seconds
+    )
+    with distribution.using(strategy), distribution.losses_of_hosts_told():
+        return _run_trials(config)
+
+
+def _run_trials(config: Config) -> str:
+    """Runs the wanted stages of every trial; see `run_experiment`."""
+    # Fail before any work is done.
+    trials = {number: open_trial(config, number) for number in config.run.trials}
+    splits = [trial.images.split for trial in trials.values()]
+    for trial in trials.values():
+        for name, settings in config.methods.items():
+            get_method(name).check(trial, settings)
+    wanted = _wanted_kinds(config, next(iter(trials.values())))
+    _check_devices(config)
+    _check_start(config)
+    if distribution.is_chief():
+        _check_folders(config)
+    for group in trials_of_equal_classes((s.trial, s.known) for s in splits):
+        logging.warning(
+            "Trials %s of %s have the same known classes: their training differs by "
+            "seed only.",
+            *(", ".join(map(str, group)), config.data.dataset),
+        )
+    logging.info(
+        "%s: %s, trials %s, %d epochs a stage, backbone %s at width %g",
+        *(config.run.experiment, config.own_method.title),
+        *(", ".join(map(str, trials)), config.recipe.epochs),
+        *(config.network.backbone, config.network.width),
+    )
+    for trial in trials.values():
+        _run_trial(config, trial, wanted)
+    if not distribution.is_chief():
+        return ""
+    evaluated = _evaluated_trials(config, trials)
+    if not evaluated:
+        return "No trial is evaluated yet.\n"
+    summary = summarise_experiment(config.run_folder, evaluated)
+    return render_summary(summary) + _describe_exports(config, trials)
+
+
+def workflow_of(config: Config, trial: Trial) -> Workflow:
+    """Returns what runs the stages of a trial."""
+    folder = trial.images.folder
+    renew = config.run.stages or ()
+    stages = plan(config, trial)
+    if config.run.overwrite and not renew:
+        renew = tuple(stage.kind for stage in stages)
+
+    def begin(stage: Stage) -> None:
+        if "training" in stage.inputs or "test" in stage.inputs:
+            trial.images.source.check()
+            _ = trial.images.train
+        if distribution.is_chief():
+            _record_settings(config, trial)
+
+    return Workflow(
+        stages,
+        Store(config.store_folder),
+        folder,
+        fingerprint=lambda name: _fingerprint(trial, name),
+        versions=library_versions(),
+        label=f"trial {trial.number}  ",
+        renew=renew if config.run.overwrite else (),
+        begin=begin,
+    )
+
+
+def _fingerprint(trial: Trial, name: str) -> str:
+    """Returns the fingerprint of images, or of the file that training starts from."""
+    if name != START:
+        return trial.images.fingerprint(name)
+    start, record = (
+        Path(trial.network.init_weights),
+        trial.images.folder / _START_RECORD,
+    )
+    if start.is_file():
+        return checksum(start)
+    # Models that are finished do not need the file any more.
+    stored = read_json(record) if record.exists() else {}
+    return str(stored.get(str(start), ""))
+
+
+def _run_trial(config: Config, trial: Trial, kinds: set[str]) -> None:
+    """Runs the wanted stages of one trial.
+
+    Raises:
+        PmalError: If a stage that is needed is missing.
+    """
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(config.network.precision)
+    try:
+        workflow_of(config, trial).run(kinds)
+        if distribution.is_chief():
+            # Also where all was taken; another command may have begun here meanwhile.
+            _record_settings(config, trial, anew=False)
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _record_settings(config: Config, trial: Trial, *, anew: bool = True) -> None:
+    """Writes what is needed to repeat the trial.
+
+    Args:
+        config: The settings.
+        trial: The trial.
+        anew: Whether something is about to be made, on this machine.
+    """
+    folder, number = trial.images.folder, trial.number
+    write_json(folder / "config.json", {**config.values(), "trial": number})
+    alone = config.changed(trials=(number,), overwrite=False)
+    write_text(folder / "flags.txt", to_flags(alone))
+    if anew or not (folder / "environment.json").exists():
+        write_json(folder / "environment.json", describe_environment(config.run.seed))
+    trial.images.write_record()
+    start = Path(config.network.init_weights)
+    if start.is_file():
+        write_json(folder / _START_RECORD, {str(start): checksum(start)})
+
+
+def _wanted_kinds(config: Config, trial: Trial) -> set[str]:
+    """Returns the kinds of stages to run.
+
+    Raises:
+        PmalError: If there is none of a name.
+    """
+    kinds = dict.fromkeys(stage.kind for stage in plan(config, trial))
+    strange = [kind for kind in config.run.stages if kind not in kinds]
+    if strange:
+        raise PmalError(
+            f"`stages` must name stages of this run: {', '.join(kinds)}. Received: "
+            f"stages={','.join(strange)}. Stages of another method come with "
+            "--method or --compare."
+        )
+    return set(config.run.stages or kinds)
+
+
+def _check_start(config: Config) -> None:
+    """Checks the file that training starts from, where some model may need it."""
+    folders = (config.run_folder / f"trial_{number}" for number in config.run.trials)
+    if not all((folder / EVALUATE / "done.json").exists() for folder in folders):
+        check_start(config.network, config.data.image_size)
+
+
+def _check_devices(config: Config) -> None:
+    """Checks and sets up what the devices are to do.
+
+    Raises:
+        PmalError: If they cannot.
+    """
+    precision = config.network.precision
+    check_precision(precision)
+    if config.serving.tflite and precision != "float32":
+        raise PmalError(
+            "TensorFlow Lite's converter takes networks in float32 only. Received: "
+            f"tflite={','.join(config.serving.tflite)} with precision={precision}"
+        )
+    if config.serving.tflite and distribution.several_hosts():
+        raise PmalError(
+            "TensorFlow Lite models are made on one host. Received: "
+            f"tflite={','.join(config.serving.tflite)} on several. Leave --tflite out, "
+            "and add it when the same command is started on one host: it exports only."
+        )
+    replicas, batch_size = distribution.replicas(), config.recipe.batch_size
+    if batch_size % replicas:
+        raise PmalError(
+            "A batch must be divisible by the number of replicas. Received: "
+            f"batch_size={batch_size} on {replicas} replicas. Choose another "
+            "--batch_size, or use fewer devices."
+        )
+    if replicas > 1:
+        logging.info(
+            "%d replicas, %d of them here, each with %d images of a batch",
+            *(replicas, distribution.local_replicas(), batch_size // replicas),
+        )
+        if precision == "mixed_float16":
+            raise PmalError(
+                "Replicas would scale their losses apart, since each looks for "
+                "overflows in its own gradients. Received: precision=mixed_float16 on "
+                f"{replicas} replicas. Use --precision=mixed_bfloat16 or float32."
+            )
+        if config.recipe.jit == "on":
+            raise PmalError(
+                "XLA compiles the training step of one device only. Received: jit=on "
+                f"on {replicas} replicas. Leave --jit=auto."
+            )
+    if config.devices.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def _check_folders(config: Config) -> None:
+    """Checks that the folders can be written.
+
+    Raises:
+        PmalError: If one cannot.
+    """
+    for flag, folder in (
+        ("workdir", config.run_folder),
+        ("export_dir", Path(config.serving.export_dir)),
+    ):
+        try:
+            check_writable(folder)
+        except OSError as error:
+            raise PmalError(
+                f"`{flag}` must be a folder that can be written. Received: {folder}: "
+                f"{error.strerror}. Choose another with --{flag}."
+            ) from error
+    check_store(config.store_folder)
+
+
+def _evaluated_trials(config: Config, trials: dict[int, Trial]) -> list[dict[str, Any]]:
+    """Returns the results that were made with these settings and still stand."""
+    results = []
+    names = (path.name for path in config.run_folder.glob("trial_*"))
+    found = (re.fullmatch(r"trial_(\d+)", name) for name in names)
+    for number in sorted(int(match[1]) for match in found if match):
+        folder = config.run_folder / f"trial_{number}"
+        if not (folder / "result.json").exists():
+            continue
+        try:
+            trial = trials.get(number) or open_trial(config, number)
+            # Not from the trial's folder, which may show results of other settings.
+            made = workflow_of(config, trial).finished(EVALUATE).folder
+            calibration = read_json(made / "calibration.json")
+            result = read_json(made / "result.json")
+            results.append({**result, "calibration": calibration})
+        except PmalError as error:
+            logging.warning("Trial %d is left out of the table. %s", number, error)
+    return results
+
+
+def _describe_exports(config: Config, trials: dict[int, Trial]) -> str:
+    """Says where the models of the wanted trials lie and what they reject."""
+    lines = []
+    for number, trial in trials.items():
+        marker = Marker.read(trial.images.folder / EXPORT)
+        if marker is None:
+            continue
+        workflow = workflow_of(config, trial)
+        try:
+            version = workflow.finished(EXPORT).marker.facts["version"]
+        except PmalError:  # It is of other settings.
+            continue
+        folder = parent_folder(config, number) / version
+        made = workflow.finished(EVALUATE).folder
+        calibration = read_json(made / "calibration.json")
+        lines.append(describe_export(folder, config.rule, calibration))
+    return "".join(["\n", *lines]) if lines else ""

@@ -1,0 +1,183 @@
+"""Settings as flags: declared, grouped, read in one function."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from typing import Any
+
+from absl import flags
+
+from pmal_tf.methods import registry
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.flagfiles import expand_flagfiles, experiment_name
+from pmal_tf.runtime.settings import kind_of, settings_in
+from pmal_tf.workflow.config import AUTO, GROUPS, Config
+
+# Flags that there were, and what to do without them.
+_RETIRED = {"share_stages": "nothing: runs of one --workdir always share stages"}
+
+
+def all_settings() -> dict[str, dataclasses.Field]:
+    """Returns every setting by its name, those of all methods included."""
+    groups = [*GROUPS.values(), *(m.Settings for m in registry.all_methods().values())]
+    return {field.name: field for group in groups for field in settings_in(group)}
+
+
+def define_flags() -> None:
+    """Defines one absl flag per setting."""
+    for name, field in all_settings().items():
+        text = _help_of(field)
+        default: Any = field.default
+        if isinstance(default, bool):
+            flags.DEFINE_boolean(name, default, text)
+        elif isinstance(default, int):
+            flags.DEFINE_integer(name, default, text)
+        elif isinstance(default, float):
+            flags.DEFINE_float(name, default, text)
+        elif isinstance(default, tuple):
+            flags.DEFINE_list(name, [str(item) for item in default], text)
+        else:
+            flags.DEFINE_string(name, default, text)
+
+
+def _help_of(field: dataclasses.Field) -> str:
+    """Returns what a setting is and what it may be."""
+    allowed, text = field.metadata["allowed"], field.metadata["help"]
+    if isinstance(allowed, tuple):
+        return f"{text} One of {', '.join(filter(None, allowed))}."
+    return text if allowed is None else f"{text} In {allowed}."
+
+
+def short_help() -> str:
+    """Returns the settings that most users need, by group, with their defaults."""
+    groups = {group.__doc__: group for group in GROUPS.values()}
+    groups |= {m.Settings.__doc__: m.Settings for m in registry.all_methods().values()}
+    lines = ["Flags that matter most; --helpfull lists all.", ""]
+    for doc, group in groups.items():
+        common = [field for field in settings_in(group) if field.metadata["common"]]
+        if common:
+            title = str(doc).splitlines()[0].partition(";")[0].partition(":")[0]
+            lines.append(f"{title.rstrip('.')}:")
+        for field in common:
+            default = field.default
+            if isinstance(default, tuple):
+                default = _as_list(default)
+            shown = f" [{default}]" if default != "" else ""
+            lines.append(f"  --{field.name}{shown}\n      {_help_of(field)}")
+    return "\n".join(lines)
+
+
+def parse_arguments(argv: list[str]) -> list[str]:
+    """Parses a command line with its flagfiles into absl's `FLAGS`.
+
+    Flags on the command line win over flagfiles, wherever they stand. Settings in a
+    flagfile of a method that is not in use do not matter; on the command line they are
+    a mistake.
+
+    Args:
+        argv: The program's name and its arguments.
+
+    Returns:
+        What is left: the name, and arguments that are not flags.
+
+    Raises:
+        PmalError: If a flagfile cannot be read, or a flag exists no more.
+        absl.flags.Error: If a flag is unknown or has a value of a wrong type.
+    """
+    from_files, from_command_line, top_level = expand_flagfiles(argv[1:])
+    if top_level:
+        flags.FLAGS.set_default("experiment", experiment_name(top_level))
+    try:
+        left = flags.FLAGS([argv[0], *from_files, *from_command_line])
+    except flags.UnrecognizedFlagError as error:
+        retired = dict(_RETIRED)
+        for method in registry.all_methods().values():
+            retired |= method.retired
+        name = error.flagname.removeprefix("no")
+        if name not in retired:
+            raise
+        raise PmalError(
+            f"--{name} is no flag any more; in its place: {retired[name]}. Received: "
+            f"--{error.flagname}."
+        ) from error
+    in_use = _methods_in_use()
+    for name, (owner, _) in registry.owners().items():
+        flag = flags.FLAGS[name]
+        asked = any(_name_of(argument) == name for argument in from_command_line)
+        if flag.present and owner not in in_use and not asked:
+            flag.unparse()
+    return left
+
+
+def _name_of(argument: str) -> str:
+    """Returns the flag that an argument names."""
+    name = argument.lstrip("-").partition("=")[0]
+    return name.removeprefix("no") if name.startswith("no") else name
+
+
+def _methods_in_use() -> set[str]:
+    """Returns the names of the methods that the flags ask for, if there are such."""
+    method, compare = str(flags.FLAGS["method"].value), flags.FLAGS["compare"].value
+    own = registry.all_methods().get(method)
+    beside = own.beside if own is not None and compare == [AUTO] else ()
+    return {method, *(compare or ()), *beside}
+
+
+def config_from_flags() -> Config:
+    """Reads absl's `FLAGS`, here and nowhere else, into a validated `Config`.
+
+    Raises:
+        PmalError: If a value is not allowed.
+    """
+    values: dict[str, Any] = {}
+    for name, field in all_settings().items():
+        flag = flags.FLAGS[name]
+        # A default that a flagfile's name has set counts as given.
+        if not flag.present and flag.value in (field.default, list(_texts(field))):
+            continue
+        value: Any = flag.value
+        if isinstance(field.default, tuple):
+            value = tuple(_convert(field, item) for item in value)
+        values[name] = value
+    return Config(**values)
+
+
+def to_flags(config: Config) -> str:
+    """Returns settings as a flagfile, one `--name=value` per line."""
+    lines = []
+    fields = all_settings()
+    for name, value in config.values().items():
+        if isinstance(value, tuple):
+            text = _as_list(value)
+        else:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+        if text != "" or fields[name].default:
+            lines.append(f"--{name}={text}\n")
+    return "".join(lines)
+
+
+def _texts(field: dataclasses.Field) -> tuple[str, ...]:
+    """Returns the default of a list as absl keeps it."""
+    default: Any = field.default
+    return tuple(map(str, default)) if isinstance(default, tuple) else ()
+
+
+def _as_list(values: tuple[Any, ...]) -> str:
+    """Writes values as absl reads a list: separated by commas, quoted where needed."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(values)
+    return text.getvalue()
+
+
+def _convert(field: dataclasses.Field, item: str) -> Any:
+    """Converts one item of a list flag to the type of the default's items."""
+    kind = kind_of(field)
+    try:
+        return kind(item.strip())
+    except ValueError as error:
+        raise PmalError(
+            f"`{field.name}` must list values of type {kind.__name__}, separated by "
+            f"commas. Received: {item!r}"
+        ) from error

@@ -1,0 +1,1 @@
+"""The stages that follow the methods': evaluation and export."""

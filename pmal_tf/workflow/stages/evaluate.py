@@ -1,0 +1,185 @@
+"""Scoring the test images with the run's method and those judged beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pmal_tf.methods.method import Method
+from pmal_tf.methods.registry import get_method
+from pmal_tf.methods.scorer import Scorer
+from pmal_tf.methods.trial import Trial
+from pmal_tf.results.calibration import WITHHELD, calibrate, calibrate_on_half
+from pmal_tf.results.evaluate import (
+    ImageScores,
+    computable,
+    score_images,
+    summarise,
+)
+from pmal_tf.results.scores.registry import get_scores
+from pmal_tf.results.scores.score import Score
+from pmal_tf.runtime import distribution
+from pmal_tf.runtime.files import save_arrays, write_json
+from pmal_tf.runtime.stage import Stage, Work
+from pmal_tf.workflow.config import EVALUATE, Config
+from pmal_tf.workflow.stages.tensorboard import write_embeddings, write_hparams_row
+
+STATISTICS = "statistics.npz"
+_WITHHELD_SCORES = "scores_calibration.npz"
+_PROTOTYPE_EMBEDDINGS = "prototype_embeddings.npz"
+_READ = ("test", "calibration")
+
+Statistics = dict[str, dict[str, np.ndarray]]
+
+
+def evaluate_stage(config: Config, trial: Trial) -> Stage:
+    """Returns the stage that judges the run's method, and those beside it."""
+    methods = (config.own_method, *config.compared)
+    needs = dict.fromkeys(name for method in methods for name in method.result_of)
+    fits = any(score.statistics for score in _asked(config, config.own_method))
+    return Stage(
+        name=EVALUATE,
+        kind=EVALUATE,
+        run=lambda work: _evaluate(config, trial, work),
+        needs=tuple(needs),
+        reads={
+            **config.result_settings(),
+            "trial": trial.number,
+            # The result tells its name.
+            "experiment": config.run.experiment,
+        },
+        inputs=(*_READ, *(("training",) if fits else ())),
+        shows=("projector", "hparams"),
+    )
+
+
+def _asked(config: Config, method: Method) -> tuple[Score, ...]:
+    """Returns the scores that a method is judged by, those of the run's first."""
+    names = (score.name for score in config.scores)
+    return get_scores((*names, *method.scores))
+
+
+def _evaluate(config: Config, trial: Trial, work: Work) -> dict[str, Any]:
+    """Writes scores and metrics of each method, and thresholds for the run's own."""
+    own, images = config.own_method, trial.images
+    first = own.load(work.path_of)
+    scorers = {own.name: first}
+    for method in config.compared:
+        scorers[method.name] = first.beside(method.load(work.path_of))
+    scored, statistics = {}, {}
+    for name, scorer in scorers.items():
+        outputs = scorer.outputs(images.test.image)
+        chosen = computable(_asked(config, get_method(name)), outputs)
+        fitted = _statistics(trial, scorer, chosen)
+        statistics[name] = fitted
+        scored[name] = score_images(outputs, images.test, chosen, fitted)
+    withheld = None
+    if len(images.calibration):
+        outputs = first.outputs(images.calibration.image)
+        chosen = computable(config.scores, outputs)
+        withheld = score_images(
+            outputs, images.calibration, chosen, statistics[own.name]
+        )
+    if not distribution.is_chief():
+        return {}
+    metrics = {}
+    for name, scores in scored.items():
+        metrics[name] = summarise(scores, trial.num_classes)
+        scores.save(work.new_path(get_method(name).scores_file))
+    if withheld is not None:
+        withheld.save(work.new_path(_WITHHELD_SCORES))
+    _write_prototype_embeddings(work, scorers)
+    _write_statistics(work, statistics[own.name])
+    if trial.devices.tensorboard:
+        write_embeddings(trial, work, scored[own.name], first)
+        write_hparams_row(config, trial, work, metrics[own.name])
+    calibration = _calibrate(config, trial, scored[own.name], withheld)
+    write_json(work.new_path("calibration.json"), calibration)
+    write_json(work.new_path("result.json"), _result(config, trial, metrics))
+    return {}
+
+
+def _result(config: Config, trial: Trial, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the content of `result.json`."""
+    methods, split = [get_method(name) for name in metrics], trial.images.split
+    return {
+        "experiment": config.run.experiment,
+        "dataset": trial.data.dataset,
+        "backbone": trial.network.backbone,
+        "protocol": split.protocol,
+        "trial": trial.number,
+        "seed": trial.run_seed,
+        "epochs": trial.recipe.epochs,
+        "known": split.known,
+        "unknown": split.unknown,
+        "openness": split.openness,
+        "unknown_is_estimate": trial.images.unknown_is_estimate,
+        "method": config.own_method.name,
+        "baseline": config.own_method.baseline,
+        "titles": {method.name: method.title for method in methods},
+        "files": {method.name: method.scores_file for method in methods},
+        "models": metrics,
+    }
+
+
+def _statistics(trial: Trial, scorer: Scorer, scores: tuple[Score, ...]) -> Statistics:
+    """Returns what scores measure against, by the scores' names."""
+    fitted = [score for score in scores if score.statistics]
+    if not fitted:
+        return {}
+    train = trial.images.train
+    outputs = scorer.outputs(train.image)
+    return {
+        score.name: score.statistics(outputs, train.label)
+        for score in fitted
+        if score.statistics
+    }
+
+
+def _write_statistics(work: Work, statistics: Statistics) -> None:
+    """Keeps for the export what scores measure against."""
+    arrays = {
+        f"{score}/{name}": array
+        for score, named in statistics.items()
+        for name, array in named.items()
+    }
+    if arrays:
+        save_arrays(work.new_path(STATISTICS), arrays)
+
+
+def _write_prototype_embeddings(work: Work, scorers: Mapping[str, Scorer]) -> None:
+    """Writes [P, D] embeddings of the prototypes by each method, for pictures.
+
+    Their rows are those of `mining/prototypes.npz`: class by class, as selected.
+    """
+    arrays = {}
+    for name, scorer in scorers.items():
+        embedding = scorer.prototype_embeddings()
+        if embedding is not None:
+            arrays[name] = embedding
+    if arrays:
+        save_arrays(work.new_path(_PROTOTYPE_EMBEDDINGS), arrays)
+
+
+def _calibrate(
+    config: Config, trial: Trial, test: ImageScores, withheld: ImageScores | None
+) -> dict[str, Any]:
+    """Returns thresholds and what they reject, the content of `calibration.json`.
+
+    Args:
+        config: The settings.
+        trial: The trial.
+        test: The run's method's scores of the test images.
+        withheld: Those of the images withheld to set thresholds on, if any were.
+    """
+    reject_rate = config.evaluation.reject_rate
+    if withheld is None:
+        return calibrate_on_half(
+            *(test.scores, test.is_unknown, test.example_id),
+            reject_rate=reject_rate,
+            seed=trial.seed("calibration"),
+        )
+    parts = (test.scores_of(~test.is_unknown), test.scores_of(test.is_unknown))
+    return calibrate(withheld.scores, *parts, reject_rate=reject_rate, source=WITHHELD)

@@ -1,0 +1,247 @@
+"""What a sweep found: a table and a picture per setting, the best point, the costs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pmal_tf.results.page.tables import markdown_table
+from pmal_tf.results.scores.registry import get_score
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.files import read_json, write_json, write_text
+from pmal_tf.workflow.config import Config
+from pmal_tf.workflow.flags import to_flags
+from pmal_tf.workflow.tuning.pictures import draw_setting, write_space
+from pmal_tf.workflow.tuning.space import Parameter
+from pmal_tf.workflow.tuning.sweep import Sweep
+
+_MARKERS = "*/done.json"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a sweep.
+
+    Attributes:
+        values: Of the settings that are varied.
+        config: All its settings.
+        results: Per trial `trial`, `auroc`, `acc`; empty if it could not be trained.
+    """
+
+    values: dict[str, Any]
+    config: Config
+    results: tuple[dict[str, Any], ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean AUROC over trials, the objective."""
+        return statistics.fmean(result["auroc"] for result in self.results)
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation of the AUROC over trials, None for one trial."""
+        aurocs = [result["auroc"] for result in self.results]
+        return statistics.stdev(aurocs) if len(aurocs) > 1 else None
+
+
+def write_results(sweep: Sweep, points: Sequence[Point]) -> str:
+    """Writes the results into the sweep's folder.
+
+    Args:
+        sweep: The sweep.
+        points: Its points.
+
+    Returns:
+        The content of `table.md`.
+
+    Raises:
+        PmalError: If no point could be trained.
+    """
+    trained = _comparable([point for point in points if point.results])
+    if not trained:
+        raise PmalError(
+            "A sweep needs at least one point that can be trained. Received: "
+            f"{len(points)} points, none of them trained. See {sweep.folder}."
+        )
+    best = max(trained, key=lambda point: point.mean)
+    costs = measure_costs([point.config for point in points])
+    write_json(sweep.folder / "costs.json", costs)
+    for name, held_out in (("best", False), ("best_objective", True)):
+        flags = _flags_of(sweep, best, name, held_out)
+        write_text(sweep.folder / f"{name}.flags", flags)
+    center = sweep.config if sweep.tuner == "axes" else None
+    for parameter in sweep.space:
+        draw_setting(sweep, parameter, marginals(trained, parameter, center))
+    write_space(sweep)
+    text = _render(sweep, points, trained, best, costs)
+    write_text(sweep.folder / "table.md", text)
+    return text
+
+
+def measure_costs(configs: Sequence[Config]) -> dict[str, float]:
+    """Adds up the seconds of all stages of some runs.
+
+    Args:
+        configs: The settings of the runs.
+
+    Returns:
+        `seconds` of computing, where a stage that runs share counts once, and
+        `seconds_from_nothing`, where it counts for each; `points`.
+    """
+    once: dict[tuple[str, ...], float] = {}
+    total = 0.0
+    for config in configs:
+        for trial in config.trials:
+            folder = config.run_folder / f"trial_{trial}"
+            for path in sorted(folder.glob(_MARKERS)):
+                marker = read_json(path)
+                made = (str(trial), path.parent.name, str(marker["outputs"]))
+                once[made] = marker["seconds"]
+                total += marker["seconds"]
+    return {
+        "points": len(configs),
+        "seconds": round(sum(once.values()), 1),
+        "seconds_from_nothing": round(total, 1),
+    }
+
+
+def marginals(
+    points: Sequence[Point], parameter: Parameter, center: Config | None
+) -> list[tuple[Any, list[float]]]:
+    """Returns the AUROC at each value of a setting, as a row of Table 5 has it.
+
+    Args:
+        points: Trained points.
+        parameter: The setting.
+        center: Where one setting is varied at a time, the settings around which: only
+            points that differ from them in this one count. None averages over the
+            values of the others.
+
+    Returns:
+        Per value that was visited, ascending, the AUROC of each trial.
+    """
+    by_value: dict[Any, dict[int, list[float]]] = {}
+    for point in points:
+        others = {n: v for n, v in point.values.items() if n != parameter.name}
+        if center is not None and any(
+            getattr(center, name) != value for name, value in others.items()
+        ):
+            continue
+        by_trial = by_value.setdefault(point.values[parameter.name], {})
+        for result in point.results:
+            by_trial.setdefault(result["trial"], []).append(result["auroc"])
+    return [
+        (value, [statistics.fmean(aurocs) for aurocs in by_value[value].values()])
+        for value in sorted(by_value)
+    ]
+
+
+def _flags_of(sweep: Sweep, best: Point, name: str, held_out: bool) -> str:
+    """Returns a flagfile of the best point, of the final run or of the objective."""
+    original = sweep.config
+    config = best.config.changed(
+        experiment=f"{original.experiment}_{name}",
+        workdir=original.workdir,
+        store_dir=original.store_dir,
+        tuning_held_out=held_out,
+        stages=best.config.stages if held_out else original.stages,
+        compare=() if held_out else original.compare,
+    )
+    what = (
+        "Runs the best point again, on the same held-out classes: its AUROC "
+        f"{get_score(sweep.rule).title} was {best.mean:.6f} (mean over trials)."
+        if held_out
+        else "Trains on all known classes with the settings of the best point."
+    )
+    return f"# {what}\n{to_flags(config)}"
+
+
+def _comparable(points: Sequence[Point]) -> list[Point]:
+    """Returns the points of the largest budget, each once.
+
+    Hyperband gives most points few epochs, and may come to one again; budgets are not
+    averaged, nor compared. Where epochs are what is varied, all points count.
+    """
+    most = max((point.config.epochs for point in points), default=0)
+    by_name = {
+        point.config.experiment: point
+        for point in points
+        if "epochs" in point.values or point.config.epochs == most
+    }
+    return list(by_name.values())
+
+
+def _render(
+    sweep: Sweep,
+    points: Sequence[Point],
+    trained: Sequence[Point],
+    best: Point,
+    costs: dict[str, float],
+) -> str:
+    """Renders `table.md`.
+
+    Args:
+        sweep: The sweep.
+        points: All its points.
+        trained: Those that rows and the best are of.
+        best: The best of these.
+        costs: Of `measure_costs`.
+    """
+    trials = ", ".join(map(str, sweep.config.trials))
+    parts = [
+        f"Sweep {sweep.config.experiment}: {sweep.config.dataset}, protocol "
+        f"`{sweep.config.protocol}`, AUROC {get_score(sweep.rule).title} in percent on "
+        f"classes held out of the known ones, trials {trials} "
+        f"(n = {len(sweep.config.trials)}), {sweep.tuner}, seed {sweep.config.seed}; "
+        "mean ± standard deviation over trials. Test images were not looked at.\n"
+    ]
+    if sweep.tuner == "hyperband":
+        parts[0] += (
+            f"Rows and the best are of points with {best.config.epochs} epochs a "
+            "stage.\n"
+        )
+    center = sweep.config if sweep.tuner == "axes" else None
+    for parameter in sweep.space:
+        rows = marginals(trained, parameter, center)
+        header = [parameter.name, *(str(value) for value, _ in rows)]
+        parts.append(markdown_table(header, [["AUROC", *(_cell(a) for _, a in rows)]]))
+    if center is None:
+        parts[0] += "A row averages over the values of the other settings.\n"
+    header = [*best.values, "epochs", "AUROC", "ACC", "n"]
+    parts.append(markdown_table(header, [_row(point) for point in points]))
+    names = ", ".join(f"{name} {value}" for name, value in best.values.items())
+    parts.append(
+        f"Best: {names}. `best.flags` trains on all known classes with it, "
+        "`best_objective.flags` gives its AUROC again. The best of several noisy "
+        "numbers is, on average, better than it will be again.\n"
+    )
+    parts.append(
+        f"{len(points)} points took {costs['seconds']:.0f} s of computing in stages; "
+        f"each from nothing would have taken {costs['seconds_from_nothing']:.0f} s "
+        f"({costs['seconds_from_nothing'] / max(costs['seconds'], 0.1):.1f} times as "
+        "long).\n"
+    )
+    return "\n".join(parts)
+
+
+def _row(point: Point) -> list[str]:
+    """Renders a point as a row."""
+    shown = [*map(str, point.values.values()), str(point.config.epochs)]
+    if not point.results:
+        return [*shown, "could not be trained", "", "0"]
+    return [
+        *shown,
+        _cell([result["auroc"] for result in point.results]),
+        _cell([result["acc"] for result in point.results]),
+        str(len(point.results)),
+    ]
+
+
+def _cell(values: Sequence[float]) -> str:
+    """Renders fractions as percent, mean and spread."""
+    mean = f"{100 * statistics.fmean(values):.1f}"
+    if len(values) < 2:
+        return mean
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}"

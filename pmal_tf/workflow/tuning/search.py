@@ -1,0 +1,158 @@
+"""Running a sweep with KerasTuner: on from where it stood, alone or among workers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import redirect_stdout
+from typing import Any
+
+import keras_tuner
+from absl import logging
+from keras_tuner import errors
+from keras_tuner.engine import base_tuner
+from keras_tuner.engine import trial as trials
+
+from pmal_tf.runtime.errors import PmalError, TrainingDivergedError, first_line
+from pmal_tf.runtime.settings import kind_of
+from pmal_tf.workflow.experiment import run_experiment
+from pmal_tf.workflow.tuning.oracles import (
+    INTERNAL,
+    OBJECTIVE,
+    build_oracle,
+    check_oracle,
+)
+from pmal_tf.workflow.tuning.results import Point, write_results
+from pmal_tf.workflow.tuning.space import variable_settings
+from pmal_tf.workflow.tuning.sweep import Sweep, objective_of, trial_results
+
+_PROJECT = "tuner"
+_CHIEF, _WORKER_ID = "chief", "KERASTUNER_TUNER_ID"
+
+
+class PointTuner(base_tuner.BaseTuner):
+    """Runs every point of a sweep as an experiment of its own.
+
+    Args:
+        sweep: The sweep.
+        oracle: Says which points.
+    """
+
+    def __init__(self, sweep: Sweep, oracle: keras_tuner.Oracle) -> None:
+        self.sweep = sweep
+        try:
+            # It tells on standard output that it goes on from a folder; so do we.
+            with redirect_stdout(sys.stderr):
+                super().__init__(
+                    oracle, directory=str(sweep.folder), project_name=_PROJECT
+                )
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise PmalError(
+                "KerasTuner's records of a sweep must stand as they were written. "
+                f"Received: {sweep.folder / _PROJECT}, damaged: {first_line(error)}. "
+                "Move that folder away; points that are finished are not run again."
+            ) from error
+        _retry_lost_points(oracle)
+        # Before the first point is done there would be nothing to go on from.
+        self.save()
+
+    def run_trial(self, trial: trials.Trial, *args: Any, **kwargs: Any) -> Any:
+        """Runs one point.
+
+        Returns:
+            The objective by its name.
+
+        Raises:
+            keras_tuner.errors.FailedTrialError: If its training diverged.
+            keras_tuner.errors.FatalError: If something is wrong with all points.
+        """
+        config = self.sweep.config_of(*_values_of(self.sweep, trial))
+        logging.info("Point %s: %s", trial.trial_id, config.experiment)
+        try:
+            run_experiment(config)
+        except TrainingDivergedError as error:
+            raise errors.FailedTrialError(str(error)) from error
+        except Exception as error:
+            # KerasTuner would take any other for a bad point, and go on.
+            raise errors.FatalError(str(error)) from error
+        return {OBJECTIVE: objective_of(trial_results(config, self.sweep.rule))}
+
+
+def _retry_lost_points(oracle: keras_tuner.Oracle) -> None:
+    """Lets points run that were cut short before the oracle had noted them.
+
+    KerasTuner writes a point's own file first; killed between the two, it would take
+    the point for one that somebody else is at.
+    """
+    for name, trial in sorted(oracle.trials.items()):
+        if (
+            trial.status == trials.TrialStatus.RUNNING
+            and name not in oracle.start_order
+        ):
+            oracle.start_order.append(name)
+            oracle._retry_queue.append(name)
+
+
+def run_sweep(sweep: Sweep) -> str:
+    """Runs what is left of a sweep, and writes its results.
+
+    Args:
+        sweep: The sweep.
+
+    Returns:
+        Its table; of a worker whose chief is elsewhere, empty.
+
+    Raises:
+        PmalError: If something the user can mend is wrong.
+        Interrupted: If the process was asked to leave.
+    """
+    check_oracle(sweep.tuner, sweep.space)
+    sweep.open_folder()
+    oracle = build_oracle(
+        *(sweep.tuner, sweep.space, sweep.config),
+        max_points=sweep.max_points,
+        seed=sweep.config.seed,
+    )
+    tuner = PointTuner(sweep, oracle)
+    try:
+        tuner.search(verbose=0)
+    except errors.FatalError as error:
+        raise (error.__cause__ or error) from None
+    except RuntimeError as error:
+        raise PmalError(
+            "A sweep must be able to train its points. Received: several in a row that "
+            f"could not be trained, the last one: {error}. See "
+            f"{sweep.folder / _PROJECT}; lower --learning_rate, or vary less."
+        ) from error
+    worker = os.environ.get(_WORKER_ID)
+    if worker is not None and _CHIEF not in worker:
+        return ""
+    return write_results(sweep, _points(sweep, oracle))
+
+
+def _points(sweep: Sweep, oracle: keras_tuner.Oracle) -> list[Point]:
+    """Returns the points in the order they were begun, each once."""
+    points: dict[str, Point] = {}
+    for name in oracle.start_order:
+        values, epochs = _values_of(sweep, oracle.trials[name])
+        config = sweep.config_of(values, epochs)
+        results = trial_results(config, sweep.rule)
+        done = oracle.trials[name].status == trials.TrialStatus.COMPLETED
+        point = Point(values, config, tuple(results if done else ()))
+        points.setdefault(config.experiment, point)
+    return list(points.values())
+
+
+def _values_of(sweep: Sweep, trial: trials.Trial) -> tuple[dict[str, Any], int | None]:
+    """Returns a point's values, and its epochs where the tuner chose them."""
+    values = trial.hyperparameters.values
+    settings = variable_settings()
+    ours: dict[str, Any] = {}
+    for parameter in sweep.space:
+        # Some oracles give NumPy's numbers, and go past the end of a range in the last
+        # digit, perhaps out of what the setting may be.
+        value = kind_of(settings[parameter.name])(values[parameter.name])
+        if parameter.low is not None and parameter.high is not None:
+            value = min(max(value, parameter.low), parameter.high)
+        ours[parameter.name] = value
+    return ours, values.get(f"{INTERNAL}epochs")

@@ -1,0 +1,166 @@
+"""Which settings a sweep varies, and over what.
+
+`--vary=epsilon=0.3,0.7,0.9` lists values, `--vary=epsilon=0.3..0.9` gives a range.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pmal_tf.methods.registry import all_methods
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.settings import check_setting, kind_of, settings_in
+from pmal_tf.workflow.config import GROUPS, Config
+
+if TYPE_CHECKING:
+    import keras_tuner
+
+# Which points a sweep visits.
+TUNERS = ("axes", "grid", "random", "bayesian", "hyperband")
+# Table 5 of the paper, and lambda_p of the text below it.
+TABLE_5 = (
+    "prototypes_per_class=1,5,10,20,30",
+    "epsilon=0.1,0.3,0.5,0.7,0.9",
+    "num_models=2,3,4,5,6",
+    "margin=0.1,0.3,0.5,0.8,1",
+    "prototype_weight=0.5,0.8,1",
+)
+_RANGE = ".."
+# Settings that say what is learnt, not how.
+_NOT_VARIED = (
+    *("dataset", "protocol", "tuning_held_out", "mining_repeats"),
+    *("calibration_fraction", "unknown_dataset", "image_size", "init_weights"),
+)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A setting that a sweep varies.
+
+    Attributes:
+        name: Of a field of `Config`.
+        values: What it takes; empty for a range.
+        low: Least value of a range.
+        high: Largest.
+    """
+
+    name: str
+    values: tuple[Any, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        if self.values:
+            return f"{self.name}={','.join(map(str, self.values))}"
+        return f"{self.name}={self.low}{_RANGE}{self.high}"
+
+
+def parse_space(texts: Sequence[str]) -> tuple[Parameter, ...]:
+    """Reads a space from `NAME=VALUES` texts.
+
+    Args:
+        texts: One per setting: values separated by commas, or LOW..HIGH.
+
+    Raises:
+        PmalError: If a setting cannot be varied, is varied twice, or may not take a
+            value.
+    """
+    space = tuple(_parse(text) for text in texts)
+    names = [parameter.name for parameter in space]
+    if not names or len(set(names)) != len(names):
+        raise PmalError(
+            "`vary` must name at least one setting, each once. "
+            f"Received: {', '.join(names) or 'none'}"
+        )
+    return space
+
+
+def variable_settings() -> dict[str, dataclasses.Field]:
+    """Returns the settings that may be varied, by name."""
+    groups = [GROUPS[name] for name in ("data", "network", "recipe")]
+    groups += [method.Settings for method in all_methods().values()]
+    return {
+        field.name: field
+        for group in groups
+        for field in settings_in(group)
+        if field.metadata["result"]
+        and not isinstance(field.default, tuple | bool)
+        and field.name not in _NOT_VARIED
+    }
+
+
+def _parse(text: str) -> Parameter:
+    """Reads one text; see `parse_space`."""
+    name, _, given = text.partition("=")
+    field = variable_settings().get(name.strip())
+    if field is None:
+        raise PmalError(
+            "`vary` must begin with the name of a setting that training depends on. "
+            f"Received: {text!r}. There are: {', '.join(sorted(variable_settings()))}."
+        )
+    low, is_range, high = given.partition(_RANGE)
+    if is_range:
+        return _range(field, text, low, high)
+    items = [item.strip() for item in given.split(",") if item.strip()]
+    values = tuple(_convert(field, item) for item in items)
+    if not values or len(set(values)) != len(values):
+        raise PmalError(
+            f"`vary` must list values of {field.name}, each once, or a range LOW.."
+            f"HIGH. Received: {text!r}"
+        )
+    return Parameter(field.name, values)
+
+
+def _range(field: dataclasses.Field, text: str, low: str, high: str) -> Parameter:
+    """Reads a range; see `parse_space`."""
+    if kind_of(field) is str:
+        raise PmalError(
+            f"`vary` takes ranges of numbers; list the values of {field.name}. "
+            f"Received: {text!r}"
+        )
+    ends = _convert(field, low), _convert(field, high)
+    if not ends[0] < ends[1]:
+        raise PmalError(
+            f"A range must go from its low to its high end. Received: {text!r}"
+        )
+    return Parameter(field.name, low=ends[0], high=ends[1])
+
+
+def _convert(field: dataclasses.Field, item: str) -> Any:
+    """Converts a value to a setting's type, and checks it.
+
+    Raises:
+        PmalError: If the setting may not take it.
+    """
+    kind = kind_of(field)
+    try:
+        value = kind(item.strip())
+    except ValueError as error:
+        raise PmalError(
+            f"`vary` must give {field.name} values of type {kind.__name__}. "
+            f"Received: {item.strip()!r}"
+        ) from error
+    check_setting(field, value)
+    return value
+
+
+def hyperparameters(
+    space: Sequence[Parameter], config: Config
+) -> keras_tuner.HyperParameters:
+    """Returns a space as KerasTuner takes it; settings of `config` are its defaults."""
+    import keras_tuner
+
+    hp = keras_tuner.HyperParameters()
+    for parameter in space:
+        name, default = parameter.name, getattr(config, parameter.name)
+        if parameter.values:
+            given = default if default in parameter.values else parameter.values[0]
+            hp.Choice(name, list(parameter.values), default=given)
+        elif kind_of(variable_settings()[name]) is int:
+            hp.Int(name, int(parameter.low or 0), int(parameter.high or 0))
+        else:
+            hp.Float(name, float(parameter.low or 0), float(parameter.high or 0))
+    return hp

@@ -1,0 +1,436 @@
+"""PMALModel: one step against a hand-written one, and what Keras users expect."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import pmal_tf
+from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
+from pmal_tf.methods.pmal.model import PMALModel
+from pmal_tf.methods.pmal.prototypes import Prototypes
+from pmal_tf.mining.distances import point_to_set_distance
+from pmal_tf.runtime.distribution import open_strategy
+from pmal_tf.runtime.errors import PmalError
+
+NUM_CLASSES, WIDTH = 3, 2
+
+
+@pytest.fixture
+def linear_network():
+    """z = a linear map of the pixels, without dropout or normalisation."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((2, 2, 3), name="image")
+    z = keras.layers.Dense(4, name="embedding")(keras.layers.Flatten()(image))
+    logits = keras.layers.Dense(NUM_CLASSES, dtype="float32", name="logits")(z)
+    return embedding_and_logits(keras.Model(image, logits))
+
+
+@pytest.fixture
+def training(rng):
+    image = rng.integers(0, 4, size=(8, 2, 2, 3)).astype(np.uint8)
+    label = np.array([0, 1, 2, 0, 1, 2, 0, 1], np.int32)
+    ids = np.arange(8).astype(str)
+    selection = [np.array([0, 3]), np.array([1, 4]), np.array([2])]
+    return image, label, Prototypes.from_selection(selection, image, ids, np.ones(8))
+
+
+def batches_of(training, batch_size=8):
+    image, label, prototypes = training
+    features = {"image": image, "example_index": np.arange(8)}
+    dataset = tf.data.Dataset.from_tensor_slices((features, label))
+    return prototypes.attach(dataset.batch(batch_size))
+
+
+def loss_by_hand(weights, image, label, prototypes, margin, weight):
+    """Eq. 9 to 11 in NumPy, one sample at a time, sample 0 to 4 being prototypes."""
+    kernel, bias, head, head_bias = weights
+    own_position = {0: (0, 0), 3: (0, 1), 1: (1, 0), 4: (1, 1), 2: (2, 0)}
+
+    def embed(images):
+        return images.reshape(len(images), -1).astype(np.float64) @ kernel + bias
+
+    z = embed(image)
+    banks = [embed(images[mask]) for images, mask in zip(*prototypes, strict=True)]
+    total = 0.0
+    for i in range(len(z)):
+        logits = z[i] @ head + head_bias
+        total += np.log(np.exp(logits).sum()) - logits[label[i]]
+        distance = []
+        for k, bank in enumerate(banks):
+            if own_position.get(i, (None,))[0] == k:
+                bank = np.delete(bank, own_position[i][1], axis=0)
+            if len(bank) == 0:
+                distance.append(None)
+                continue
+            attention = np.exp(bank @ z[i] / 2.0)  # sqrt(D) = 2
+            attended = attention / attention.sum() @ bank
+            cosine = z[i] @ attended
+            cosine /= np.linalg.norm(z[i]) * np.linalg.norm(attended)
+            distance.append(1.0 - cosine)
+        own = distance.pop(label[i])
+        if own is not None:
+            total += weight * max(0.0, own - min(distance) + margin)
+    return total / len(z)
+
+
+def numeric_gradient(function, weights, step=1e-5):
+    gradients = []
+    for weight in weights:
+        gradient = np.zeros_like(weight)
+        for index in np.ndindex(*weight.shape):
+            kept = weight[index]
+            weight[index] = kept + step
+            above = function()
+            weight[index] = kept - step
+            below = function()
+            weight[index] = kept
+            gradient[index] = (above - below) / (2 * step)
+        gradients.append(gradient)
+    return gradients
+
+
+def test_train_step_is_a_gradient_step_on_eq_10(linear_network, training):
+    image, label, prototypes = training
+    model = PMALModel(linear_network, WIDTH, margin=0.8, prototype_weight=0.7)
+    model.compile(optimizer=keras.optimizers.SGD(0.1))
+    weights = [w.numpy().astype(np.float64) for w in model.trainable_weights]
+    sets = (prototypes.image, prototypes.mask)
+
+    def loss():
+        return loss_by_hand(weights, image, label, sets, margin=0.8, weight=0.7)
+
+    expected_loss = loss()
+    # Images and prototypes share the weights, so this is the joint gradient.
+    gradients = numeric_gradient(loss, weights)
+    logs = model.train_step(next(iter(batches_of(training))))
+    assert float(logs["loss"]) == pytest.approx(expected_loss, rel=1e-5)
+    assert float(logs["prototype_loss"]) > 0
+    for variable, weight, gradient in zip(
+        model.trainable_weights, weights, gradients, strict=True
+    ):
+        np.testing.assert_allclose(variable, weight - 0.1 * gradient, atol=1e-5)
+
+
+def test_stopped_gradient_leaves_the_prototypes_out(linear_network, training):
+    steps = {}
+    for flows in (True, False):
+        network = keras.models.clone_model(linear_network)
+        network.set_weights(linear_network.get_weights())
+        model = PMALModel(network, WIDTH, prototype_gradient=flows)
+        model.compile(optimizer=keras.optimizers.SGD(0.1))
+        model.train_step(next(iter(batches_of(training))))
+        steps[flows] = network.get_weights()
+    assert not np.allclose(steps[True][0], steps[False][0])
+    # Without a gradient through them the loss is the same function of the samples: the
+    # head, which prototypes do not reach, takes the same step.
+    np.testing.assert_allclose(steps[True][2], steps[False][2], atol=1e-6)
+
+
+def test_inference_mode_leaves_batch_statistics_to_the_batch(training):
+    image, _label, _prototypes = training
+    moved = {}
+    for mode in ("joint", "inference"):
+        keras.utils.set_random_seed(0)
+        classifier = build_classifier(
+            "oscri", (2, 2, 3), NUM_CLASSES, width=0.05, dropout=0.0
+        )
+        model = PMALModel(embedding_and_logits(classifier), WIDTH, prototype_mode=mode)
+        model.compile(optimizer=keras.optimizers.SGD(0.0))
+        model.train_step(next(iter(batches_of(training))))
+        norm = next(layer for layer in classifier.layers if layer.name == "norm_1")
+        moved[mode] = norm.moving_mean.numpy()
+    keras.utils.set_random_seed(0)
+    alone = build_classifier("oscri", (2, 2, 3), NUM_CLASSES, width=0.05, dropout=0.0)
+    alone(image, training=True)
+    expected = alone.get_layer("norm_1").moving_mean.numpy()
+    np.testing.assert_allclose(moved["inference"], expected, atol=1e-7)
+    assert not np.allclose(moved["joint"], expected)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_takes_the_same_step(policy, rng):
+    image = rng.integers(0, 256, size=(8, 8, 8, 3)).astype(np.uint8)
+    label = np.array([0, 1, 2, 0, 1, 2, 0, 1], np.int32)
+    selection = [np.array([0, 3]), np.array([1, 4]), np.array([2, 5])]
+    prototypes = Prototypes.from_selection(
+        selection, image, np.arange(8).astype(str), np.ones(8)
+    )
+    before = keras.config.dtype_policy()
+    change = {}
+    for name in ("float32", policy):
+        keras.config.set_dtype_policy(name)
+        try:
+            keras.utils.set_random_seed(0)
+            classifier = build_classifier("oscri", (8, 8, 3), 3, width=0.1, dropout=0.0)
+            model = PMALModel(embedding_and_logits(classifier), WIDTH)
+            model.compile(optimizer=keras.optimizers.SGD(0.1))
+            start = [w.numpy() for w in model.trainable_weights]
+            # Loss scaling skips steps whose gradients overflow and halves the scale.
+            batch = next(iter(batches_of((image, label, prototypes))))
+            for _ in range(12):
+                model.train_step(batch)
+                if (model.trainable_weights[-1].numpy() != start[-1]).any():
+                    break
+        finally:
+            keras.config.set_dtype_policy(before)
+        assert model.bank.dtype == "float32"
+        change[name] = np.concatenate(
+            [
+                (w.numpy() - s).ravel()
+                for w, s in zip(model.trainable_weights, start, strict=True)
+            ]
+        )
+    # Without loss scaling, float16's change would be 30,000 times too small.
+    ratio = np.linalg.norm(change[policy]) / np.linalg.norm(change["float32"])
+    assert 0.9 < ratio < 1.1
+    assert np.corrcoef(change[policy], change["float32"])[0, 1] > 0.95
+
+
+def test_two_replicas_take_the_step_of_one(linear_network, training):
+    """Per-example losses over the global batch: gradients of replicas add up."""
+    image, label, prototypes = training
+    alone = PMALModel(linear_network, WIDTH)
+    alone.compile(optimizer=keras.optimizers.SGD(0.1))
+    start = linear_network.get_weights()
+    batch = next(iter(batches_of((image, label, prototypes))))
+    alone.train_step(batch)
+    expected = linear_network.get_weights()
+
+    strategy = open_strategy("mirrored", worker_timeout_seconds=1)
+    with strategy.scope():
+        network = keras.models.clone_model(linear_network)
+        network.set_weights(start)
+        model = PMALModel(network, WIDTH)
+        model.compile(optimizer=keras.optimizers.SGD(0.1))
+        model.optimizer.build(model.trainable_variables)
+    features, labels = batch
+
+    def half(context):
+        """Half of the batch, and every other prototype."""
+        replica = context.replica_id_in_sync_group
+        rows = slice(4 * replica, 4 * replica + 4)
+        cut = {name: features[name][rows] for name in ("image", "example_index")}
+        for name in ("prototype_image", "prototype_slot"):
+            cut[name] = features[name][replica::2]
+        return {**features, **cut}, labels[rows]
+
+    halves = strategy.experimental_distribute_values_from_function(half)
+    run = tf.function(lambda data: strategy.run(model.train_step, args=(data,)))
+    run(halves)
+    for value, wanted in zip(network.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(value, wanted, atol=1e-6)
+
+
+def test_compile_fit_evaluate_predict_work_as_keras_users_expect(
+    linear_network, training
+):
+    image, _label, prototypes = training
+    model = PMALModel(linear_network, WIDTH)
+    model.compile(optimizer=keras.optimizers.Adam(0.01))
+    dataset = batches_of(training, batch_size=3)
+    history = model.fit(dataset, epochs=12, verbose=0, shuffle=False).history
+    assert set(history) == {
+        "loss",
+        "classification_loss",
+        "prototype_loss",
+        "attention_entropy",
+        "active_hinges",
+        "own_distance",
+        "nearest_other_distance",
+        "accuracy",
+    }
+    assert history["loss"][-1] < history["loss"][0]
+    assert set(model.evaluate(dataset, verbose=0, return_dict=True)) >= {"accuracy"}
+    model.refresh_prototypes(prototypes.image, prototypes.mask)
+    outputs = model.predict(image, verbose=0)
+    np.testing.assert_allclose(
+        outputs["distance"], model.outputs(image)["distance"], atol=1e-6
+    )
+    np.testing.assert_array_equal(model.score(image), outputs["distance"].min(axis=1))
+
+
+def test_sample_weights_and_regularisers_count(linear_network, training):
+    plain = PMALModel(linear_network, WIDTH)
+    plain.compile(optimizer=keras.optimizers.SGD(0.1))
+    (features, label) = next(iter(batches_of(training)))
+    start = linear_network.get_weights()
+    plain.train_step((features, label, tf.zeros(8)))
+    for weight, before in zip(linear_network.get_weights(), start, strict=True):
+        np.testing.assert_array_equal(weight, before)
+    head = linear_network.get_layer("logits")
+    head.kernel_regularizer = keras.regularizers.L2(0.5)
+    head.kernel.regularizer = head.kernel_regularizer
+    plain.train_step((features, label, tf.zeros(8)))
+    # The gradient of 0.5 |W|^2 is W.
+    np.testing.assert_allclose(head.kernel, 0.9 * start[2], atol=1e-6)
+
+
+@pytest.fixture
+def trained_oscri(rng):
+    """A network with dropout, whose BatchNorm statistics are not those of a batch."""
+    keras.utils.set_random_seed(0)
+    classifier = build_classifier("oscri", (16, 16, 3), 3, width=0.1, dropout=0.5)
+    for _ in range(3):
+        classifier(rng.integers(0, 256, size=(8, 16, 16, 3)), training=True)
+    return embedding_and_logits(classifier)
+
+
+def test_inference_paths_use_no_batch_statistics_and_no_dropout(trained_oscri, rng):
+    image = rng.integers(0, 256, size=(6, 16, 16, 3)).astype(np.uint8)
+    selection = [np.array([0, 1]), np.array([2, 3]), np.array([4, 5])]
+    ids = np.arange(6).astype(str)
+    prototypes = Prototypes.from_selection(selection, image, ids, np.ones(6))
+    model = PMALModel(trained_oscri, WIDTH)
+    model.compile(optimizer="sgd")
+    model.refresh_prototypes(prototypes.image, prototypes.mask)
+    embedding = trained_oscri(image, training=False)["embedding"]
+    np.testing.assert_allclose(tf.reshape(model.bank, (6, -1)), embedding, atol=1e-6)
+    features = {"image": image, "example_index": np.arange(6)}
+    label = np.array([0, 0, 1, 1, 2, 2])
+    dataset = tf.data.Dataset.from_tensor_slices((features, label)).batch(6)
+    logs = model.evaluate(prototypes.attach(dataset), verbose=0, return_dict=True)
+    logits = trained_oscri(image, training=False)["logits"].numpy()
+    expected = -tf.nn.log_softmax(logits).numpy()[np.arange(6), label].mean()
+    assert logs["classification_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_does_not_round_the_bank_or_the_distances(policy, rng):
+    image = rng.integers(0, 256, size=(6, 16, 16, 3)).astype(np.uint8)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        keras.utils.set_random_seed(0)
+        classifier = build_classifier("oscri", (16, 16, 3), 3, width=0.2)
+        model = PMALModel(embedding_and_logits(classifier), WIDTH)
+    finally:
+        keras.config.set_dtype_policy(before)
+    model.refresh_prototypes(image.reshape(3, 2, 16, 16, 3), np.ones((3, 2), bool))
+    outputs = model.outputs(image)
+    exact = point_to_set_distance(
+        outputs["embedding"], model.bank.numpy(), np.ones((3, 2), bool)
+    )
+    np.testing.assert_allclose(outputs["distance"], exact, atol=1e-6)
+
+
+def test_padding_of_the_bank_is_masked(linear_network, training):
+    image, _label, prototypes = training
+    model = PMALModel(linear_network, WIDTH)
+    model.refresh_prototypes(prototypes.image, prototypes.mask)
+    np.testing.assert_array_equal(model.bank_mask.numpy(), prototypes.mask)
+    assert not prototypes.mask.all()
+    exact = point_to_set_distance(
+        model.outputs(image)["embedding"], model.bank.numpy(), prototypes.mask
+    )
+    np.testing.assert_allclose(model.outputs(image)["distance"], exact, atol=1e-6)
+
+
+def test_prototypes_are_at_no_distance_from_themselves(linear_network, training):
+    image, _label, prototypes = training
+    model = PMALModel(linear_network, WIDTH)
+    model.refresh_prototypes(prototypes.image, prototypes.mask)
+    # Class 2 has one prototype, image 2: the attention can go nowhere else.
+    assert model.outputs(image[2:3])["distance"][0, 2] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_keras_file_holds_the_bank_and_needs_no_custom_objects(
+    linear_network, training, tmp_path
+):
+    image, _label, prototypes = training
+    model = PMALModel(linear_network, WIDTH, margin=0.3, prototype_mode="inference")
+    model.compile(optimizer=keras.optimizers.Adam(0.01))
+    model.fit(batches_of(training), verbose=0, shuffle=False)
+    model.refresh_prototypes(prototypes.image, prototypes.mask)
+    model.save(tmp_path / "model.keras")
+    loaded = pmal_tf.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded, PMALModel)
+    assert (loaded.margin, loaded.prototype_mode) == (0.3, "inference")
+    for name, value in model.outputs(image).items():
+        np.testing.assert_array_equal(loaded.outputs(image)[name], value)
+
+
+def test_batches_without_prototypes_are_an_error(linear_network, training):
+    image, label, _prototypes = training
+    model = PMALModel(linear_network, WIDTH)
+    model.compile(optimizer="sgd")
+    with pytest.raises(PmalError, match=r"prototypes.attach"):
+        model.train_step((tf.constant(image), tf.constant(label)))
+
+
+def test_bad_settings_are_errors(linear_network):
+    with pytest.raises(PmalError, match="joint, inference, bank"):
+        PMALModel(linear_network, WIDTH, prototype_mode="both")
+    model = PMALModel(linear_network, WIDTH)
+    with pytest.raises(PmalError, match=r"\(3, 2\)"):
+        model.refresh_prototypes(np.zeros((3, 5, 2, 2, 3)), np.ones((3, 5), bool))
+    image = keras.Input((2, 2, 3))
+    one_class = keras.layers.Dense(1)(keras.layers.Flatten()(image))
+    with pytest.raises(PmalError, match="at least 2 known classes"):
+        PMALModel(embedding_and_logits(keras.Model(image, one_class)), WIDTH)
+
+
+def test_missing_model_file_is_an_error(tmp_path):
+    (tmp_path / "broken.keras").write_bytes(b"PK\x03\x04 not a model")
+    for name in ("absent.keras", "broken.keras"):
+        with pytest.raises(PmalError, match=f"complete `.keras`.*{name}"):
+            pmal_tf.load_model(tmp_path / name)
+
+
+def test_a_step_tells_how_the_prototypes_work(linear_network, training):
+    image, label, prototypes = training
+    model = PMALModel(linear_network, WIDTH, margin=0.8)
+    features, _ = next(iter(batches_of(training)))
+    parts = model.loss_parts(features, tf.constant(label), training=False)
+    kernel, bias = (w.numpy() for w in model.trainable_weights[:2])
+    z = image.reshape(8, -1) @ kernel + bias
+    bank = prototypes.image.reshape(3, WIDTH, -1) @ kernel + bias
+    for i in (5, 6, 7):  # Those that are no prototype themselves.
+        own = bank[label[i]][prototypes.mask[label[i]]]
+        attention = np.exp(own @ z[i] / 2.0)
+        attention /= attention.sum()
+        entropy = -(attention * np.log(attention)).sum()
+        assert float(parts["attention_entropy"][i]) == pytest.approx(entropy, abs=1e-4)
+    hinge = parts["own_distance"] - parts["nearest_other_distance"] + 0.8
+    # Sample 2 is the only prototype of its class: it has no own set.
+    counted = np.arange(8) != 2
+    np.testing.assert_allclose(
+        parts["prototype_loss"].numpy()[counted],
+        np.maximum(hinge, 0)[counted],
+        atol=1e-6,
+    )
+    np.testing.assert_array_equal(
+        parts["active_hinges"], parts["prototype_loss"].numpy() > 0
+    )
+
+
+def test_the_nearest_prototype_can_stand_for_the_set(linear_network, training):
+    image, _, prototypes = training
+    models = {
+        way: PMALModel(linear_network, WIDTH, set_distance=way)
+        for way in ("attention", "nearest")
+    }
+    for model in models.values():
+        model.refresh_prototypes(prototypes.image, prototypes.mask)
+    distances = {w: m.outputs(image)["distance"] for w, m in models.items()}
+    assert not np.allclose(distances["attention"], distances["nearest"])
+    nearest = models["nearest"]
+    for i, k in np.ndindex(8, NUM_CLASSES):
+        z = nearest.outputs(image[i : i + 1])["embedding"][0]
+        bank = nearest.bank.numpy()[k][prototypes.mask[k]]
+        cosine = bank @ z / np.linalg.norm(bank, axis=1) / np.linalg.norm(z)
+        assert distances["nearest"][i, k] == pytest.approx(1 - cosine.max(), abs=1e-5)
+    assert PMALModel.from_config(nearest.get_config()).set_distance == "nearest"
+    with pytest.raises(PmalError, match="`set_distance` must be one of"):
+        PMALModel(linear_network, WIDTH, set_distance="median")
+
+
+def test_distances_by_the_current_weights_leave_the_bank_alone(
+    linear_network, training
+):
+    image, _, prototypes = training
+    model = PMALModel(linear_network, WIDTH)
+    before = model.distance_to(image, prototypes.image, prototypes.mask)
+    assert not model.bank.numpy().any()
+    model.refresh_prototypes(prototypes.image, prototypes.mask)
+    np.testing.assert_allclose(before, model.outputs(image)["distance"], atol=1e-6)

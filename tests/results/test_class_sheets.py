@@ -1,0 +1,334 @@
+import dataclasses
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pmal_tf.results.figures.class_sheets import (
+    SheetImages,
+    collect_sheets,
+    draw_class_sheet,
+    write_class_sheets,
+)
+from pmal_tf.results.figures.sheets import captioned_sheet, text_line
+from pmal_tf.runtime.errors import PmalError
+
+STRIPS = ("highest", "median", "lowest", "prototype")
+
+
+class RecordedImages:
+    """Images on a disk: remembers which were asked for, and hands out no others."""
+
+    def __init__(self, image):
+        self._image = image
+        self.shape, self.dtype = image.shape, image.dtype
+        self.asked = []
+
+    def __len__(self):
+        return len(self._image)
+
+    def __getitem__(self, index):
+        self.asked.append(index.tolist())
+        return self._image[index]
+
+
+def solid(colours, side=8, dtype=np.uint8):
+    colours = np.asarray(colours, dtype)
+    return np.tile(colours[:, None, None, :], (1, side, side, 1))
+
+
+def numbered(count, side=8):
+    return solid([(10 * n + 5, 255 - 10 * n, n) for n in range(count)], side)
+
+
+@pytest.fixture
+def worked():
+    # Class 0 from high to low, ties by id: 8 (.9), 2 (.7, "b"), 6 (.7, "f"), 0 (.5),
+    # 4 (.3), 7 (.1). Class 1 has image 3 alone, class 2 images 1 and 5 in this order.
+    return {
+        "image": numbered(9),
+        "class_index": np.array([0, 2, 0, 1, 0, 2, 0, 0, 0], np.int32),
+        "robustness": np.array([0.5, 0.6, 0.7, 0.4, 0.3, 0.2, 0.7, 0.1, 0.9]),
+        "example_id": np.array(["z", "d", "b", "q", "r", "a", "f", "e", "i"]),
+        "selection": [np.array([6, 8]), np.array([3]), np.array([5, 1])],
+    }
+
+
+def strip_of(sheets, class_index, strip):
+    rows = (sheets.class_index == class_index) & (sheets.strip == strip)
+    # The blue channel of `numbered` is the position among all images.
+    return sheets.image[rows][:, 0, 0, 2].tolist()
+
+
+def strips_of(sheets, class_index):
+    return [strip_of(sheets, class_index, strip) for strip in STRIPS]
+
+
+def test_strips_of_a_worked_example(worked):
+    sheets = collect_sheets(**worked, per_strip=2)
+    assert strips_of(sheets, 0) == [[8, 2], [6, 0], [4, 7], [6, 8]]
+    assert strips_of(sheets, 1) == [[3], [3], [3], [3]]
+    assert strips_of(sheets, 2) == [[1, 5], [1, 5], [1, 5], [5, 1]]
+    position = sheets.image[:, 0, 0, 2]
+    np.testing.assert_array_equal(sheets.image, worked["image"][position])
+    for name in ("class_index", "robustness", "example_id"):
+        np.testing.assert_array_equal(getattr(sheets, name), worked[name][position])
+
+
+def test_the_median_strip_lies_in_the_middle(worked):
+    sheets = collect_sheets(**worked, per_strip=4)
+    assert strip_of(sheets, 0, "median") == [2, 6, 0, 4]
+    sheets = collect_sheets(**worked, per_strip=3)
+    assert strip_of(sheets, 0, "median") == [2, 6, 0]
+    assert strip_of(sheets, 0, "lowest") == [0, 4, 7]
+
+
+def test_equal_images_stand_in_order_of_their_ids(worked):
+    worked["robustness"][:] = 0.5
+    sheets = collect_sheets(**worked, per_strip=6)
+    assert strip_of(sheets, 0, "highest") == [2, 7, 6, 8, 4, 0]
+    assert strip_of(sheets, 0, "highest") == strip_of(sheets, 0, "lowest")
+
+
+def test_all_prototypes_are_kept(worked):
+    worked["selection"][0] = np.array([7, 0, 2, 8])
+    sheets = collect_sheets(**worked, per_strip=1)
+    assert strips_of(sheets, 0) == [[8], [6], [7], [7, 0, 2, 8]]
+
+
+def test_only_the_images_shown_are_read_class_by_class(worked):
+    worked["image"] = RecordedImages(worked["image"])
+    sheets = collect_sheets(**worked, per_strip=1)
+    # Of class 0 neither the second nor the two before the last are on the sheet.
+    assert worked["image"].asked == [[6, 7, 8], [3], [1, 5]]
+    assert strips_of(sheets, 0) == [[8], [6], [7], [6, 8]]
+
+
+def test_classes_after_the_last_collected_one_are_not_read(worked):
+    worked["image"] = RecordedImages(worked["image"])
+    sheets = collect_sheets(**worked, most_classes=2)
+    assert set(sheets.class_index) == {0, 1}
+    assert len(worked["image"].asked) == 2
+    assert not {1, 5} & {n for asked in worked["image"].asked for n in asked}
+
+
+def test_images_of_no_known_class_are_left_out(worked):
+    worked["class_index"][8] = -1
+    worked["selection"][0] = np.array([6])
+    assert 8 not in collect_sheets(**worked).image[:, 0, 0, 2]
+
+
+@pytest.mark.parametrize("side", [5, 8])
+def test_small_images_keep_every_pixel(worked, rng, side):
+    worked["image"] = rng.integers(0, 256, (9, side, side, 3), np.uint8)
+    sheets = collect_sheets(**worked, per_strip=1, thumbnail=8)
+    shown = [8, 6, 7, 6, 8, 3, 3, 3, 3, 1, 1, 5, 5, 1]
+    np.testing.assert_array_equal(sheets.image, worked["image"][shown])
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((9, 9), (8, 8)), ((40, 40), (8, 8)), ((40, 20), (8, 4)), ((2, 100), (1, 8))],
+)
+def test_large_images_are_shrunk_to_the_longest_side(worked, shape, expected):
+    worked["image"] = np.broadcast_to(worked["image"][:, :1, :1], (9, *shape, 3))
+    sheets = collect_sheets(**worked, per_strip=2, thumbnail=8)
+    assert sheets.image.shape[1:] == (*expected, 3)
+    assert strips_of(sheets, 0) == [[8, 2], [6, 0], [4, 7], [6, 8]]
+
+
+def test_shrunk_images_still_show_what_they_did(worked):
+    halves = np.zeros((9, 64, 64, 3), np.uint8)
+    halves[:, :, 32:, 0] = 200
+    sheets = collect_sheets(**{**worked, "image": halves}, thumbnail=16)
+    # Left and right of the edge, near which a good filter rings.
+    np.testing.assert_array_equal(sheets.image[0, :, :4], 0)
+    np.testing.assert_array_equal(sheets.image[0, :, 12:], [[(200, 0, 0)] * 4] * 16)
+
+
+def test_fine_stripes_become_grey(worked):
+    stripes = np.zeros((9, 64, 64, 3), np.uint8)
+    stripes[:, :, 1::2] = 200
+    sheets = collect_sheets(**{**worked, "image": stripes}, thumbnail=16)
+    np.testing.assert_allclose(sheets.image[:, :, 2:-2], 100, atol=5)
+
+
+def test_numbers_are_rounded_and_cut_to_bytes(worked):
+    worked["image"] = solid([(-3.0, 99.6, 300.0)] * 9, dtype=np.float32)
+    sheets = collect_sheets(**worked)
+    assert sheets.image.dtype == np.uint8
+    np.testing.assert_array_equal(np.unique(sheets.image), [0, 100, 255])
+    assert sheets.image[0, 0, 0].tolist() == [0, 100, 255]
+
+
+def test_what_was_saved_is_loaded(worked, tmp_path):
+    worked["example_id"] = worked["example_id"].astype(object)
+    sheets = collect_sheets(**worked)
+    sheets.save(tmp_path / "sheets.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["sheets.npz"]
+    loaded = SheetImages.load(tmp_path / "sheets.npz")
+    for name, value in dataclasses.asdict(sheets).items():
+        np.testing.assert_array_equal(getattr(loaded, name), value)
+        assert getattr(loaded, name).dtype == value.dtype
+    with zipfile.ZipFile(tmp_path / "sheets.npz") as archive:
+        assert {info.compress_type for info in archive.infolist()} == {
+            zipfile.ZIP_DEFLATED
+        }
+
+
+@pytest.mark.parametrize("name", ["image", "class_index", "robustness", "example_id"])
+def test_arrays_of_other_images_are_a_mistake(worked, name):
+    worked[name] = worked[name][:-1]
+    with pytest.raises(PmalError, match=r"Received: .*8"):
+        collect_sheets(**worked)
+
+
+@pytest.mark.parametrize("name", ["per_strip", "most_classes", "thumbnail"])
+def test_numbers_below_one_are_a_mistake(worked, name):
+    with pytest.raises(PmalError, match=r"1 or more\. Received: .*0"):
+        collect_sheets(**worked, **{name: 0})
+
+
+def places(picture, colour):
+    """Returns the (top, left) of each 64 x 64 square of one colour."""
+    same = (picture == colour).all(axis=2)
+    for axis in (0, 1):
+        windows = np.lib.stride_tricks.sliding_window_view(same, 64, axis=axis)
+        same = windows.all(axis=2)
+    return [tuple(place) for place in np.argwhere(same).tolist()]
+
+
+def test_the_picture_shows_the_images_at_their_places(worked):
+    # Images of 8 x 8 are magnified to 64 x 64.
+    sheets = collect_sheets(**worked, per_strip=2)
+    picture = draw_class_sheet(sheets, 0, "cat")
+    assert picture.dtype == np.uint8
+    found = {n: places(picture, worked["image"][n, 0, 0]) for n in range(9)}
+    tops = sorted({top for squares in found.values() for top, _ in squares})
+    lefts = sorted({left for squares in found.values() for _, left in squares})
+    assert (len(tops), len(lefts)) == (4, 2)
+    grid = [[None] * 2 for _ in range(4)]
+    for n, squares in found.items():
+        for top, left in squares:
+            grid[tops.index(top)][lefts.index(left)] = n
+    assert grid == [[8, 2], [6, 0], [4, 7], [6, 8]]
+
+
+def test_more_prototypes_than_columns_go_on_below(worked):
+    worked["class_index"][:] = 0
+    worked["selection"] = [np.arange(9)]
+    sheets = collect_sheets(**worked, per_strip=6)
+    picture = draw_class_sheet(sheets, 0, "cat")
+    last = [places(picture, worked["image"][n, 0, 0])[-1] for n in range(9)]
+    assert len({top for top, _ in last[:6]}) == 1
+    assert [left for _, left in last[6:]] == [left for _, left in last[:3]]
+    assert {top > last[0][0] + 64 for top, _ in last[6:]} == {True}
+
+
+def test_large_thumbnails_are_not_magnified(worked):
+    worked["image"] = numbered(9, side=64)
+    picture = draw_class_sheet(collect_sheets(**worked, per_strip=1), 1, "cat")
+    assert len(places(picture, worked["image"][3, 0, 0])) == 4
+
+
+def test_title_and_captions_tell_of_the_class(worked):
+    sheets = collect_sheets(**worked)
+    picture = draw_class_sheet(sheets, 1, "cat")
+    assert (picture != draw_class_sheet(sheets, 1, "dog")).any()
+    other = dataclasses.replace(sheets, robustness=sheets.robustness + 0.001)
+    changed = (picture != draw_class_sheet(other, 1, "cat")).any(axis=(1, 2))
+    bottoms = [top + 64 for top, _ in places(picture, worked["image"][3, 0, 0])]
+    for bottom in bottoms:
+        assert changed[bottom : bottom + 20].any()
+        changed[bottom : bottom + 20] = False
+    assert not changed.any()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "Zürich",
+        "京都 Ж مرحبا",
+        "a\nb\x00\t",
+        "\ud800",
+        "😀" * 40,
+        "é\u0301",
+        "w" * 9999,
+    ],
+)
+def test_any_name_can_be_a_title(worked, name):
+    sheets = collect_sheets(**worked)
+    shape = draw_class_sheet(sheets, 1, "cat").shape
+    picture = draw_class_sheet(sheets, 1, name)
+    assert picture.shape == shape
+    assert (picture[:16] == 255).all()
+    assert (picture[:, -16:] == 255).all()
+
+
+def test_letters_lose_accents_that_the_font_lacks():
+    line = text_line("Zürich", 99, 20)
+    np.testing.assert_array_equal(line, text_line("Zurich", 99, 20))
+    assert (line != text_line("Zrich", 99, 20)).any()
+
+
+def test_a_title_stays_on_its_line():
+    np.testing.assert_array_equal(text_line("a\nb", 99, 20), text_line("a b", 99, 20))
+
+
+def test_long_lines_are_cut_short():
+    line, longer = text_line("w" * 50, 100, 20), text_line("w" * 60, 100, 20)
+    np.testing.assert_array_equal(line, longer)
+    assert (line != text_line("w" * 5, 100, 20)).any()
+
+
+def test_a_sheet_without_images_has_no_height():
+    assert captioned_sheet(np.empty((0, 8, 8, 3), np.uint8), [], 3).shape[0] == 0
+
+
+def test_a_class_that_was_not_collected_is_a_mistake(worked):
+    sheets = collect_sheets(**worked, most_classes=2)
+    with pytest.raises(PmalError, match=r"Received: 2, not among \[0, 1\]"):
+        draw_class_sheet(sheets, 2, "cat")
+
+
+def test_sheets_are_written_under_safe_names(worked, tmp_path):
+    sheets = collect_sheets(**worked)
+    folder = tmp_path / "new" / "sheets"
+    names = ["a/b", "..", "Zürich-京_1"]
+    paths = write_class_sheets(sheets, names, folder)
+    assert [path.name for path in paths] == [
+        "0_a_b.png",
+        "1___.png",
+        "2_Z_rich-__1.png",
+    ]
+    assert sorted(folder.iterdir()) == paths
+    for index, (path, name) in enumerate(zip(paths, names, strict=True)):
+        with Image.open(path) as picture:
+            np.testing.assert_array_equal(
+                np.asarray(picture), draw_class_sheet(sheets, index, name)
+            )
+
+
+def test_names_that_become_equal_do_not_overwrite_each_other(worked, tmp_path):
+    names = ["x" * 90 + "?", "x" * 90 + "!", "x" * 90]
+    paths = write_class_sheets(collect_sheets(**worked), names, tmp_path)
+    assert [path.name for path in paths] == [f"{n}_{'x' * 80}.png" for n in range(3)]
+    assert all(path.exists() for path in paths)
+
+
+def test_files_sort_as_the_classes_do(worked, tmp_path):
+    worked["class_index"] = np.arange(9)
+    worked["selection"] = [np.array([n]) for n in range(9)]
+    names = [f"c{n}" for n in range(11)]
+    paths = write_class_sheets(
+        collect_sheets(**worked, most_classes=2), names, tmp_path
+    )
+    assert [path.name for path in paths] == ["00_c0.png", "01_c1.png"]
+
+
+def test_too_few_names_are_a_mistake(worked, tmp_path):
+    with pytest.raises(PmalError, match="Received: 2 names and images of class 2"):
+        write_class_sheets(collect_sheets(**worked), ["a", "b"], tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,330 @@
+import base64
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import pytest
+from made_runs import make_trial, model
+
+from pmal_tf.results.collect.run_folders import collect_runs
+from pmal_tf.results.page.experiment_sections import points
+from pmal_tf.results.page.exports import describe_export
+from pmal_tf.results.page.page import write_report
+from pmal_tf.results.page.page_blocks import (
+    Code,
+    Table,
+    escape_markdown,
+    paragraph,
+    to_html,
+    to_markdown,
+)
+from pmal_tf.runtime.errors import PmalError
+
+VOID = {"meta", "img", "br", "link"}
+PIXELS = b"\x89PNG pixels"
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order, and collects what a test asks for."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def attributes(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def draw_one(folder, tables):
+    png, svg = folder / "overview.png", folder / "overview.svg"
+    png.write_bytes(PIXELS)
+    svg.write_text("<svg/>")
+    texts = {"title": 'An "overview"', "caption": "Of a < b."}
+    drawn = SimpleNamespace(png=png, svg=svg, **texts)
+    return [drawn], [SimpleNamespace(name="speed", reason="no benchmarks given")]
+
+
+@pytest.fixture
+def report(tmp_path):
+    """Writes a report of `tmp_path/runs` and returns (HTML, Markdown)."""
+
+    def write(draw=draw_one, speed=()):
+        out = tmp_path / "report"
+        runs = tmp_path / "runs"
+        write_report(runs, collect_runs(runs), out, speed, draw)
+        return (
+            (out / "report.html").read_text(encoding="utf-8"),
+            (out / "report.md").read_text(encoding="utf-8"),
+        )
+
+    return write
+
+
+def with_control(pmal, control):
+    return {
+        "pmal": model(dr=pmal),
+        "softmax": model(dr=0.5),
+        "control": model(dr=control),
+    }
+
+
+def row_of(markdown, start):
+    return next(line for line in markdown.splitlines() if line.startswith(start))
+
+
+def test_numbers_stand_beside_the_papers_and_the_difference(tmp_path, report):
+    for trial, auroc in enumerate((0.7, 0.72, 0.74)):
+        models = with_control(auroc, 0.6)
+        make_trial(tmp_path / "runs" / "a", trial, models=models, epochs=7)
+    html, markdown = report()
+    for text in (html, markdown):
+        assert "72.0 ± 2.0" in text
+        # The paper has 94.6 on CIFAR-10 with OSCRI, and ACC 96.3 where ours is 80.0.
+        assert "-22.6" in text
+        assert "-16.3" in text
+        assert "+12.0" in text
+        assert "+10.0 to +14.0" in text
+        assert "+10.0, +12.0, +14.0" in text
+        assert "protocol neal, width 0.25, 7 epochs for 600" in text
+        assert "python -m pmal_tf.run --flagfile=" in text
+        assert "runs/a/trial_2/flags.txt" in text
+        assert "tensorflow 2.21.0" in text
+        assert "git commit abcdef" in text
+        assert "60.0" in text  # Seconds of the optimisation.
+    assert "<pre>--experiment=a\n</pre>" in html
+
+
+def test_ahead_is_said_only_where_the_interval_says_so(tmp_path, report):
+    for trial, auroc in enumerate((0.7, 0.72, 0.5)):
+        make_trial(tmp_path / "runs" / "a", trial, models=with_control(auroc, 0.6))
+    _, markdown = report()
+    line = row_of(markdown, "| AUROC DR ")
+    assert "too close: interval includes 0" in line
+    row = row_of(markdown, "| a, PMAL ")
+    assert "; too close" in row
+    assert "ahead" not in row
+
+
+def test_two_trials_are_never_ahead(tmp_path, report):
+    for trial in range(2):
+        make_trial(tmp_path / "runs" / "a", trial, models=with_control(0.9, 0.1))
+    _, markdown = report()
+    assert "| ahead" not in markdown
+    assert "too few pairs to say (n = 2)" in markdown
+
+
+def test_what_is_missing_is_said(tmp_path, report):
+    models = {"pmal": model(), "softmax": model()}
+    make_trial(tmp_path / "runs" / "a", 0, models=models)
+    half = make_trial(tmp_path / "runs" / "a", 1)
+    (half / "result.json").unlink()
+    html, markdown = report()
+    for text in (html, markdown):
+        assert "PMAL against control: missing" in text
+        assert "--compare=softmax,control" in text
+        assert "it has no result.json" in text
+        assert "no benchmarks given" in text
+        assert "Not finished, so not in these numbers: trial_1" in text
+    row = row_of(markdown, "| a, control ")
+    assert row.count("missing") == 4
+
+
+def test_another_method_is_told_by_its_own_name_and_scores(tmp_path, report):
+    arpl = {"method": "arpl", "baseline": "softmax", "compare": ["softmax"]}
+    for trial, auroc in enumerate((0.7, 0.72, 0.74)):
+        models = {
+            "arpl": model(dr=None, mls=auroc),
+            "softmax": model(dr=None, pr=None, mls=0.6),
+        }
+        make_trial(tmp_path / "runs" / "a", trial, models=models, **arpl)
+    make_trial(tmp_path / "runs" / "b", 0)
+    _, markdown = report()
+    # The columns are those of both experiments, in order of appearance.
+    header = row_of(markdown, "| experiment and model ")
+    assert re.findall("AUROC [A-Z]+", header) == ["AUROC PR", "AUROC MLS", "AUROC DR"]
+    cells = [cell.strip() for cell in row_of(markdown, "| a, ARPL ").split("|")[2:-1]]
+    assert cells[:2] == ["neal", "3"]
+    assert cells[3:] == ["72.0 ± 0.0", "72.0 ± 2.0; ahead", "-"]
+    assert "a: ARPL minus softmax (M^1), in percent points" in markdown
+    assert "ARPL is" in markdown
+    assert "ARPL in the paper" not in markdown
+    assert "b, PMAL in the paper" in markdown
+    assert "- the largest logit" in markdown
+    assert "rejection was not measured" not in markdown
+
+
+def test_a_method_without_a_baseline_is_compared_with_none(tmp_path, report):
+    make_trial(tmp_path / "runs" / "a", 0, models={"pmal": model()}, baseline=None)
+    _, markdown = report()
+    assert "against" not in markdown.partition("## Experiments")[2]
+    assert "| a, control" not in markdown
+
+
+@pytest.mark.parametrize("name", ["pr", "msp"])
+def test_an_export_is_told_with_its_threshold(tmp_path, name):
+    rule = {"threshold": 0.123456, "known_rejected": 0.05, "unknown_rejected": 0.9}
+    text = describe_export(tmp_path, name, {"rules": {"pr": rule}})
+    assert text == (
+        f"Exported {tmp_path}: an image whose PR is above 0.1235 is unknown; that "
+        "rejects 5.0 % of known and 90.0 % of unknown test images.\n"
+    )
+    unmeasured = {**rule, "known_rejected": None, "unknown_rejected": None}
+    text = describe_export(tmp_path, name, {"rules": {"pr": unmeasured}})
+    assert text.endswith("is unknown.\n")
+
+
+def test_a_rule_that_was_not_measured_is_missing_and_no_zero(tmp_path, report):
+    rules = {"dr": None, "pr": None, "mls": None}
+    models = {n: {**model(), **rules} for n in ("pmal", "softmax", "control")}
+    for trial in range(3):
+        make_trial(tmp_path / "runs" / "a", trial, models=models)
+    _, markdown = report()
+    row = row_of(markdown, "| a, PMAL ")
+    assert row.count("missing") == 3
+    assert "rejection was not measured" in markdown
+
+
+def test_thresholds_are_told_beside_what_they_promise(tmp_path, report):
+    from pmal_tf.runtime.files import write_json
+
+    for trial, share in enumerate((0.03, 0.05)):
+        rule = {"known_rejected": share, "unknown_rejected": None}
+        folder = make_trial(tmp_path / "runs" / "a", trial)
+        rules = dict.fromkeys(("dr", "pr", "mls"), rule)
+        write_json(folder / "calibration.json", {"reject_rate": 0.05, "rules": rules})
+    _, markdown = report()
+    assert "reject at most 5.0 % of known images" in markdown
+    row = row_of(markdown, "| DR ")
+    assert "4.0 ± 1.4" in row
+    assert "missing" in row
+
+
+def test_the_page_needs_nothing_else_and_no_script(tmp_path, report):
+    make_trial(tmp_path / "runs" / "a", 0)
+    page = Page(report()[0])
+    used = {tag for tag, _ in page.tags}
+    assert not used & {"script", "link", "iframe", "object"}
+    (image,) = page.attributes("img")
+    assert image["src"] == "data:image/png;base64," + base64.b64encode(PIXELS).decode()
+    assert image["alt"] == 'An "overview"'
+    links = [attributes["href"] for attributes in page.attributes("a")]
+    assert "figures/overview.svg" in links
+    names = {attributes.get("id") for _, attributes in page.tags}
+    assert {link[1:] for link in links if link.startswith("#")} <= names
+    style = next(text for text in page.text if "color-scheme" in text)
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_tables_can_be_read_aloud(tmp_path, report):
+    make_trial(tmp_path / "runs" / "a", 0)
+    page = Page(report()[0])
+    count = len(page.attributes("table"))
+    assert count > 3
+    assert len(page.attributes("caption")) == count
+    assert {th["scope"] for th in page.attributes("th")} == {"col", "row"}
+    assert page.attributes("html") == [{"lang": "en"}]
+
+
+def test_names_of_users_are_text_and_nothing_else(tmp_path, report):
+    evil = ["<script>alert(1)</script>", 'a|b`c*[d](e)"&amp;']
+    make_trial(tmp_path / "runs" / "x&y<b>", 0, known=evil)
+    html, markdown = report()
+    page = Page(html)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "b" not in {tag for tag, _ in page.tags}
+    assert any(", ".join(evil) in text for text in page.text)
+    assert "<script>" not in markdown
+    assert "x&amp;y&lt;b>" in markdown
+
+
+def test_markdown_escapes_what_would_be_markup():
+    assert escape_markdown("a|b <i>\n*c*") == "a\\|b &lt;i> \\*c\\*"
+    assert to_markdown([paragraph("see ", Code("a`b"))], None) == "see ``a`b``\n"
+
+
+def test_rows_of_a_table_have_as_many_cells_as_columns():
+    with pytest.raises(ValueError, match="longer"):
+        to_markdown([Table("x", ("a",), (("1", "2"),))], None)
+    assert to_html([Table("x", ("a", "b"), (("1", "2"),))]).count("<td>2</td>") == 1
+
+
+def test_points_of_a_sweep_are_folded_and_not_among_the_results(tmp_path, report):
+    make_trial(tmp_path / "runs" / "base", 0)
+    make_trial(tmp_path / "runs" / "point", 0, epsilon=0.3)
+    html, markdown = report()
+    assert "<summary>point (a cell of the tables above)</summary>" in html
+    assert "| base, PMAL " in markdown
+    assert "| point, PMAL " not in markdown
+
+
+def test_speed_is_shown(tmp_path, report):
+    make_trial(tmp_path / "runs" / "a", 0)
+    entry = {"name": "scipy_speedup", "value": 6.23456, "unit": "times", "ours": None}
+    _, markdown = report(speed=[entry])
+    assert "| scipy_speedup | 6.235 | times |" in markdown
+
+
+def test_results_are_of_all_experiments_that_are_finished(tmp_path, report):
+    for trial in range(3):
+        models = with_control(0.7 + trial / 100, 0.6)
+        make_trial(tmp_path / "runs" / "a", trial, models=models)
+    (make_trial(tmp_path / "runs" / "b", 0) / "result.json").unlink()
+    _, markdown = report()
+    assert "71.0 ± 1.0; ahead" in row_of(markdown, "| a, PMAL ")
+    assert "| a, control (M^1 trained on) " in markdown
+    assert "| b," not in markdown
+
+
+def test_a_new_report_replaces_an_older_one_entirely(tmp_path, report):
+    make_trial(tmp_path / "runs" / "a", 0)
+    report()
+    (tmp_path / "report" / "figures" / "old.png").write_bytes(b"")
+    make_trial(tmp_path / "runs" / "b", 0)
+    html, _ = report()
+    assert "run-b" in html
+    inside = sorted(path.name for path in (tmp_path / "report" / "figures").iterdir())
+    assert inside == ["overview.png", "overview.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report", "runs"]
+
+
+def test_a_report_that_fails_leaves_the_older_one(tmp_path, report):
+    make_trial(tmp_path / "runs" / "a", 0)
+    before = report()
+
+    def fail(folder, tables):
+        (folder / "half.png").write_bytes(b"")
+        raise PmalError("a figure failed")
+
+    with pytest.raises(PmalError, match="a figure failed"):
+        report(draw=fail)
+    assert (tmp_path / "report" / "report.html").read_text() == before[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report", "runs"]
+
+
+def test_a_folder_of_other_things_is_not_replaced(tmp_path, report):
+    make_trial(tmp_path / "runs" / "a", 0)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "thesis.tex").write_text("mine")
+    with pytest.raises(PmalError, match=r"older report.*which holds thesis\.tex"):
+        report()
+    assert (tmp_path / "report" / "thesis.tex").read_text() == "mine"
+
+
+def test_points_have_a_sign_and_no_negative_zero():
+    written = [points(difference) for difference in (0.0123, -0.0123, -0.0001, 0.0)]
+    assert written == ["+1.2", "-1.2", "+0.0", "+0.0"]

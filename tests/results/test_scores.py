@@ -1,0 +1,322 @@
+import decimal
+import math
+import sys
+from decimal import Decimal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.special import logsumexp
+from tiny_export import CENTRE_SCORE
+
+from pmal_tf.data.images import LabelledImages
+from pmal_tf.results import scores
+from pmal_tf.results.evaluate import computable, score_images
+from pmal_tf.results.scores import registry
+from pmal_tf.results.scores.registry import all_scores, get_score, get_scores, scores_in
+from pmal_tf.results.scores.score import LARGEST
+from pmal_tf.runtime.errors import PmalError
+
+ALL = pytest.mark.parametrize("score", all_scores().values(), ids=all_scores())
+
+
+def outputs_of(logits, distance=None, embedding=None):
+    """Makes a model's outputs of those that are given."""
+    logits = np.array(logits)
+    return {
+        "logits": logits,
+        "distance": np.zeros_like(logits) if distance is None else np.array(distance),
+        "embedding": logits if embedding is None else np.array(embedding),
+    }
+
+
+def values(name, logits, distance=None):
+    return get_score(name).values(outputs_of(logits, distance), {})
+
+
+def random_outputs(num_classes, count=200, scale=3.0):
+    generator = np.random.default_rng(num_classes)
+    logits = generator.normal(0, scale, (count, num_classes))
+    distance = generator.uniform(0, 2, (count, num_classes))
+    embedding = generator.normal(size=(count, 16))
+    outputs = outputs_of(logits, distance, embedding)
+    return {name: array.astype(np.float32) for name, array in outputs.items()}
+
+
+def statistics_of(score):
+    """Fits a score's statistics, if it has any, to outputs of the same form."""
+    if score.statistics is None:
+        return lambda outputs: {}
+
+    def fitted(outputs):
+        labels = np.arange(len(outputs["logits"])) % outputs["logits"].shape[1]
+        return score.statistics(outputs, labels)
+
+    return fitted
+
+
+def both_forms(score, outputs):
+    """Returns the values by NumPy, and those of the graph."""
+    statistics = statistics_of(score)(outputs)
+    computed = tf.function(score.tensor)(as_tensors(outputs), as_tensors(statistics))
+    return score.values(outputs, statistics), computed
+
+
+def as_tensors(arrays):
+    """Returns arrays as an exported graph has them: real numbers as float32."""
+    return {
+        name: tf.constant(array, tf.float32 if array.dtype.kind == "f" else None)
+        for name, array in arrays.items()
+    }
+
+
+def test_scores_by_hand():
+    distance = [[0.25, 1.5], [2.0, 0.5]]
+    logits = [[0.0, math.log(3.0)], [-1.0, -1.0]]
+    assert values("dr", logits, distance).tolist() == [0.25, 0.5]
+    # Odds of 1 to 3, and of 1 to 1.
+    np.testing.assert_allclose(values("msp", logits), [0.25, 0.5], rtol=1e-15)
+    np.testing.assert_array_equal(values("mls", logits), [-math.log(3.0), 1.0])
+    expected = [-math.log(4.0), 1.0 - math.log(2.0)]
+    np.testing.assert_allclose(values("energy", logits), expected, rtol=1e-15)
+    # Both classes have p (1 - p) = 3 / 16, and 1 / 4.
+    expected = [2 * (3 / 16) ** 0.1, 2 * (1 / 4) ** 0.1]
+    np.testing.assert_allclose(values("gen", logits), expected, rtol=1e-15)
+
+
+def test_names_and_what_files_call_them():
+    assert [(s.name, s.field) for s in all_scores().values()] == [
+        *(("dr", "dr"), ("energy", "energy"), ("gen", "gen"), ("mls", "mls")),
+        ("msp", "pr"),
+    ]
+    assert get_score("pr") is get_score("msp")
+    assert [s.name for s in get_scores(["pr", "dr", "msp"])] == ["msp", "dr"]
+    fields = ("mls", "is_unknown", "pr", "msp")
+    assert [s.name for s in scores_in(fields)] == ["mls", "msp"]
+    with pytest.raises(PmalError, match=r"one of dr, .*, msp\. Received: 'max'"):
+        get_score("max")
+
+
+@ALL
+def test_scores_are_float64_whatever_comes_in(score):
+    for dtype in (np.float16, np.float32, np.float64):
+        outputs = {n: v.astype(dtype) for n, v in random_outputs(3).items()}
+        computed, tensor = both_forms(score, outputs)
+        assert computed.dtype == np.float64
+        assert computed.shape == (200,)
+        assert tensor.dtype == tf.float32
+        assert tensor.shape == (200,)
+
+
+@ALL
+@pytest.mark.parametrize("num_classes", [2, 7, 150])
+@pytest.mark.parametrize("scale", [0.01, 3.0, 30.0])
+def test_the_graph_computes_what_the_evaluation_does(score, num_classes, scale):
+    computed, tensor = both_forms(score, random_outputs(num_classes, scale=scale))
+    np.testing.assert_allclose(tensor, computed, rtol=2e-5, atol=1e-7)
+    assert (computed >= score.low).all()
+    assert (computed <= score.unreadable).all()
+
+
+@ALL
+@pytest.mark.parametrize("num_classes", [2, 5, 150])
+def test_extreme_logits_give_finite_scores_that_end_with_the_unreadable(
+    score, num_classes
+):
+    first = np.zeros(num_classes)
+    first[0] = 1.0
+    rows = [sign * 1e4 * first for sign in (1, -1)]
+    rows += [np.full(num_classes, value) for value in (0.0, 1e4, -1e4, 3.0)]
+    rows += [1e4 * (2 * first - 1), 1e4 * (1 - 2 * first), 3e38 * (2 * first - 1)]
+    rows += [np.linspace(-1e4, 1e4, num_classes), np.full(num_classes, -3e38)]
+    distance = np.resize([0.0, 2.0, 1.0], (len(rows), num_classes))
+    outputs = outputs_of(np.float32(rows), distance.astype(np.float32))
+    for result in both_forms(score, outputs):
+        assert np.isfinite(result).all()
+        assert (np.asarray(result) >= score.low).all()
+        assert (np.asarray(result) <= score.unreadable).all()
+    computed, tensor = both_forms(score, outputs)
+    np.testing.assert_allclose(tensor, computed, rtol=2e-5, atol=1e-7)
+
+
+@ALL
+def test_declarations_fit_together(score):
+    assert score.low < score.high <= score.unreadable <= LARGEST
+    assert set(score.needs) <= {"logits", "embedding", "distance"}
+    assert score.meaning[-1] not in ".,"
+    assert score.is_distance <= (score.needs == ("distance",))
+
+
+@ALL
+def test_an_unsure_and_distant_image_has_the_larger_score(score):
+    if not {"logits", "distance"}.issuperset(score.needs) or score.statistics:
+        pytest.skip("depends on more than logits and distances")
+    distance = [[0.1, 1.9, 1.9], [0.3, 1.7, 1.7], [0.9, 1.1, 1.1]]
+    # The last is uniform; all have the same mean.
+    logits = [[8.0, -4.0, -4.0], [1.0, -0.5, -0.5], [0.0, 0.0, 0.0]]
+    computed = score.values(outputs_of(logits, distance), {})
+    assert (np.diff(computed) > 0).all()
+
+
+@ALL
+def test_every_score_belongs_to_its_own_image(score):
+    outputs = random_outputs(5, count=20)
+    statistics = statistics_of(score)(outputs)
+    together = score.values(outputs, statistics)
+    for n in range(20):
+        alone = {name: array[n : n + 1] for name, array in outputs.items()}
+        np.testing.assert_allclose(
+            score.values(alone, statistics), together[n : n + 1], rtol=1e-13
+        )
+
+
+@ALL
+def test_the_arguments_are_left_alone(score):
+    outputs = random_outputs(3, count=6)
+    before = {name: array.copy() for name, array in outputs.items()}
+    both_forms(score, outputs)
+    for name, array in before.items():
+        np.testing.assert_array_equal(outputs[name], array)
+
+
+def test_pr_is_one_minus_the_largest_softmax_probability():
+    logits = np.random.default_rng(0).normal(0, 3, (500, 7))
+    exponential = np.exp(logits)
+    probability = exponential / exponential.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        values("pr", logits), 1.0 - probability.max(axis=1), rtol=0, atol=1e-15
+    )
+
+
+@pytest.mark.parametrize("gap", [20.0, 40.0, 100.0, 700.0])
+def test_pr_resolves_very_confident_images(gap):
+    # 1 - p = e^-gap / (1 + e^-gap), which 1 - max p rounds to 0 from a gap of 37 on.
+    pr = values("pr", [[gap, 0.0]])[0]
+    assert pr == pytest.approx(math.exp(-gap) / (1 + math.exp(-gap)), rel=1e-12, abs=0)
+    assert pr > 0
+
+
+@pytest.mark.parametrize("name", ["msp", "gen"])
+def test_confident_images_are_told_apart(name):
+    computed = values(name, [[gap, 0.0, 0.0] for gap in range(700)])
+    assert (np.diff(computed) < 0).all()
+
+
+def test_pr_of_equal_logits_is_the_share_of_the_other_classes():
+    np.testing.assert_array_equal(values("pr", [[5.0] * 4]), [0.75])
+
+
+def test_pr_counts_the_other_classes_that_tie_with_the_largest():
+    np.testing.assert_array_equal(values("pr", [[9.0, -800.0, 9.0]]), [0.5])
+
+
+@pytest.mark.parametrize("name", ["msp", "gen", "energy", "mls"])
+def test_the_place_of_the_largest_logit_does_not_matter(name):
+    logits = [[4.0, 1.0, 0.0], [0.0, 4.0, 1.0], [1.0, 0.0, 4.0]]
+    computed = values(name, logits)
+    np.testing.assert_allclose(computed, computed[0], rtol=1e-15)
+
+
+def test_huge_logits_do_not_overflow():
+    logits = [[1e30, -1e30], [-1e30, -1e30]]
+    assert values("pr", logits).tolist() == [0.0, 0.5]
+    assert values("gen", logits).tolist() == [0.0, 2 * 0.25**0.1]
+    assert values("energy", logits).tolist() == [-1e30, 1e30]
+    assert values("mls", logits).tolist() == [-1e30, 1e30]
+
+
+@pytest.mark.parametrize("num_classes", [2, 10, 1000])
+def test_energy_is_scipy_s_logsumexp(num_classes):
+    logits = np.random.default_rng(0).normal(0, 20, (100, num_classes))
+    expected = -logsumexp(logits, axis=1)
+    np.testing.assert_allclose(values("energy", logits), expected, rtol=1e-12)
+    # Temperature 1: moving all logits moves it as much.
+    moved = values("energy", logits + 100.0)
+    np.testing.assert_allclose(moved, expected - 100.0, rtol=1e-12)
+
+
+def gen_slowly(logits):
+    """Computes G with 60 digits, class by class."""
+    with decimal.localcontext() as context:
+        context.prec = 60
+        odds = [Decimal(float(logit)).exp() for logit in logits]
+        p = sorted((one / sum(odds) for one in odds), reverse=True)
+        gamma = Decimal(1) / 10
+        return float(sum((q * (1 - q)) ** gamma for q in p[:100]))
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10, 100, 101, 150])
+@pytest.mark.parametrize("scale", [0.1, 5.0, 30.0])
+def test_gen_with_sixty_digits(num_classes, scale):
+    logits = np.random.default_rng(0).normal(0, scale, (4, num_classes))
+    expected = [gen_slowly(row) for row in logits]
+    np.testing.assert_allclose(values("gen", logits), expected, rtol=1e-12)
+    # Only the differences of logits count.
+    np.testing.assert_allclose(values("gen", logits + 50.0), expected, rtol=1e-12)
+
+
+def test_gen_takes_the_hundred_most_probable_classes():
+    uniform = values("gen", np.zeros((1, 200)))
+    np.testing.assert_allclose(uniform, 100 * (199 / 200**2) ** 0.1, rtol=1e-14)
+    logits = np.zeros((1, 200))
+    logits[0, ::2] = -30.0
+    np.testing.assert_allclose(
+        values("gen", logits), 100 * (99 / 100**2) ** 0.1, rtol=1e-10
+    )
+
+
+def test_only_what_can_be_computed_is():
+    outputs = outputs_of([[1.0, 2.0]])
+    everything = tuple(all_scores().values())
+    assert computable(everything, outputs) == everything
+    without = [s.name for s in computable(everything, {"logits": outputs["logits"]})]
+    assert without == ["energy", "gen", "mls", "msp"]
+
+
+def test_a_score_may_measure_against_the_training_images(monkeypatch):
+    known = all_scores()
+    monkeypatch.setattr(
+        registry, "all_scores", lambda: {**known, CENTRE_SCORE.name: CENTRE_SCORE}
+    )
+    score = get_score("centre")
+    training = outputs_of(
+        np.zeros((4, 2)), embedding=[[0.0, 0.0], [2.0, 0.0], [9.0, 0.0], [9.0, 2.0]]
+    )
+    statistics = {"centre": score.statistics(training, np.array([0, 0, 1, 1]))}
+    outputs = outputs_of(
+        np.zeros((3, 2)), embedding=[[1.0, 0.0], [9.0, 4.0], [1.0, 2.0]]
+    )
+    images = LabelledImages(
+        np.zeros((3, 1, 1, 3), np.uint8), np.array([0, 1, -1]), np.arange(3).astype(str)
+    )
+    scored = score_images(outputs, images, get_scores(["centre", "mls"]), statistics)
+    assert list(scored.scores) == ["to_centre", "mls"]
+    assert scored.scores["to_centre"].tolist() == [0.0, 9.0, 4.0]
+    computed = score.tensor(as_tensors(outputs), as_tensors(statistics["centre"]))
+    np.testing.assert_allclose(computed, [0.0, 9.0, 4.0], rtol=1e-6)
+
+
+NEW_FILE = """
+from pmal_tf.results.scores.score import Score
+
+SCORE = Score(
+    name="least", field="least", title="Least", meaning="the least logit",
+    low=-1.0, high=1.0, needs=("logits",),
+    values=lambda outputs, _: outputs["logits"].astype(float).min(axis=1),
+    tensor=lambda outputs, _: NotImplemented,
+)
+"""
+
+
+def test_a_new_score_is_a_file(tmp_path, monkeypatch):
+    (tmp_path / "least.py").write_text(NEW_FILE)
+    monkeypatch.setattr(scores, "__path__", [*scores.__path__, str(tmp_path)])
+    all_scores.cache_clear()
+    try:
+        assert list(all_scores()) == ["dr", "energy", "gen", "least", "mls", "msp"]
+        assert values("least", [[1.0, 2.0]]).tolist() == [1.0]
+    finally:
+        sys.modules.pop(f"{scores.__name__}.least", None)
+        monkeypatch.undo()
+        all_scores.cache_clear()
+    assert "least" not in all_scores()

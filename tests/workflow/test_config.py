@@ -1,0 +1,589 @@
+import dataclasses
+import inspect
+from pathlib import Path
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from pmal_tf.data.class_lists import protocols_of
+from pmal_tf.results.collect.paper import PAPER_PMAL
+from pmal_tf.runtime.errors import PmalError
+from pmal_tf.workflow.config import Config
+from pmal_tf.workflow.experiment import open_trial, plan
+from pmal_tf.workflow.flags import (
+    all_settings,
+    parse_arguments,
+    short_help,
+    to_flags,
+)
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+FLAGFILES = sorted(FOLDER.glob("*.flags"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epsilon", 0.0),
+        ("epsilon", -0.1),
+        ("epsilon", 1.0001),
+        ("epsilon", float("nan")),
+        ("prototypes_per_class", 0),
+        ("num_models", 1),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("drop_every", 0),
+        ("seed", -1),
+        ("train_images_per_class", -1),
+        ("width", 0.0),
+        ("dropout", -0.1),
+        ("dropout", 1.0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("momentum", -0.1),
+        ("momentum", 1.0),
+        ("weight_decay", -1e-9),
+        ("margin", -0.1),
+        ("margin", 2.1),
+        ("prototype_weight", -1.0),
+        ("reject_rate", 0.0),
+        ("reject_rate", 1.0),
+        ("trials", (-1,)),
+        ("trials", (0, -1)),
+        ("dataset", "imagenet"),
+        ("protocol", "cac"),
+        ("image_size", -1),
+        ("rand_augment", -1),
+        ("rand_augment_magnitude", 31),
+        ("max_unreadable", -1),
+        ("known_classes", (1, 2)),
+        ("augment", "maybe"),
+        ("backbone", "vgg16"),
+        ("optimizer", "lion"),
+        ("schedule", "linear"),
+        ("precision", "float16"),
+        ("jit", "yes"),
+        ("topology_norm", "max"),
+        ("topology_anchors", -1),
+        ("quality", "sharpness"),
+        ("diversity", "greedy"),
+        ("candidate_rule", "exact"),
+        ("embedding_precision", "float16"),
+        ("mining_dtype", "float16"),
+        ("mining_memory_mb", 0),
+        ("prototype_mode", "both"),
+        ("init", "zeros"),
+    ],
+)
+def test_a_value_out_of_bounds_is_an_error_that_names_it(name, value):
+    with pytest.raises(PmalError, match=rf"`{name}` must .* Received: {name}="):
+        Config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epsilon", 1.0),
+        ("epsilon", 1e-6),
+        ("prototypes_per_class", 1),
+        ("num_models", 2),
+        ("epochs", 1),
+        ("batch_size", 1),
+        ("drop_every", 1),
+        ("seed", 0),
+        ("train_images_per_class", 0),
+        ("width", 1e-3),
+        ("dropout", 0.0),
+        ("dropout", 0.99),
+        ("momentum", 0.0),
+        ("momentum", 0.99),
+        ("weight_decay", 0.0),
+        ("margin", 0.0),
+        ("margin", 2.0),
+        ("prototype_weight", 0.0),
+        ("reject_rate", 0.001),
+        ("reject_rate", 0.999),
+        ("trials", (4, 0)),
+        ("stages", ("mine",)),
+        ("protocol", "neal"),
+        ("known_classes", ()),
+        ("rand_augment_magnitude", 30),
+    ],
+)
+def test_a_value_on_the_edge_of_its_bounds_is_kept(name, value):
+    assert getattr(Config(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 1.5),
+        ("prototypes_per_class", 2.5),
+        ("trials", (0.5,)),
+        ("epochs", True),
+        ("overwrite", 1),
+        ("workdir", None),
+        ("learning_rate", "0.1"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_an_error(name, value):
+    with pytest.raises(PmalError, match=f"`{name}` must"):
+        Config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("trials", ()),
+        ("trials", (0, 1, 0)),
+    ],
+)
+def test_an_empty_list_or_a_duplicate_is_an_error(name, values):
+    with pytest.raises(PmalError, match=f"`{name}` must list at least one value, each"):
+        Config(**{name: values})
+
+
+def test_a_list_that_may_be_empty_still_names_nothing_twice():
+    with pytest.raises(PmalError, match="`held_out_classes` must list values, each"):
+        Config(held_out_classes=("cat", "cat"))
+    with pytest.raises(PmalError, match="`stages` must list values, each"):
+        Config(stages=("mine", "mine"))
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "a/b", "../a", "a\\b", "a b", "a\n", "-", "x:y", "*"]
+)
+def test_an_experiment_that_is_not_a_plain_folder_name_is_an_error(name):
+    with pytest.raises(PmalError, match="`experiment` must be a plain folder name"):
+        Config(experiment=name)
+
+
+@pytest.mark.parametrize("name", ["a", "cifar10_cpu", "v1.2+x-y", ".hidden"])
+def test_a_plain_experiment_name_is_kept(name):
+    assert Config(experiment=name).experiment == name
+
+
+def test_without_a_name_the_experiment_is_called_like_the_dataset():
+    assert Config(dataset="cifar10").experiment == "cifar10"
+
+
+def test_the_run_folder_is_the_experiment_in_the_workdir():
+    config = Config(workdir="some/where", experiment="mine")
+    assert config.run_folder.as_posix() == "some/where/mine"
+
+
+def read_by(**values):
+    """What each stage of a trial reads, by its name."""
+    config = Config(**values)
+    stages = plan(config, open_trial(config, 0))
+    return {
+        stage.name: {**stage.reads, **dict.fromkeys(stage.needs)} for stage in stages
+    }
+
+
+def test_stages_read_what_they_depend_on_and_nothing_else():
+    read = {name: set(reads) for name, reads in read_by().items()}
+    training = {"seed", "trial", "epochs", "width", "augment", "precision"}
+    assert training <= read["pretrain_0"]
+    # Which images these are is told by their fingerprint, not by settings.
+    assert not {"dataset", "protocol", "num_models", "tensorboard"} & read["pretrain_0"]
+    assert read["embedding_1"] == {"embedding_precision", "model", "pretrain_1"}
+    assert read["robustness"] >= {"topology_norm", "topology_anchors", "mining_dtype"}
+    mining = {"epsilon", "prototypes_per_class", "quality", "diversity"}
+    assert mining | {"candidate_rule", "robustness"} <= read["mining"]
+    assert not {"margin", "mining_memory_mb"} & read["mining"]
+    optimisation = {
+        *("margin", "prototype_weight", "set_distance", "prototype_mode", "init"),
+        *("prototype_gradient", "prototype_every", "prototype_slice"),
+    }
+    assert optimisation | {"pretrain_0", "mining"} <= read["optimize"]
+    assert not mining & read["optimize"]
+    everything = {"dataset", "protocol", "method", "compare", "scores", "reject_rate"}
+    assert everything | mining | optimisation <= read["evaluate"]
+    assert {"rule", "export_xla", "tflite"} <= read["export"]
+    assert "keep_versions" not in read["export"]
+
+
+def test_the_control_reads_what_m1_does_and_m1():
+    read = read_by(compare=("softmax", "control"))
+    first = {n: v for n, v in read["pretrain_0"].items() if n != "embedding_dropout"}
+    assert read["control"] == {**first, "pretrain_0": None}
+
+
+def test_settings_that_never_change_a_result_are_known():
+    never = {n for n, field in all_settings().items() if not field.metadata["result"]}
+    assert never == {
+        *("experiment", "data_dir", "cache_dir", "keep_versions", "max_unreadable"),
+        *("mining_memory_mb", "trials", "stages", "workdir", "store_dir"),
+        *("export_dir", "overwrite", "tensorboard"),
+        # Several devices add up in another order, which bits are not a result.
+        *("strategy", "worker_timeout_seconds", "deterministic"),
+        *("steps_per_execution", "checkpoint_minutes"),
+    }
+
+
+def test_settings_cannot_be_changed_afterwards():
+    config = Config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.epochs = 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.recipe.epochs = 1
+
+
+CONFIGS = [
+    Config(),
+    Config(
+        experiment="other",
+        dataset="cifar10",
+        data_dir="a folder/with spaces",
+        cache_dir="cache",
+        image_size=48,
+        known_classes=("with space", "with, comma", 'with "quotes"', "猫"),
+        held_out_classes=("dog",),
+        unknown_dataset="imagenet_a:test",
+        max_unreadable=3,
+        protocol="neal",
+        trials=(3, 0),
+        stages=("export", "mine"),
+        seed=7,
+        workdir="w",
+        export_dir="e",
+        overwrite=True,
+        tensorboard=False,
+        train_images_per_class=5,
+        augment="off",
+        rand_augment=2,
+        rand_augment_magnitude=18,
+        backbone="resnet50",
+        width=1 / 3,
+        dropout=0.1 + 0.2,
+        epochs=9,
+        batch_size=2,
+        optimizer="sgd",
+        learning_rate=1e-30,
+        momentum=0.0,
+        weight_decay=0.0,
+        decoupled_weight_decay=True,
+        schedule="cosine",
+        drop_every=9,
+        precision="mixed_bfloat16",
+        jit="off",
+        num_models=3,
+        epsilon=1.0,
+        prototypes_per_class=1,
+        quality="mc_dropout",
+        diversity="kmeans",
+        candidate_rule="literal",
+        topology_norm="literal",
+        topology_anchors=1024,
+        embedding_precision="mixed_bfloat16",
+        mining_dtype="float64",
+        mining_memory_mb=64,
+        margin=2.0,
+        prototype_weight=0.25,
+        prototype_mode="inference",
+        prototype_gradient=False,
+        init="scratch",
+        compare=("softmax", "control"),
+        reject_rate=0.01,
+        deterministic=True,
+        init_weights="start.keras",
+        label_smoothing=0.1,
+        restarts=3,
+        warmup_epochs=1,
+        steps_per_execution=5,
+        checkpoint_minutes=0.5,
+        strategy="mirrored",
+        sync_batch_norm=False,
+        worker_timeout_seconds=7,
+        prototype_every=4,
+        calibration_fraction=0.25,
+        set_distance="nearest",
+        tuning_held_out=True,
+        store_dir="elsewhere",
+        scores=("energy",),
+        mining_repeats=2,
+        rule="mls",
+        export_xla=True,
+        tflite=("int8", "float16"),
+        keep_versions=3,
+    ),
+]
+
+
+def test_the_round_trip_below_moves_every_setting_that_has_an_alternative():
+    default, other = (config.values() for config in CONFIGS)
+    unmoved = {name for name in default if default[name] == other[name]}
+    # Another method has other settings, and each mode of prototypes its own.
+    assert unmoved == {"method", "prototype_slice"}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_flags_of_a_config_parse_back_to_it(config, parse):
+    assert parse(*to_flags(config).splitlines()) == config
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_flags_of_a_config_are_a_flagfile_of_it(config, parse, tmp_path):
+    file = tmp_path / "flags.txt"
+    file.write_text(to_flags(config))
+    assert parse(f"--flagfile={file}") == config
+
+
+def test_images_are_withheld_of_folders_alone():
+    assert Config().calibration_fraction == 0.0
+    assert Config(dataset="folder").calibration_fraction == 0.1
+    assert Config(dataset="folder", calibration_fraction=0.0).calibration_fraction == 0
+
+
+@pytest.mark.parametrize("fraction", [-0.5, 0.6, -2.0])
+def test_a_calibration_fraction_is_a_share_or_minus_one(fraction):
+    with pytest.raises(PmalError, match="`calibration_fraction` must"):
+        Config(calibration_fraction=fraction)
+
+
+def test_no_arguments_give_the_defaults(parse):
+    assert parse() == Config()
+
+
+def test_one_parse_leaves_nothing_for_the_next(parse):
+    assert parse("--epochs=3", "--trials=1,2").trials == (1, 2)
+    assert parse() == Config()
+
+
+def test_list_flags_may_have_spaces_after_the_commas(parse):
+    config = parse("--trials=0, 2", "--stages=mine, export")
+    assert config.trials == (0, 2)
+    assert config.stages == ("mine", "export")
+
+
+def test_a_list_item_of_a_wrong_type_is_an_error_that_names_the_flag(parse):
+    with pytest.raises(PmalError, match=r"`trials` must list .* int.*'x'"):
+        parse("--trials=0,x")
+
+
+def test_an_unknown_flag_or_a_wrong_type_is_an_absl_error(parse):
+    with pytest.raises(flags.Error, match="epochz"):
+        parse("--epochz=3")
+    with pytest.raises(flags.Error, match="epochs"):
+        parse("--epochs=three")
+
+
+def test_flag_values_are_validated(parse):
+    with pytest.raises(PmalError, match="`epsilon` must lie in"):
+        parse("--epsilon=0")
+
+
+def test_arguments_that_are_not_flags_are_returned(defined_flags):
+    with flagsaver.flagsaver():
+        remaining = parse_arguments(["program", "image.png", "--epochs=2"])
+    assert remaining == ["program", "image.png"]
+
+
+def test_mining_from_python_has_the_defaults_of_the_flags():
+    from pmal_tf.mining.robustness import topology_robustness
+    from pmal_tf.mining.settings import MiningSettings
+
+    for name, value in vars(MiningSettings()).items():
+        assert getattr(Config(), name) == value, name
+    defaults = inspect.signature(topology_robustness).parameters
+    assert defaults["memory_mb"].default == Config().mining_memory_mb
+    assert defaults["dtype"].default == Config().mining_dtype
+    assert defaults["norm"].default == Config().topology_norm
+
+
+def test_allowed_names_are_those_that_exist():
+    """Settings may not import what loads TensorFlow, so nothing else ties the lists."""
+    from pmal_tf.data.class_lists import all_protocols
+    from pmal_tf.mining.distances import SET_DISTANCES
+    from pmal_tf.mining.filters.registry import FILTERS
+    from pmal_tf.mining.qualities.registry import QUALITIES
+    from pmal_tf.mining.robustness import MINING_DTYPES, TOPOLOGY_NORMS
+
+    existing = {
+        "protocol": all_protocols(),
+        "mining_dtype": MINING_DTYPES,
+        "topology_norm": TOPOLOGY_NORMS,
+        "quality": QUALITIES,
+        "diversity": FILTERS,
+        "set_distance": SET_DISTANCES,
+    }
+    for name, names in existing.items():
+        assert set(all_settings()[name].metadata["allowed"]) == set(names), name
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"method": "nosuch"}, r"method must be one of arpl, .*Received: 'nosuch'"),
+        ({"compare": ("softmax", "nosuch")}, "method must be one of .*'nosuch'"),
+        ({"compare": ("pmal",)}, "other methods than the run's own"),
+        ({"scores": ("nosuch",)}, "`scores` must be one of dr, energy"),
+        ({"rule": "nosuch"}, "`rule` must be one of"),
+        ({"epochz": 3}, "no such setting. Received: epochz"),
+        ({"radius_weight": 0.2}, "a setting of the method arpl.*--compare=arpl"),
+        ({"method": "arpl", "epsilon": 0.5}, "a setting of the method pmal"),
+        ({"prototype_every": 3}, "an effect with prototype_mode=inference alone"),
+        ({"prototype_slice": 3}, "an effect with prototype_mode=bank alone"),
+    ],
+)
+def test_what_does_not_exist_or_belongs_elsewhere_is_told(values, message):
+    with pytest.raises(PmalError, match=message):
+        Config(**values)
+
+
+def test_settings_of_a_method_in_use_are_taken():
+    assert Config(method="arpl", radius_weight=0.2).radius_weight == 0.2
+    config = Config(compare=("arpl",), radius_weight=0.2, epsilon=0.5)
+    assert (config.radius_weight, config.epsilon) == (0.2, 0.5)
+
+
+def test_a_flagfile_may_hold_settings_of_methods_that_are_not_in_use(parse, tmp_path):
+    file = tmp_path / "mine.flags"
+    file.write_text("--epsilon=0.5\n--epochs=3\n")
+    config = parse(f"--flagfile={file}", "--method=arpl")
+    assert (config.method, config.epochs) == ("arpl", 3)
+    with pytest.raises(PmalError, match="`epsilon` is a setting of the method pmal"):
+        parse(f"--flagfile={file}", "--method=arpl", "--epsilon=0.5")
+
+
+@pytest.mark.parametrize(
+    ("flag", "instead"),
+    [
+        ("--control", "--compare=softmax,control"),
+        ("--nocontrol", "--compare=softmax,control"),
+        ("--share_stages", "always share"),
+    ],
+)
+def test_a_flag_that_is_gone_says_what_takes_its_place(parse, flag, instead):
+    with pytest.raises(PmalError, match=f"no flag any more.*{instead}"):
+        parse(flag)
+
+
+def test_the_rule_is_the_method_s_own_score_by_default():
+    assert Config().rule == "dr"
+    assert Config(method="arpl").rule == "mls"
+    assert Config(rule="msp").rule == Config(rule="pr").rule == "pr"
+    assert [s.field for s in Config(rule="energy").scores] == [
+        *("dr", "pr", "mls", "energy")
+    ]
+
+
+def test_the_short_help_names_what_matters_most():
+    text = short_help()
+    count = text.count("\n  --")
+    assert 18 <= count <= 32, count
+    assert "--method [pmal]" in text
+    assert "--epochs [600]" in text
+    for group in ("Run:", "Data:", "Network:", "Training:", "PMAL:", "Export:"):
+        assert group in text
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FLAGFILES if not path.stem.startswith("common")]
+)
+def test_flagfiles_that_ship_are_valid_and_name_their_experiment(parse, path):
+    config = parse(f"--flagfile={path}")
+    assert config.experiment == path.stem
+    assert path.stem.removesuffix("_cpu") == config.dataset
+    if path.stem.endswith("_cpu"):
+        protocols = protocols_of(config.dataset)
+        assert config.compare == ("softmax", "control")
+        assert config.protocol == ("neal" if "neal" in protocols else "paper")
+
+
+SMALL = ["mnist", "svhn", "cifar10", "cifar_plus_10", "cifar_plus_50", "tiny_imagenet"]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_paper_s_recipe_is_the_default(parse, name):
+    path = next(path for path in FLAGFILES if path.stem == name)
+    config = parse(f"--flagfile={path}")
+    paper = Config(experiment=name, dataset=name, trials=(0, 1, 2, 3, 4))
+    assert config == paper
+
+
+@pytest.mark.parametrize("name", ["imagenet100", "imagenet200", "imagenet_lt"])
+def test_the_paper_s_recipe_for_imagenet(parse, name):
+    path = next(path for path in FLAGFILES if path.stem == name)
+    config = parse(f"--flagfile={path}")
+    assert config == Config(
+        experiment=name,
+        dataset=name,
+        backbone="resnet50",
+        dropout=0.0,
+        optimizer="sgd",
+        learning_rate=0.2,
+        epochs=120,
+        drop_every=30,
+        prototype_mode="bank",
+    )
+
+
+def test_all_nine_benchmarks_of_the_paper_have_a_flagfile():
+    stems = {path.stem for path in FLAGFILES}
+    assert {dataset for _, dataset in PAPER_PMAL} <= stems
+    assert len({dataset for _, dataset in PAPER_PMAL}) == 9
+
+
+ABLATIONS = FOLDER / "ablations"
+POINTS = sorted(
+    path for path in ABLATIONS.glob("*.flags") if not path.stem.startswith("common")
+)
+# What Tables 3 to 5 vary, and the value that all other points have.
+USUAL = {
+    name: getattr(Config(), name)
+    for name in (
+        *("prototypes_per_class", "epsilon", "num_models", "margin"),
+        *("prototype_weight", "quality", "diversity", "set_distance"),
+    )
+}
+
+
+@pytest.mark.parametrize("path", POINTS, ids=lambda path: path.stem)
+def test_an_ablation_changes_what_its_name_says(parse, path):
+    config, suffix = parse(f"--flagfile={path}"), "_cpu" * path.stem.endswith("_cpu")
+    assert config.experiment == path.stem
+    base = parse(f"--flagfile={ABLATIONS / f'base{suffix}.flags'}")
+    changed = {
+        name: value
+        for name, value in config.result_settings().items()
+        if value != base.result_settings()[name] and name != "compare"
+    }
+    assert changed == {n: getattr(config, n) for n in USUAL if n in changed}
+    name = path.stem.removesuffix("_cpu")
+    table, _, rest = name.partition("_")
+    if table == "table5":
+        setting, _, value = rest.rpartition("_")
+        assert changed == {setting: float(value)}
+    elif name != "base":
+        assert changed == {
+            "table3_a": {"diversity": "none", "set_distance": "nearest"},
+            "table3_b": {"quality": "none", "set_distance": "nearest"},
+            "table3_c": {"diversity": "none"},
+            "table3_d": {"quality": "none"},
+            "table3_e": {"set_distance": "nearest"},
+            "table4_random": {"diversity": "random"},
+            "table4_kmeans": {"diversity": "kmeans"},
+        }.get(name, {"quality": rest})
+    else:
+        assert not changed
+
+
+def test_every_ablation_has_a_file_for_two_cores():
+    names = {path.stem for path in POINTS}
+    full = {name for name in names if not name.endswith("_cpu")}
+    assert len(full) == 29
+    assert names == full | {f"{name}_cpu" for name in full}
+
+
+def test_what_is_changed_leaves_no_settings_of_methods_behind():
+    config = Config(compare=("arpl",), radius_weight=0.2, epsilon=0.5)
+    alone = config.changed(compare=())
+    assert alone.compared == ()
+    assert alone.epsilon == 0.5
+    assert config.changed(method="softmax", compare=()).methods.keys() == {"softmax"}
+    with pytest.raises(PmalError, match="a setting of the method arpl"):
+        config.changed(compare=(), radius_weight=0.3)
