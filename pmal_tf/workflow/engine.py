@@ -163,14 +163,15 @@ class Workflow:
             found = self._find(stage, key)
         return found
 
+    def _reads(self, stage: Stage) -> dict[str, Any]:
+        """Returns all that a stage reads beside results: settings, inputs, versions."""
+        inputs = {name: self.fingerprint(name) for name in stage.inputs}
+        return {**stage.reads, **inputs, **self.versions}
+
     def _key(self, stage: Stage) -> tuple[str, dict[str, Any]]:
         """Returns a stage's key, and what it reads by name."""
         needs = {name: self.finished(name).marker.hash for name in stage.needs}
-        reads = {
-            **stage.reads,
-            **{name: self.fingerprint(name) for name in stage.inputs},
-            **self.versions,
-        }
+        reads = self._reads(stage)
         text = json.dumps([stage.name, reads, needs], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS], reads
 
@@ -179,12 +180,7 @@ class Workflow:
         marker = Marker.read(self.shown / stage.name)
         if marker is None:
             return ""
-        reads = {
-            **stage.reads,
-            **{name: self.fingerprint(name) for name in stage.inputs},
-            **self.versions,
-        }
-        changed = differences(marker.inputs, reads)
+        changed = differences(marker.inputs, self._reads(stage))
         for name in stage.needs:
             known = self._results.get(name)
             if known is None or marker.upstream.get(name) != known.marker.hash:
