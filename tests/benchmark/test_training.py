@@ -24,12 +24,12 @@ from pmal_tf.benchmark.training_steps import (
     build_step,
     precision,
 )
+from pmal_tf.methods.pmal.settings import PMALSettings
 from pmal_tf.runtime.errors import PmalError, TrainingDivergedError
-from pmal_tf.workflow.config import Config
 
 TINY = Setting("oscri", batch_size=8, precision="float32", width=0.05, image_size=8)
 WORDS = ("--width=0.05", "--image_size=8", "--batch_sizes=8", "--repetitions=2")
-SLICE = Config.prototype_slice
+SLICE = PMALSettings.prototype_slice
 RATIOS = {
     *("step_ratio_joint", "step_ratio_every", "step_ratio_bank"),
     *("step_ratio_bank_2000", "xla_gain"),
