@@ -30,7 +30,7 @@ def test_the_pipeline_of_what_is_prepared_is_measured_beside_the_step(tmp_path):
     )
     assert values["peak_memory"].value > 100
     assert "| digits" in text
-    assert "Not prepared, so not measured: mnist, svhn" in text
+    assert "Not prepared, so not measured: cifar10, cifar_plus_10" in text
 
 
 def test_a_dataset_that_is_named_and_not_there_is_an_error(tmp_path):
