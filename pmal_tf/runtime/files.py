@@ -16,7 +16,6 @@ import numpy as np
 from pmal_tf.runtime.errors import PmalError
 
 MARKER = "done.json"
-_BLOCK_BYTES = 2**24
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -79,12 +78,7 @@ def save_arrays(
     if objects:
         raise TypeError(f"Arrays of objects cannot be kept. Received: {objects}")
     save = np.savez_compressed if compressed else np.savez
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            save(file, **plain)
-
-    write_atomically(path, write)
+    write_atomically(path, lambda temporary: save(temporary, **plain))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -116,8 +110,7 @@ def checksum(path: Path, leave_out: tuple[str, ...] = ()) -> str:
     for file in files:
         digest.update(str(file.relative_to(path)).encode())
         with file.open("rb") as content:
-            while block := content.read(_BLOCK_BYTES):
-                digest.update(block)
+            hashlib.file_digest(content, lambda: digest)  # Goes on with the same.
     return digest.hexdigest()
 
 

