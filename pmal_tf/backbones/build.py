@@ -7,7 +7,8 @@ from pathlib import Path
 import keras
 
 from pmal_tf.backbones.classifier import build_classifier
-from pmal_tf.backbones.initial import ImageShape, check_initial_model, classifier_from
+from pmal_tf.backbones.initial import check_initial_model, classifier_from
+from pmal_tf.backbones.layers import ImageShape
 from pmal_tf.backbones.settings import NetworkSettings
 from pmal_tf.runtime.errors import PmalError, first_line
 
@@ -19,26 +20,18 @@ def build_network(
     *,
     embedding_dropout: float = 0.0,
 ) -> keras.Model:
-    """Builds a classifier whose weights are not trained here.
+    """Builds a functional model from [batch, H, W, 3] images to [batch, K] logits.
 
-    They are fresh; with `init_weights` only the head is, and all else is the file's.
-
-    Args:
-        settings: Settings of the network.
-        input_shape: (H, W, 3) of the images.
-        num_classes: K.
-        embedding_dropout: Dropout rate of the embedding before the head.
-
-    Returns:
-        A functional model from [batch, H, W, 3] images to [batch, K] logits.
+    Its weights are fresh; with `init_weights` only the head is, and all else is the
+    file's.
 
     Raises:
         PmalError: If the file of `init_weights` cannot be started from.
     """
     if settings.init_weights:
+        start = _read_start(settings.init_weights)
         return classifier_from(
-            *(_read_start(settings.init_weights), input_shape, num_classes),
-            embedding_dropout=embedding_dropout,
+            start, input_shape, num_classes, embedding_dropout=embedding_dropout
         )
     return build_classifier(
         settings.backbone,
@@ -53,9 +46,7 @@ def build_network(
 def check_start(settings: NetworkSettings, image_size: int) -> None:
     """Checks the file of `init_weights`, if there is to be one.
 
-    Args:
-        settings: Settings of the network.
-        image_size: Side of the images; 0 where it is not known yet.
+    `image_size` is the side of the images, 0 where it is not known yet.
 
     Raises:
         PmalError: If it cannot be started from.
@@ -65,14 +56,9 @@ def check_start(settings: NetworkSettings, image_size: int) -> None:
         check_initial_model(_read_start(settings.init_weights), (side, side, 3))
 
 
-def _read_start(init_weights: str) -> keras.Model:
-    """Reads the model to start from.
-
-    Raises:
-        PmalError: If there is none in the file.
-    """
-    path = Path(init_weights)
-    if not path.is_file():
+def _read_start(path: str) -> keras.Model:
+    """Reads the model to start from."""
+    if not Path(path).is_file():
         raise PmalError(
             f"`init_weights` must be the file of a Keras model. Received: {path}, "
             "which is not there. Name another, or leave --init_weights away for fresh "

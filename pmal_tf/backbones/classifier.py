@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
 from pmal_tf.backbones import architectures
-from pmal_tf.backbones.layers import full_precision
-from pmal_tf.backbones.names import backbone_names
+from pmal_tf.backbones.layers import ImageShape, full_precision
+from pmal_tf.backbones.settings import backbone_names
 from pmal_tf.runtime.errors import PmalError
-
-
-def find_backbone(name: str) -> Callable[..., keras.Model]:
-    """Returns the function that builds a backbone.
-
-    Args:
-        name: A file of `pmal_tf.backbones.architectures`.
-
-    Raises:
-        PmalError: If there is none of that name.
-    """
-    if name not in backbone_names():
-        raise PmalError(
-            f"`backbone` must be one of {', '.join(backbone_names())}. "
-            f"Received: backbone={name!r}"
-        )
-    module = importlib.import_module(f"{architectures.__name__}.{name}")
-    return getattr(module, name)
 
 
 def build_classifier(
     backbone: str,
-    input_shape: tuple[int | None, int | None, int],
+    input_shape: ImageShape,
     num_classes: int,
     *,
     width: float = 1.0,
@@ -44,68 +26,60 @@ def build_classifier(
 ) -> keras.Model:
     """Builds a backbone with a linear head, Eq. 1.
 
+    It is a functional model from [batch, H, W, 3] images to [batch, K] logits, which
+    are at least in float32.
+
     Args:
         backbone: A file of `pmal_tf.backbones.architectures`.
         input_shape: (H, W, 3).
-        num_classes: Number K of known classes.
+        num_classes: K.
         width: The backbone's width multiplier.
         dropout: The backbone's dropout rate.
         embedding_dropout: Dropout rate of the embedding before the head.
 
-    Returns:
-        A functional model from [batch, H, W, 3] images to [batch, K] logits, at least
-        in float32.
-
     Raises:
         PmalError: If the backbone is unknown.
     """
-    trunk = find_backbone(backbone)(input_shape, width=width, dropout=dropout)
+    if backbone not in backbone_names():
+        raise PmalError(
+            f"`backbone` must be one of {', '.join(backbone_names())}. "
+            f"Received: backbone={backbone!r}"
+        )
+    module = importlib.import_module(f"{architectures.__name__}.{backbone}")
+    build = getattr(module, backbone)
     return with_new_head(
-        *(trunk.input, trunk.output, num_classes),
+        build(input_shape, width=width, dropout=dropout),
+        num_classes,
         embedding_dropout=embedding_dropout,
         name=f"{backbone}_classifier",
     )
 
 
 def with_new_head(
-    image: keras.KerasTensor,
-    embedding: keras.KerasTensor,
-    num_classes: int,
-    *,
-    embedding_dropout: float,
-    name: str,
+    trunk: keras.Model, num_classes: int, *, embedding_dropout: float, name: str
 ) -> keras.Model:
-    """Puts a fresh linear head on embeddings, Eq. 1.
+    """Puts a fresh linear head on a functional model to [batch, D] embeddings, Eq. 1.
 
-    Args:
-        image: [batch, H, W, 3], the input that the embeddings are computed from.
-        embedding: [batch, D].
-        num_classes: Number K of known classes.
-        embedding_dropout: Dropout rate of the embedding before the head.
-        name: Name of the model.
-
-    Returns:
-        A functional model to [batch, K] logits; these, and the embedding that the head
-        gets, are at least in float32.
+    The [batch, K] logits, and the embedding that the head gets, are at least in
+    float32. `embedding_dropout` is the dropout rate between the two.
     """
+    embedding = trunk.output
     if embedding_dropout:
         embedding = keras.layers.Dropout(
             embedding_dropout, dtype=full_precision(), name="embedding_dropout"
         )(embedding)
     head = keras.layers.Dense(num_classes, dtype=full_precision(), name="logits")
-    return keras.Model(image, head(embedding), name=name)
+    return keras.Model(trunk.input, head(embedding), name=name)
 
 
 def with_precision(
-    classifier: keras.Model,
-    policy: str,
-    input_shape: tuple[int | None, int | None, int] | None = None,
+    classifier: keras.Model, policy: str, input_shape: ImageShape | None = None
 ) -> keras.Model:
     """Returns a copy of a classifier that computes in another precision.
 
     Weights, BatchNorm statistics, and which layers are frozen (`trainable=False`) are
     those of the original; layers inside of other models and of wrappers are copied and
-    switched as well, and nothing is shared.
+    switched as well, and nothing is shared. The copy is functional and not compiled.
 
     Args:
         classifier: A functional or sequential model that ends in a linear layer; that
@@ -114,9 +88,6 @@ def with_precision(
         policy: A Keras dtype policy: `float32`, `float64`, `mixed_bfloat16`,
             `mixed_float16`.
         input_shape: (H, W, 3) of the copy; None: that of the classifier.
-
-    Returns:
-        A functional model that is not compiled.
 
     Raises:
         PmalError: If the classifier does not end in a linear layer.
@@ -152,9 +123,8 @@ def with_precision(
 
 def _weightless_before(
     head: keras.layers.Dense, classifier: keras.Model
-) -> list[keras.layers.Layer]:
-    """Returns the layers that make the embedding, or pass it on, without weights."""
-    found: list[keras.layers.Layer] = []
+) -> Iterator[keras.layers.Layer]:
+    """Gives the layers that make the embedding, or pass it on, without weights."""
     for layer in reversed(classifier.layers):
         if layer is head:
             continue
@@ -162,9 +132,8 @@ def _weightless_before(
         output = getattr(layer, "output", None)
         is_embedding = isinstance(output, keras.KerasTensor) and len(output.shape) == 2
         if layer.weights or not is_embedding:
-            break
-        found.append(layer)
-    return found
+            return
+        yield layer
 
 
 def _switched(config: Any, policy: str) -> Any:
@@ -207,11 +176,7 @@ def linear_head(classifier: keras.Model) -> keras.layers.Dense:
 def embedding_and_logits(classifier: keras.Model) -> keras.Model:
     """Returns a model of the same layers that also gives z, the head's input.
 
-    Args:
-        classifier: A functional model from images to logits.
-
-    Returns:
-        A functional model to `{"embedding": [batch, D], "logits": [batch, K]}`.
+    It is functional, to `{"embedding": [batch, D], "logits": [batch, K]}`.
 
     Raises:
         PmalError: If the classifier does not end in a linear layer.

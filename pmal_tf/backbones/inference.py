@@ -10,23 +10,20 @@ import tensorflow as tf
 from pmal_tf.runtime import distribution
 from pmal_tf.runtime.types import Images
 
-Allocate = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
-Forward = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
-
 
 def forward_in_batches(
-    forward: Forward,
+    forward: Callable[[tf.Tensor], Mapping[str, tf.Tensor]],
     images: Images,
     batch_size: int = 256,
     *,
     jit: bool = False,
-    allocate: Allocate | None = None,
+    allocate: Callable[[str, tuple[int, ...], np.dtype], np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Applies a model to every image, in inference mode, dropping none.
 
     Under a `tf.distribute` strategy each replica takes batches of its own, and every
-    host gets all results. The last batches are filled up with zeros and cut again, so
-    that one compiled function serves all.
+    host gets all results, a dict of [N, ...] arrays. The last batches are filled up
+    with zeros and cut again, so that one compiled function serves all.
 
     Args:
         forward: [batch, H, W, 3] images to a dict of [batch, ...] tensors; called
@@ -36,9 +33,6 @@ def forward_in_batches(
         jit: Whether to compile with XLA; on one device only.
         allocate: Called with the name, shape and type of each output for the array that
             takes it, e.g. a memory-mapped file; by default one in memory.
-
-    Returns:
-        The dict with [N, ...] arrays.
     """
     replicas = distribution.replicas()
     batch_size = min(batch_size, -(-len(images) // replicas))
@@ -47,6 +41,7 @@ def forward_in_batches(
         compute = tf.function(forward, jit_compile=jit).get_concrete_function(signature)
     else:
         compute = distribution.on_all_replicas(forward, signature)
+    allocate = allocate or (lambda name, shape, dtype: np.empty(shape, dtype))
     collected: dict[str, np.ndarray] = {}
     together = batch_size * replicas
     for start in range(0, len(images), together):
@@ -59,10 +54,6 @@ def forward_in_batches(
             part = value.numpy()[:count]
             if name not in collected:
                 shape = (len(images), *part.shape[1:])
-                collected[name] = (
-                    allocate(name, shape, part.dtype)
-                    if allocate
-                    else np.empty(shape, part.dtype)
-                )
+                collected[name] = allocate(name, shape, part.dtype)
             collected[name][start : start + count] = part
     return collected

@@ -9,9 +9,8 @@ from __future__ import annotations
 import keras
 
 from pmal_tf.backbones.classifier import linear_head, with_new_head, with_precision
+from pmal_tf.backbones.layers import ImageShape
 from pmal_tf.runtime.errors import PmalError, first_line
-
-ImageShape = tuple[int | None, int | None, int]
 
 # Layers that come after those of the model; a network has each name once.
 _CAST = "full_precision"
@@ -30,19 +29,15 @@ def classifier_from(
     All is copied: the classifier shares no variable with the model. It computes in the
     precision policy in use, whatever the model's was. Layers that the model froze
     (`trainable=False`) stay frozen, as they are in the file: so a user chooses what to
-    train.
+    train. The head is drawn from Keras's current random seed; the embedding that it
+    gets and the logits are at least in float32.
 
     Args:
         model: A functional or sequential model from RGB images on the 0-255 scale,
             whose last layer, a linear `keras.layers.Dense`, is replaced.
         input_shape: (H, W, 3) of the images.
-        num_classes: Number K of known classes.
+        num_classes: K.
         embedding_dropout: Dropout rate of the embedding before the head.
-
-    Returns:
-        A functional model from [batch, H, W, 3] images to [batch, K] logits. The head
-        is drawn from Keras's current random seed; the embedding that it gets and the
-        logits are at least in float32.
 
     Raises:
         PmalError: If the model cannot be started from.
@@ -51,32 +46,63 @@ def classifier_from(
     try:
         copy = with_precision(model, keras.config.dtype_policy().name, input_shape)
     except (TypeError, ValueError) as error:
-        raise PmalError(
-            "`init_weights` must be a model whose layers can be built again from their "
-            f"configurations, for images of shape {input_shape}. Received: "
-            f"{model.name}: {first_line(error)}. Save it with other layers, or choose "
-            "another --image_size."
+        raise _wrong(
+            "a model whose layers can be built again from their configurations, for "
+            f"images of shape {input_shape}",
+            f"{model.name}: {first_line(error)}",
+            "Save it with other layers, or choose another --image_size",
         ) from error
-    _leave_names_to_new_layers(copy)
-    embedding = _in_full_precision(linear_head(copy).input)
+    # In a model made here, layers are called as those to come.
+    taken = {*_NEW_LAYERS, *(layer.name for layer in copy.layers)}
+    for layer in copy.layers:
+        if layer.name in _NEW_LAYERS:
+            while layer.name in taken:
+                layer.name = f"initial_{layer.name}"
+            taken.add(layer.name)
+    embedding = linear_head(copy).input
+    if embedding.dtype not in ("float32", "float64"):
+        # A layer with weights gives it in half precision.
+        embedding = keras.layers.Identity(dtype="float32", name=_CAST)(embedding)
     return with_new_head(
-        *(copy.input, embedding, num_classes),
+        keras.Model(copy.input, embedding, name="trunk"),
+        num_classes,
         embedding_dropout=embedding_dropout,
         name=model.name,
     )
 
 
 def check_initial_model(model: keras.Model, input_shape: ImageShape) -> None:
-    """Checks that a classifier can start from a model.
+    """Checks that a classifier for images [batch, H, W, 3] can start from a model.
 
-    Args:
-        model: The model.
-        input_shape: (H, W, 3) of the images; None where a side is not known yet.
+    In `input_shape`, (H, W, 3), a side that is not known yet is None.
 
     Raises:
         PmalError: If it cannot.
     """
-    _check_input(model, input_shape)
+    inputs = getattr(model, "inputs", None)
+    if inputs is None:
+        raise _wrong(
+            "a functional or sequential Keras model, whose input is known",
+            f"{model.name} ({type(model).__name__})",
+            "Build it with `keras.Model(inputs, outputs)` and save it again",
+        )
+    shapes = [tuple(tensor.shape) for tensor in inputs]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][3] != 3:
+        raise _wrong(
+            "a model with one input, RGB images of shape [batch, H, W, 3]",
+            f"{model.name} with input {' and '.join(map(_text, shapes))}",
+            "Save a model with such an input",
+        )
+    sides, wanted = shapes[0][1:3], input_shape[:2]
+    pairs = zip(sides, wanted, strict=True)
+    if any(None not in pair and pair[0] != pair[1] for pair in pairs):
+        raise _wrong(
+            "a model for images of the size that the dataset has here, "
+            f"{wanted[0]} x {wanted[1]} pixels",
+            f"{model.name} for {sides[0]} x {sides[1]}",
+            "Set --image_size to the model's, or save the model with an input of "
+            "shape (None, None, 3)",
+        )
     try:
         head = linear_head(model)
     except PmalError as error:
@@ -86,62 +112,20 @@ def check_initial_model(model: keras.Model, input_shape: ImageShape) -> None:
         ) from error
     outputs = model.outputs
     if len(outputs) != 1 or outputs[0] is not head.output or len(head.input.shape) != 2:
-        raise PmalError(
-            "`init_weights` must be a model whose one output is that of its last layer "
-            "and whose last layer takes one embedding per image, [batch, D]. Received: "
+        raise _wrong(
+            "a model whose one output is that of its last layer and whose last layer "
+            "takes one embedding per image, [batch, D]",
             f"{model.name}, whose last layer makes {_text(head.output.shape)} from "
             f"{_text(head.input.shape)}, with output "
-            f"{' and '.join(_text(output.shape) for output in outputs)}. Pool before "
-            "the last layer, e.g. with `GlobalAveragePooling2D`, and end with it."
+            + " and ".join(_text(output.shape) for output in outputs),
+            "Pool before the last layer, e.g. with `GlobalAveragePooling2D`, and end "
+            "with it",
         )
 
 
-def _check_input(model: keras.Model, input_shape: ImageShape) -> None:
-    """Checks that a model takes the images.
-
-    Raises:
-        PmalError: If it does not.
-    """
-    inputs = getattr(model, "inputs", None)
-    if inputs is None:
-        raise PmalError(
-            "`init_weights` must be a functional or sequential Keras model, whose "
-            f"input is known. Received: {model.name} ({type(model).__name__}). Build "
-            "it with `keras.Model(inputs, outputs)` and save it again."
-        )
-    shapes = [tuple(tensor.shape) for tensor in inputs]
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][3] != 3:
-        raise PmalError(
-            "`init_weights` must be a model with one input, RGB images of shape "
-            f"[batch, H, W, 3]. Received: {model.name} with input "
-            f"{' and '.join(map(_text, shapes))}. Save a model with such an input."
-        )
-    sides, wanted = shapes[0][1:3], input_shape[:2]
-    pairs = zip(sides, wanted, strict=True)
-    if any(None not in pair and pair[0] != pair[1] for pair in pairs):
-        raise PmalError(
-            "`init_weights` must be a model for images of the size that the dataset "
-            f"has here, {wanted[0]} x {wanted[1]} pixels. Received: {model.name} for "
-            f"{sides[0]} x {sides[1]}. Set --image_size to the model's, or save the "
-            "model with an input of shape (None, None, 3)."
-        )
-
-
-def _leave_names_to_new_layers(model: keras.Model) -> None:
-    """Renames layers that are called as those to come, e.g. in a model made here."""
-    taken = {*_NEW_LAYERS, *(layer.name for layer in model.layers)}
-    for layer in model.layers:
-        if layer.name in _NEW_LAYERS:
-            while layer.name in taken:
-                layer.name = f"initial_{layer.name}"
-            taken.add(layer.name)
-
-
-def _in_full_precision(embedding: keras.KerasTensor) -> keras.KerasTensor:
-    """Casts an embedding that a layer with weights gives in half precision."""
-    if embedding.dtype in ("float32", "float64"):
-        return embedding
-    return keras.layers.Identity(dtype="float32", name=_CAST)(embedding)
+def _wrong(rule: str, received: str, way_out: str) -> PmalError:
+    """Returns the error for a model that cannot be started from."""
+    return PmalError(f"`init_weights` must be {rule}. Received: {received}. {way_out}.")
 
 
 def _text(shape: tuple[int | None, ...]) -> str:

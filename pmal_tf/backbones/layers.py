@@ -7,23 +7,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+ImageShape = tuple[int | None, int | None, int]
+
 
 def full_precision(policy: str | None = None) -> str:
-    """Returns the number type of embeddings and logits: at least float32.
+    """Returns the number type of embeddings and logits under a Keras dtype policy.
 
-    Cosine margins between embeddings, and probabilities near 0 and 1, do not survive
-    half precision.
-
-    Args:
-        policy: A Keras dtype policy; by default the one in use.
-
-    Returns:
-        `float64` where the policy computes in it, else `float32`.
+    It is at least float32, and float64 where the policy, by default the one in use,
+    computes in it. Cosine margins between embeddings, and probabilities near 0 and 1,
+    do not survive half precision.
     """
-    wanted = (
-        keras.config.dtype_policy() if policy is None else keras.DTypePolicy(policy)
-    )
-    return "float64" if wanted.compute_dtype == "float64" else "float32"
+    used = keras.DTypePolicy(policy) if policy else keras.config.dtype_policy()
+    return "float64" if used.compute_dtype == "float64" else "float32"
 
 
 def convolution(
@@ -49,7 +44,7 @@ def convolution(
 
 
 def batch_normalization(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    """BatchNorm with PyTorch's momentum of 0.1, told in Keras's terms, and epsilon."""
+    """BatchNorm with PyTorch's momentum, 0.1 there and 0.9 in Keras's terms."""
     return keras.layers.BatchNormalization(
         momentum=0.9, epsilon=1e-5, name=f"{name}_norm"
     )(x)
@@ -59,14 +54,12 @@ def batch_normalization(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
 class Learned(keras.layers.Layer):
     """Numbers that are learnt beside the network, such as points in its embedding.
 
+    Called with any tensor, which only ties it to a functional model, it returns them.
+
     Args:
         shape: Their shape.
         initializer: A Keras initialiser, or its name.
         **kwargs: Passed to `keras.layers.Layer`.
-
-    Call arguments: any tensor, which only ties the layer to a functional model.
-
-    Call returns: The numbers, of `shape`.
     """
 
     def __init__(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import dataclass
 
-from pmal_tf.backbones.names import backbone_names
+from pmal_tf.backbones import architectures
 from pmal_tf.runtime.settings import Interval, check_settings, setting
+
+
+def backbone_names() -> tuple[str, ...]:
+    """Returns the names of the backbones: the files of `architectures/`, not loaded."""
+    return tuple(module.name for module in pkgutil.iter_modules(architectures.__path__))
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """Network.
-
-    Raises:
-        PmalError: If a value is not allowed.
-    """
+    """Network."""
 
     backbone: str = setting(
         "oscri", "Backbone network.", allowed=backbone_names(), common=True

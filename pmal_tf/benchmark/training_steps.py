@@ -19,7 +19,7 @@ from pmal_tf.methods.pmal.settings import PMALSettings
 from pmal_tf.runtime.errors import TrainingDivergedError
 from pmal_tf.training.loop import execution
 from pmal_tf.training.recipe import Recipe
-from pmal_tf.training.softmax_model import SoftmaxModel
+from pmal_tf.training.trainable import SoftmaxModel
 
 FEW_CLASSES, MANY_CLASSES = 6, 200
 PROTOTYPES_PER_CLASS = PMALSettings.prototypes_per_class

@@ -28,6 +28,5 @@ def plain_messages() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     standard_logging.getLogger("tensorflow").setLevel(standard_logging.WARNING)
-    logging.get_absl_handler().setFormatter(
-        standard_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S")
-    )
+    formatter = standard_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S")
+    logging.get_absl_handler().setFormatter(formatter)

@@ -9,11 +9,7 @@ from pmal_tf.runtime.settings import Interval, check_settings, setting
 
 @dataclass(frozen=True)
 class DeviceSettings:
-    """Machine.
-
-    Raises:
-        PmalError: If a value is not allowed.
-    """
+    """Machine."""
 
     strategy: str = setting(
         "default",

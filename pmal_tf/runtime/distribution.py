@@ -7,18 +7,12 @@ run it is the strategy whose scope the caller is in.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import tensorflow as tf
 
-from pmal_tf.runtime.cluster import (
-    is_lost_worker,
-    read_cluster,
-    reason_of_loss,
-    waiting_for_hosts,
-)
+from pmal_tf.runtime.cluster import loss_of_host, read_cluster, waiting_for_hosts
 from pmal_tf.runtime.errors import PmalError
 
 
@@ -32,18 +26,13 @@ def open_strategy(name: str, worker_timeout_seconds: int) -> tf.distribute.Strat
         worker_timeout_seconds: How long to wait for those hosts.
 
     Raises:
-        PmalError: If the strategy is unknown or TF_CONFIG cannot be used.
+        PmalError: If TF_CONFIG cannot be used, or a host does not come.
     """
     if name == "default":
         return tf.distribute.get_strategy()
     if name == "mirrored":
         return _mirrored()
-    if name == "multi_worker":
-        return _multi_worker(worker_timeout_seconds)
-    raise PmalError(
-        "`strategy` must be one of default, mirrored, multi_worker. "
-        f"Received: strategy={name!r}"
-    )
+    return _multi_worker(worker_timeout_seconds)
 
 
 # One per process: two of them would use the same keys for their collectives.
@@ -57,14 +46,16 @@ def _mirrored() -> tf.distribute.Strategy:
 
 @functools.cache
 def _multi_worker(worker_timeout_seconds: int) -> tf.distribute.Strategy:
-    """Returns the strategy of several hosts, once all have come.
-
-    Raises:
-        PmalError: If TF_CONFIG cannot be used.
-    """
-    cluster = read_cluster(os.environ.get("TF_CONFIG"))
-    with waiting_for_hosts(cluster, worker_timeout_seconds):
+    """Returns the strategy of several hosts, once all have come."""
+    own, others = read_cluster()
+    with waiting_for_hosts(own, others, worker_timeout_seconds):
         return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+class _Run:
+    """The strategy of the run, if there is one."""
+
+    strategy: tf.distribute.Strategy | None = None
 
 
 @contextmanager
@@ -75,12 +66,6 @@ def using(strategy: tf.distribute.Strategy) -> Iterator[None]:
         yield
     finally:
         _Run.strategy = None
-
-
-class _Run:
-    """The strategy of the run, if there is one."""
-
-    strategy: tf.distribute.Strategy | None = None
 
 
 def current() -> tf.distribute.Strategy:
@@ -107,15 +92,10 @@ def several_hosts() -> bool:
 
 def is_chief() -> bool:
     """Tells whether this process is the one that writes files."""
-    if not several_hosts():
-        return True
-    resolver = current().cluster_resolver
-    return resolver.task_type == "chief" or (
-        resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
-    )
+    return current().extended.should_checkpoint
 
 
-def largest(values: Sequence[bool]) -> list[bool]:
+def any_host(values: Sequence[bool]) -> list[bool]:
     """Returns, for each position, whether any host says yes; all hosts must ask.
 
     Hosts that decide by a clock or a signal would otherwise part ways.
@@ -135,7 +115,7 @@ def wait_for_all_hosts() -> None:
 
     The hosts must share the folders of the run.
     """
-    largest([False])
+    any_host([False])
 
 
 def on_all_replicas(
@@ -180,7 +160,7 @@ def on_all_replicas(
 
 
 @contextmanager
-def losses_of_hosts_told() -> Iterator[None]:
+def report_lost_hosts() -> Iterator[None]:
     """Turns what TensorFlow raises when another host is lost into a sentence.
 
     Raises:
@@ -189,11 +169,11 @@ def losses_of_hosts_told() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        if not several_hosts() or not is_lost_worker(error):
+        loss = loss_of_host(error)
+        if loss is None or not several_hosts():
             raise
         raise PmalError(
             "Every host must stay until the run is done. Received: another host was "
-            f"lost: {reason_of_loss(error)}. Finished stages and checkpoints are kept: "
-            "start the same command again on all hosts, or on fewer with another "
-            "TF_CONFIG."
+            f"lost: {loss}. Finished stages and checkpoints are kept: start the same "
+            "command again on all hosts, or on fewer with another TF_CONFIG."
         ) from error

@@ -16,11 +16,8 @@ _PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-lear
 
 def library_versions() -> dict[str, str]:
     """Returns the versions of Python, of this package and of what it computes with."""
-    return {
-        "pmal_tf": __version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in _PACKAGES},
-    }
+    own = {"pmal_tf": __version__, "python": platform.python_version()}
+    return {**own, **{name: metadata.version(name) for name in _PACKAGES}}
 
 
 def describe_environment(seed: int) -> dict[str, Any]:
@@ -45,26 +42,17 @@ def _git_commit() -> str | None:
 
     Followed by `with local changes` where the package is not as committed.
     """
-    package = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        folder, command = Path(__file__).resolve().parent, ["git", *arguments]
+        return subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
     try:
-        answer = subprocess.run(
-            ["git", "ls-files", "--error-unmatch", Path(__file__).name],
-            cwd=package,
-            capture_output=True,
-            check=False,
-        )
-        if answer.returncode:
-            return None
-        commit, changes = (
-            subprocess.run(
-                ["git", *command],
-                cwd=package,
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "."])
-        )
-        return f"{commit} with local changes" if changes else commit
+        # Fails in an installed package, even if its folder is in another checkout.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        commit = git("rev-parse", "HEAD")
+        return f"{commit} with local changes" if git("status", "-s", "..") else commit
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -4,7 +4,7 @@ import errno
 
 
 class PmalError(ValueError):
-    """A mistake in what the package was given, told in a sentence.
+    """A mistake in what the package was given.
 
     The message says what is wrong, what was expected, `Received: ...`, and the way
     out. Command lines print it and leave with status 1.
@@ -17,15 +17,10 @@ class TrainingDivergedError(PmalError):
 
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, or its type where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Tells whether an error says that a disk is full.
-
-    HDF5 and TensorFlow have errors of their own for it, which only tell in words.
-    """
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return "No space left on device" in str(error)
+    """Returns whether a disk is full, for which HDF5 and TensorFlow have only words."""
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error)

@@ -16,18 +16,13 @@ import numpy as np
 from pmal_tf.runtime.errors import PmalError
 
 MARKER = "done.json"
-_BLOCK_BYTES = 2**24
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under a temporary name beside it, and renames.
+    """Writes a file, and its folder, under a temporary name beside it, and renames.
 
-    Args:
-        path: The file to make; its folder is made too.
-        write: Called with the temporary path, which keeps the suffix.
-
-    Raises:
-        Exception: What `write` does; an `OSError` then names the file.
+    `write` is called with the temporary path, which keeps the suffix. What it raises
+    passes; an `OSError` then names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two commands may write the same record of one trial at once.
@@ -44,11 +39,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Writes into a folder and leaves all as it was.
-
-    Raises:
-        OSError: If it cannot be made or written.
-    """
+    """Writes into a folder, or raises an `OSError`, and leaves all as it was."""
     new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     probe = folder / f"writable.{os.getpid()}.tmp"
     write_text(probe, "")
@@ -73,16 +64,11 @@ def write_json(path: Path, value: Any) -> None:
 def save_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False
 ) -> None:
-    """Writes an `.npz` file atomically.
+    """Writes an `.npz` file of numbers, booleans or strings atomically.
 
     The only place that calls `np.savez`: NumPy 2.0 takes `allow_pickle`, which later
     versions have as an option, for one more array to write. Without it an array of
     objects would be pickled, so such are refused here.
-
-    Args:
-        path: The file.
-        arrays: Arrays of numbers, booleans or strings by name.
-        compressed: Whether to compress.
 
     Raises:
         TypeError: If an array holds objects.
@@ -92,12 +78,7 @@ def save_arrays(
     if objects:
         raise TypeError(f"Arrays of objects cannot be kept. Received: {objects}")
     save = np.savez_compressed if compressed else np.savez
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            save(file, **plain)
-
-    write_atomically(path, write)
+    write_atomically(path, lambda temporary: save(temporary, **plain))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -121,9 +102,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def checksum(path: Path, leave_out: tuple[str, ...] = ()) -> str:
     """Returns the SHA-256 of a file, or of a folder's files with their names.
 
-    Args:
-        path: The file or folder.
-        leave_out: Names of files that do not count.
+    Files whose name is in `leave_out` do not count.
     """
     digest = hashlib.sha256()
     inside = path.rglob("*") if path.is_dir() else [path]
@@ -131,17 +110,15 @@ def checksum(path: Path, leave_out: tuple[str, ...] = ()) -> str:
     for file in files:
         digest.update(str(file.relative_to(path)).encode())
         with file.open("rb") as content:
-            while block := content.read(_BLOCK_BYTES):
-                digest.update(block)
+            hashlib.file_digest(content, lambda: digest)  # Goes on with the same.
     return digest.hexdigest()
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Names the entries in which two flat dicts differ, as `name: old -> new`."""
-    names = sorted(set(old) | set(new))
     return [
         f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
-        for name in names
+        for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]
 
@@ -155,7 +132,6 @@ class Marker:
         inputs: The settings that it reads, and fingerprints of what else it reads.
         upstream: Hash of what each stage that this one reads from has made.
         outputs: SHA-256 of each file made, by path relative to the trial.
-        seconds: How long it took.
         facts: What else is worth keeping, e.g. where an export lies.
         shows: Folders below `tensorboard/` that it wrote.
     """
@@ -180,24 +156,17 @@ class Marker:
 
     @classmethod
     def read(cls, folder: Path) -> Marker | None:
-        """Returns the marker in a stage's folder, None where there is no sound one.
-
-        A marker of an earlier version counts as none: its stage is made anew.
-        """
+        """Returns the marker in a stage's folder, None where there is no sound one."""
         try:
             content = read_json(folder / MARKER)
-            stored = {n: content[n] for n in cls.__dataclass_fields__ if n in content}
-            marker = cls(**{**stored, "shows": tuple(stored.get("shows", ()))})
-            return marker if marker.hash == content.get("hash") else None
-        except (OSError, TypeError, PmalError):
+            made = content.pop("hash")
+            marker = cls(**{**content, "shows": tuple(content["shows"])})
+            return marker if marker.hash == made else None
+        except (OSError, KeyError, TypeError, PmalError):
             return None
 
     def fault(self, folder: Path) -> str:
-        """Says what is wrong with the files that the stage made, empty for nothing.
-
-        Args:
-            folder: What their paths are relative to.
-        """
+        """Says what is wrong with the stage's files below a folder, empty for none."""
         for relative, expected in self.outputs.items():
             path = folder / relative
             if not path.is_file():

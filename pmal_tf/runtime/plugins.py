@@ -12,13 +12,10 @@ from typing import Any
 
 
 def found_in(package: ModuleType, attribute: str) -> list[Any]:
-    """Returns what the modules of a package declare under one name.
+    """Returns what the modules of a package declare under one name, in their order.
 
-    Args:
-        package: The package. Its modules and packages are taken in order of name;
-            those whose source does not assign the name are not even imported, since
-            they may be slow to.
-        attribute: The name.
+    Modules whose source does not assign the name are not even imported, since they may
+    be slow to.
     """
     found = []
     assigned = re.compile(rf"^{attribute}\b[^=\n]*=", re.MULTILINE)

@@ -13,13 +13,10 @@ _LEAST_CAPABILITY = {"mixed_float16": (7, 0), "mixed_bfloat16": (8, 0)}
 
 
 def check_precision(policy: str) -> None:
-    """Checks that the devices can train in a precision.
+    """Checks that the devices can train in a Keras dtype policy.
 
     Every visible GPU is asked for its compute capability; without a GPU, the CPU tries
-    a convolution and its gradients.
-
-    Args:
-        policy: A Keras dtype policy; only the mixed ones can be lacking.
+    a convolution and its gradients. Only the mixed policies can be lacking.
 
     Raises:
         PmalError: If a device cannot.
@@ -34,28 +31,24 @@ def check_precision(policy: str) -> None:
 
 
 def _check_gpu(device: tf.config.PhysicalDevice, policy: str) -> None:
-    """Checks a GPU's compute capability, where it has one.
-
-    Raises:
-        PmalError: If it is too low.
-    """
+    """Checks a GPU's compute capability, where it has one."""
     details = tf.config.experimental.get_device_details(device)
     capability = details.get("compute_capability")
-    least = _LEAST_CAPABILITY[policy]
-    if capability is not None and tuple(capability) < least:
-        raise PmalError(
-            f"`precision={policy}` needs GPUs of compute capability {_text(least)} or "
-            f"more. Received: {details.get('device_name', device.name)} with "
-            f"{_text(capability)}. {_way_out(policy, tuple(capability))}"
-        )
+    if capability is None or tuple(capability) >= _LEAST_CAPABILITY[policy]:
+        return
+    major, minor = _LEAST_CAPABILITY[policy]
+    half = tuple(capability) >= _LEAST_CAPABILITY["mixed_float16"]
+    instead = "--precision=mixed_float16 or --precision=float32"
+    raise PmalError(
+        f"`precision={policy}` needs GPUs of compute capability {major}.{minor} or "
+        f"more. Received: {details.get('device_name', device.name)} with "
+        f"{capability[0]}.{capability[1]}. Use "
+        f"{instead if half else '--precision=float32'}."
+    )
 
 
 def _check_cpu(policy: str) -> None:
-    """Takes a 3x3 convolution and its gradients in a precision's type.
-
-    Raises:
-        PmalError: If TensorFlow cannot compute them.
-    """
+    """Takes a 3x3 convolution and its gradients in a precision's type."""
     dtype = keras.DTypePolicy(policy).compute_dtype
     with tf.device("CPU:0"):
         image, kernel = tf.ones((1, 4, 4, 2), dtype), tf.ones((3, 3, 2, 2), dtype)
@@ -70,15 +63,3 @@ def _check_cpu(policy: str) -> None:
                 f"CPU, where TensorFlow cannot compute them: {first_line(error)}. Use "
                 "--precision=float32."
             ) from error
-
-
-def _way_out(policy: str, capability: tuple[int, ...]) -> str:
-    """Says which precision a GPU has instead."""
-    if policy == "mixed_bfloat16" and capability >= _LEAST_CAPABILITY["mixed_float16"]:
-        return "Use --precision=mixed_float16 or --precision=float32."
-    return "Use --precision=float32."
-
-
-def _text(capability: tuple[int, ...]) -> str:
-    """Writes a compute capability, e.g. 7.5."""
-    return ".".join(map(str, capability))

@@ -6,16 +6,13 @@ import hashlib
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """Returns a seed for one purpose, independent of the seeds of all others.
+    """Returns a seed in [0, 2^31) for one purpose, independent of those of all others.
 
     A hash is used, not a sum, so that neighbouring seeds and trials share no stream.
 
     Args:
         seed: The run's seed.
         *purpose: What the seed is for, e.g. `("pretrain", trial, model)`.
-
-    Returns:
-        An integer in [0, 2^31).
     """
     text = repr((int(seed), *purpose)).encode()
     digest = hashlib.blake2b(text, digest_size=8).digest()

@@ -17,30 +17,23 @@ from pmal_tf.runtime.errors import PmalError
 
 @dataclass(frozen=True)
 class Interval:
-    """Numbers from `low` to `high`; None is no bound."""
+    """Numbers from `low` to `high`."""
 
-    low: float | None = None
-    high: float | None = None
+    low: float = -math.inf
+    high: float = math.inf
     open_low: bool = False
     open_high: bool = False
 
     def __contains__(self, value: float) -> bool:
-        if not math.isfinite(value):
-            return False
-        above = self.low is None or (
-            value > self.low if self.open_low else value >= self.low
-        )
-        below = self.high is None or (
-            value < self.high if self.open_high else value <= self.high
-        )
-        return above and below
+        at_open_end = self.open_low and value == self.low
+        at_open_end |= self.open_high and value == self.high
+        inside = self.low <= value <= self.high
+        return math.isfinite(value) and inside and not at_open_end
 
     def __str__(self) -> str:
-        left = "(" if self.open_low or self.low is None else "["
-        right = ")" if self.open_high or self.high is None else "]"
-        low = "-inf" if self.low is None else f"{self.low:g}"
-        high = "inf" if self.high is None else f"{self.high:g}"
-        return f"{left}{low}, {high}{right}"
+        left = "[" if self.low > -math.inf and not self.open_low else "("
+        right = "]" if self.high < math.inf and not self.open_high else ")"
+        return f"{left}{self.low:g}, {self.high:g}{right}"
 
 
 def setting(
@@ -51,7 +44,7 @@ def setting(
     result: bool = True,
     common: bool = False,
 ) -> Any:
-    """Declares a field: default, help, and allowed values.
+    """Declares a field of a frozen dataclass.
 
     Args:
         default: Its type is that of the setting; a tuple is a list.
@@ -64,14 +57,9 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def is_setting(field: dataclasses.Field) -> bool:
-    """Tells whether a field was declared by `setting`."""
-    return "help" in field.metadata
-
-
 def settings_in(declared: Any) -> list[dataclasses.Field]:
     """Returns the settings that a dataclass, or an instance of one, has."""
-    return [field for field in dataclasses.fields(declared) if is_setting(field)]
+    return [field for field in dataclasses.fields(declared) if "help" in field.metadata]
 
 
 def check_settings(values: Any) -> None:
@@ -85,22 +73,13 @@ def check_settings(values: Any) -> None:
 
 
 def read_settings(values: Any, *names: str) -> dict[str, Any]:
-    """Returns settings that results depend on, as a JSON file holds them.
-
-    Args:
-        values: A dataclass of settings.
-        *names: Which; none for all that it has.
-    """
-    return {
-        field.name: as_json(getattr(values, field.name))
-        for field in settings_in(values)
-        if field.metadata["result"] and (not names or field.name in names)
-    }
-
-
-def as_json(value: Any) -> Any:
-    """Returns a value as it comes back from a JSON file."""
-    return list(value) if isinstance(value, tuple) else value
+    """Returns settings that results depend on, all or the named, as JSON holds them."""
+    found = {}
+    for field in settings_in(values):
+        if field.metadata["result"] and (not names or field.name in names):
+            value = getattr(values, field.name)
+            found[field.name] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def kind_of(field: dataclasses.Field) -> type:

@@ -9,8 +9,6 @@ from types import FrameType
 
 from absl import logging
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
 
 class Interrupted(BaseException):
     """The process was asked to leave.
@@ -25,21 +23,17 @@ class Interrupted(BaseException):
     def __init__(self, number: int, kept: str = "") -> None:
         super().__init__(number, kept)
         self.number = number
-        self.kept = kept
-
-    @property
-    def exit_status(self) -> int:
-        """What shells expect of a process that a signal ended."""
-        return 128 + self.number
+        self.kept = kept or "Finished stages and checkpoints are kept."
+        # What shells expect of a process that a signal ended.
+        self.exit_status = 128 + number
 
     def __str__(self) -> str:
         name = signal.Signals(self.number).name
-        kept = self.kept or "Finished stages and checkpoints are kept."
-        return f"Stopped by {name}. {kept} The same command goes on from there."
+        return f"Stopped by {name}. {self.kept} The same command goes on from there."
 
 
 class _State:
-    """What the handler and the training loop tell each other."""
+    """What the handler and the training loop share."""
 
     deferring = False
     received: int | None = None
@@ -47,7 +41,7 @@ class _State:
 
 def leave_on_signals() -> None:
     """Turns SIGTERM and SIGINT into `Interrupted`, from now on, in this process."""
-    for number in _SIGNALS:
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _handle)
 
 

@@ -1,8 +1,7 @@
 """A stage of work as it is declared, and the place where it is done.
 
-A stage says what it depends on and nothing of where results are kept: the same things
-give the same result, so whoever keeps results (`pmal_tf.workflow.store`) may find it
-made already.
+A stage declares what it depends on and nothing of where results are kept: the same
+things give the same result, which `pmal_tf.workflow.store` may have already.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ class Work:
     """Where one stage is done.
 
     Attributes:
-        stage: Its name.
-        key: Hash of all that it depends on.
+        key: Hash of all that the stage depends on.
         folder: Where its files go, by the paths that they have in the trial's folder.
             What a killed attempt left there is of the same key.
         shown: The trial's folder, for what grows while the stage runs: `metrics.jsonl`
@@ -39,8 +37,7 @@ class Work:
     def path_of(self, name: str) -> Path:
         """Returns where a file of a stage that this one needs is.
 
-        Args:
-            name: Its path in the trial's folder, e.g. `mining/prototypes.npz`.
+        Its name is its path in the trial's folder, e.g. `mining/prototypes.npz`.
 
         Raises:
             FileNotFoundError: If no stage that this one needs has made it.
@@ -62,15 +59,15 @@ class Stage:
     """One step of a trial.
 
     Attributes:
-        name: Its name, and that of the folder that says it is done.
+        name: Its name, and that of its folder.
         kind: Its name in `--stages`.
         run: Does the work; returns facts worth keeping, JSON. Every file that it leaves
             in `Work.folder` is its result.
         needs: Names of the stages whose results it reads.
         reads: The settings that it reads, JSON by name.
-        inputs: Names of what it reads beside: whoever runs it tells their fingerprints.
+        inputs: Names of what it reads beside; the engine takes their fingerprints.
         shows: Folders below `tensorboard/` that it writes.
-        is_there: Told the facts, whether what it made elsewhere is still there.
+        is_there: Whether what it made elsewhere is still there, by the facts.
         distributed: Whether all hosts take part; of them, the chief writes files.
     """
 

@@ -11,19 +11,11 @@ class Images(Protocol):
     """Images [N, H, W, 3]: an array, or a file of which an index reads a part."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """[N, H, W, 3]."""
-        ...
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
 
     @property
-    def dtype(self) -> Any:
-        """NumPy type of the pixels."""
-        ...
+    def dtype(self) -> Any: ...  # noqa: D102
 
-    def __len__(self) -> int:
-        """Returns N."""
-        ...
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: Any, /) -> np.ndarray:
-        """Returns the images of a slice or of an array of positions."""
-        ...
+    def __getitem__(self, index: Any, /) -> np.ndarray: ...

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,22 @@ from absl import logging
 
 from pmal_tf.runtime.files import write_text
 
+Logs = dict[str, Any] | None
 # The bar must fit in 80 columns, or every refresh begins a new line.
 _BAR_METRICS = ("accuracy", "loss")
 
 
 class EpochRecord(keras.callbacks.Callback):
-    """Appends a line per epoch to `metrics.jsonl`, and says it in the log.
+    """Appends a line per epoch to the trial's `metrics.jsonl`.
+
+    Of an epoch that was cut short, only the part since then is timed.
 
     Args:
-        path: The trial's `metrics.jsonl`, shared by all stages.
+        path: The file, shared by all stages.
         stage: Name of the stage.
-        first_epoch: Where this run begins; later lines of the stage, left by a run that
-            was cut short after its last checkpoint, are removed.
-        epochs: Epochs in all.
-        images_per_batch: For the images per second. Of an epoch that was cut short,
-            only the part since then is timed.
-        log: Whether to say the line in the log too; a progress bar says it otherwise.
+        first_step: Steps that were done when this run began.
+        images_per_batch: For the images per second.
+        log: Whether to log the line too.
     """
 
     def __init__(
@@ -37,49 +36,27 @@ class EpochRecord(keras.callbacks.Callback):
         path: Path,
         stage: str,
         *,
-        first_epoch: int,
-        epochs: int,
+        first_step: int,
         images_per_batch: int,
         log: bool,
     ) -> None:
         super().__init__()
         self.path = path
         self.stage = stage
-        self.first_epoch = first_epoch
-        self.epochs = epochs
+        self.first_step = first_step
         self.images_per_batch = images_per_batch
         self.log = log
-        self._began = 0.0
-        self._first_batch: int | None = None
-        self._last_batch = 0
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Drops the lines that this run will write again."""
-        drop_records(self.path, self.stage, self.first_epoch)
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Starts the clock."""
         self._began = time.perf_counter()
-        self._first_batch = None
 
-    def on_train_batch_begin(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
-        """Remembers where in the epoch this run began."""
-        if self._first_batch is None:
-            self._first_batch = batch
-
-    def on_train_batch_end(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
-        """Remembers how far it came."""
-        self._last_batch = batch
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Writes the epoch's line."""
         seconds = time.perf_counter() - self._began
-        batches = self._last_batch - (self._first_batch or 0) + 1
-        rate = batches * self.images_per_batch / seconds
+        steps = self.params["steps"]
+        taken_before = max(0, self.first_step - epoch * steps)
+        rate = (steps - taken_before) * self.images_per_batch / seconds
         optimizer = next(iter(self.model.optimizers.values()))
         record = {
             "stage": self.stage,
@@ -93,16 +70,15 @@ class EpochRecord(keras.callbacks.Callback):
             file.write(json.dumps(record) + "\n")
         if self.log:
             values = "  ".join(f"{k} {v:.4f}" for k, v in (logs or {}).items())
-            logging.info(
-                "%s  epoch %d/%d  %s  %.0f images/s",
-                *(self.stage, epoch + 1, self.epochs, values, rate),
-            )
+            place = f"{self.stage}  epoch {epoch + 1}/{self.params['epochs']}"
+            logging.info("%s  %s  %.0f images/s", place, values, rate)
 
 
 def drop_records(path: Path, stage: str, first_epoch: int) -> None:
     """Removes a stage's lines after `first_epoch` epochs from `metrics.jsonl`.
 
-    Lines that are not records, e.g. one cut off in the middle, are removed too.
+    A run that was cut short after its last checkpoint left them, and the one that goes
+    on writes them again. A line that was cut off in the middle is removed too.
     """
     if not path.exists():
         return
@@ -112,59 +88,26 @@ def drop_records(path: Path, stage: str, first_epoch: int) -> None:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if not isinstance(record, dict) or not {"stage", "epoch"} <= set(record):
-            continue
         if record["stage"] != stage or record["epoch"] <= first_epoch:
             kept.append(line + "\n")
     write_text(path, "".join(kept))
 
 
-class Validation(keras.callbacks.Callback):
-    """Adds numbers of a model that is being trained to those of each epoch.
-
-    Args:
-        measure: Returns them by name.
-    """
-
-    def __init__(self, measure: Callable[[], dict[str, float]]) -> None:
-        super().__init__()
-        self.measure = measure
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Measures."""
-        if logs is not None:
-            logs.update(self.measure())
-
-
 class ProgressBar(keras.callbacks.Callback):
-    """A progress bar over the steps of each epoch, for a terminal.
+    """A progress bar over the steps of each epoch of a stage, for a terminal."""
 
-    Args:
-        stage: Name of the stage.
-        epochs: Epochs in all.
-        steps_per_epoch: Steps of each.
-    """
-
-    def __init__(self, stage: str, epochs: int, steps_per_epoch: int) -> None:
+    def __init__(self, stage: str) -> None:
         super().__init__()
         self.stage = stage
-        self.epochs = epochs
-        self.steps_per_epoch = steps_per_epoch
-        self._bar: keras.utils.Progbar | None = None
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Opens the bar."""
-        sys.stdout.write(f"{self.stage}  epoch {epoch + 1}/{self.epochs}\n")
+        sys.stdout.write(f"{self.stage}  epoch {epoch + 1}/{self.params['epochs']}\n")
         self._bar = keras.utils.Progbar(
-            self.steps_per_epoch, width=20, stateful_metrics=_BAR_METRICS
+            self.params["steps"], width=20, stateful_metrics=_BAR_METRICS
         )
 
-    def on_train_batch_end(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Moves the bar."""
-        shown = [
-            (name, (logs or {})[name]) for name in _BAR_METRICS if name in (logs or {})
-        ]
-        if self._bar is not None:
-            self._bar.update(batch + 1, shown)
+        shown = logs or {}
+        self._bar.update(batch + 1, [(n, shown[n]) for n in _BAR_METRICS if n in shown])

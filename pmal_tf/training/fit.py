@@ -7,7 +7,7 @@ import functools
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,10 @@ import tensorflow as tf
 from absl import logging
 
 from pmal_tf.data.batches.pipeline import Share, TrainingPipeline
-from pmal_tf.runtime import distribution
-from pmal_tf.runtime import signals as interruption
-from pmal_tf.runtime.batch_norm import synchronized_batch_norm
+from pmal_tf.runtime import distribution, signals
 from pmal_tf.runtime.errors import TrainingDivergedError
 from pmal_tf.runtime.files import write_atomically
-from pmal_tf.training.callbacks import EpochRecord, ProgressBar, Validation
+from pmal_tf.training.callbacks import EpochRecord, ProgressBar, drop_records
 from pmal_tf.training.checkpoints import (
     Checkpoints,
     check_weights,
@@ -31,8 +29,7 @@ from pmal_tf.training.checkpoints import (
 )
 from pmal_tf.training.loop import train
 from pmal_tf.training.recipe import Recipe
-from pmal_tf.training.softmax_model import SoftmaxModel
-from pmal_tf.training.trainable import Trainable
+from pmal_tf.training.trainable import SoftmaxModel, Trainable
 
 MODEL = "model.keras"
 
@@ -43,7 +40,7 @@ class StageRecords:
 
     Attributes:
         stage: Its name.
-        folder: Its checkpoints.
+        folder: Its checkpoints and its final model.
         metrics: The trial's `metrics.jsonl`.
         tensorboard: Its TensorBoard folder, or None.
         identity: What it is made from; only that goes on from its checkpoints.
@@ -58,10 +55,6 @@ class StageRecords:
     checkpoint_minutes: float = 10.0
 
 
-# From a step and the replicas of this host to their batches from that step on.
-Batches = Callable[[int, Share], tf.data.Dataset]
-
-
 def fit_classifier(
     classifier: keras.Model,
     pipeline: TrainingPipeline,
@@ -70,18 +63,7 @@ def fit_classifier(
     seed: int,
     records: StageRecords | None = None,
 ) -> None:
-    """Trains a softmax classifier with the cross-entropy loss.
-
-    Args:
-        classifier: A model from images to logits; trained in place.
-        pipeline: The training images.
-        recipe: Optimiser, schedule and budget.
-        seed: Seed of dropout.
-        records: Where to keep checkpoints and metrics; None keeps none.
-
-    Raises:
-        TrainingDivergedError: If the loss or a weight stops being finite.
-    """
+    """Trains a model from images to logits with the cross-entropy loss; see `fit`."""
     model = SoftmaxModel(classifier, recipe.label_smoothing)
     fit(model, pipeline, recipe, seed=seed, records=records)
 
@@ -101,18 +83,19 @@ def fit(
     *,
     seed: int,
     records: StageRecords | None = None,
-    batches: Batches | None = None,
+    batches: Callable[[int, Share], tf.data.Dataset] | None = None,
     measure: Callable[[], dict[str, float]] | None = None,
 ) -> None:
-    """Runs the loop over batches, from the newest checkpoint on.
+    """Trains a model in place, from the newest checkpoint on.
 
     Args:
-        model: The model; trained in place.
+        model: The model.
         pipeline: The training images.
         recipe: Optimiser, schedule and budget.
         seed: Seed of dropout.
         records: Where to keep checkpoints and metrics; None keeps none.
-        batches: The batches, where they are more than the pipeline's.
+        batches: From a step and the replicas of this host to their batches from that
+            step on, where these are more than the pipeline's.
         measure: Returns numbers to record beside the losses after each epoch.
 
     Raises:
@@ -123,22 +106,21 @@ def fit(
     model.build_optimizers()
     batches = batches or functools.partial(batches_of, pipeline, recipe)
     callbacks: list[keras.callbacks.Callback] = []
-    if records is not None:
-        step = restore_newest(model, records.folder, records.identity)
-        callbacks = _callbacks(records, pipeline, recipe, step // steps)
     if measure is not None:
         # Before those that record what is measured.
-        callbacks.insert(0, Validation(measure))
+        callbacks.append(_measuring(measure))
+    if records is not None:
+        step = restore_newest(model, records.folder, records.identity)
+        callbacks += _callbacks(records, pipeline, step)
     if step:
         logging.info(
-            "Going on after step %d: of epoch %d of %d, %d of %d steps are done",
-            *(step, step // steps + 1, recipe.epochs, step % steps, steps),
+            f"Going on after step {step}: of epoch {step // steps + 1} of "
+            f"{recipe.epochs}, {step % steps} of {steps} steps are done"
         )
+    synchronizes = distribution.replicas() > 1 and recipe.sync_batch_norm
+    batch_norm = _synchronized_batch_norm if synchronizes else contextlib.nullcontext
     try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(interruption.deferred())
-            if distribution.replicas() > 1 and recipe.sync_batch_norm:
-                stack.enter_context(synchronized_batch_norm(model))
+        with signals.deferred(), batch_norm(model):
             train(
                 model,
                 functools.partial(batches, step),
@@ -154,32 +136,39 @@ def fit(
     except TrainingDivergedError as error:
         if records is None:
             raise
-        raise TrainingDivergedError(_divergence(error, records)) from error
+        kept = list_checkpoints(records.folder)
+        last = f"kept at {kept[0]}" if kept else "none was made before"
+        raise TrainingDivergedError(
+            f"Training must keep a finite loss. Received: stage {records.stage}: "
+            f"{error}. Last good checkpoint: {last}. Lower --learning_rate, or try "
+            "--precision=float32."
+        ) from error
+
+
+def _measuring(measure: Callable[[], dict[str, float]]) -> keras.callbacks.Callback:
+    """Returns a callback that adds numbers to those of each epoch."""
+    return keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: logs.update(measure())
+    )
 
 
 def _callbacks(
-    records: StageRecords,
-    pipeline: TrainingPipeline,
-    recipe: Recipe,
-    first_epoch: int,
+    records: StageRecords, pipeline: TrainingPipeline, first_step: int
 ) -> list[keras.callbacks.Callback]:
     """Returns the callbacks that keep a stage's records, in order."""
-    steps = pipeline.steps_per_epoch
     checkpoints = Checkpoints(
-        records.folder,
-        records.identity,
-        steps_per_epoch=steps,
-        minutes=records.checkpoint_minutes,
+        records.folder, records.identity, records.checkpoint_minutes
     )
     if not distribution.is_chief():
         return [checkpoints]
+    epochs_done = first_step // pipeline.steps_per_epoch
+    drop_records(records.metrics, records.stage, epochs_done)
     interactive = sys.stdout.isatty() and sys.stderr.isatty()
     callbacks: list[keras.callbacks.Callback] = [
         EpochRecord(
             records.metrics,
             records.stage,
-            first_epoch=first_epoch,
-            epochs=recipe.epochs,
+            first_step=first_step,
             images_per_batch=pipeline.images_per_batch,
             log=not interactive,
         ),
@@ -191,19 +180,30 @@ def _callbacks(
     # After all that is written of an epoch: what comes before a kill stays.
     callbacks.append(checkpoints)
     if interactive:
-        callbacks.append(ProgressBar(records.stage, recipe.epochs, steps))
+        callbacks.append(ProgressBar(records.stage))
     return callbacks
 
 
-def _divergence(error: TrainingDivergedError, records: StageRecords) -> str:
-    """Says which stage diverged, and which checkpoint is the last good one."""
-    kept = list_checkpoints(records.folder)
-    last = f"kept at {kept[0]}" if kept else "none was made before"
-    return (
-        f"Training must keep a finite loss. Received: stage {records.stage}: {error}. "
-        f"Last good checkpoint: {last}. Lower --learning_rate, or try "
-        "--precision=float32."
-    )
+@contextlib.contextmanager
+def _synchronized_batch_norm(model: keras.Model) -> Iterator[None]:
+    """Lets every BatchNorm of a model see the global batch while it is trained.
+
+    Layers are switched, not built so: a model may come from a file, and train on other
+    devices next.
+    """
+    layers = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    before = [layer.synchronized for layer in layers]
+    for layer in layers:
+        layer.synchronized = True
+    try:
+        yield
+    finally:
+        for layer, value in zip(layers, before, strict=True):
+            layer.synchronized = value
 
 
 def is_trained(records: StageRecords) -> bool:

@@ -45,7 +45,7 @@ def train(
         batches: Given the replicas of this host, their batches from `first_step` on.
         first_step: Steps that are done, counted from the start of training.
         epochs: The epoch to stop before.
-        steps_per_epoch: Steps of each epoch.
+        steps_per_epoch: At least 1.
         seed: Seed of dropout.
         callbacks: Keras callbacks; `logs` hold Python floats. Those of steps are called
             once per execution.
@@ -99,13 +99,7 @@ def _iterator(batches: Callable[[Share], tf.data.Dataset]) -> tf.data.Iterator:
 
 
 def execution(model: keras.Model, seed: int, jit: bool) -> Execution:
-    """Returns the function that takes some steps.
-
-    Args:
-        model: A compiled model.
-        seed: Seed of dropout.
-        jit: Whether to compile the step with XLA.
-    """
+    """Returns the function that takes some steps of a compiled model."""
     strategy = distribution.current()
 
     def on_replica(batch: object, step: tf.Tensor) -> tf.Tensor:
@@ -132,22 +126,15 @@ def execution(model: keras.Model, seed: int, jit: bool) -> Execution:
 
 
 def _check_finite(broken: int, loss: float, last: int, steps_per_epoch: int) -> None:
-    """Checks what an execution left.
+    """Raises unless all is finite that an execution left.
 
-    Args:
-        broken: The first step that left a weight that is not finite, or -1.
-        loss: The running mean of the epoch; finite only if every term was.
-        last: The last step.
-        steps_per_epoch: Steps of each epoch.
-
-    Raises:
-        TrainingDivergedError: If something is not finite.
+    `broken` is the first step that left a weight that is not, or -1; `loss` the running
+    mean of the epoch, which is finite only if every term was.
     """
-    if broken < 0 and math.isfinite(loss):
+    finite = math.isfinite(loss)
+    if broken < 0 and finite:
         return
-    what = (
-        "the gradient was not finite" if math.isfinite(loss) else f"the loss was {loss}"
-    )
+    what = "the gradient was not finite" if finite else f"the loss was {loss}"
     epoch, step = divmod(broken if broken >= 0 else last, steps_per_epoch)
     raise TrainingDivergedError(
         f"{what} at epoch {epoch + 1}, step {step + 1} of {steps_per_epoch}"
@@ -159,11 +146,6 @@ def seed_dropout(model: keras.Model, seed: int, step: tf.Tensor | int) -> None:
 
     Keras neither saves their state nor can rewind it, so a resumed run would drop other
     units than an uninterrupted one; and all replicas would drop the same.
-
-    Args:
-        model: The model.
-        seed: Seed of dropout.
-        step: Steps that are done, counted from the start of training.
     """
     context = tf.distribute.get_replica_context()
     replica = context.replica_id_in_sync_group if context else 0

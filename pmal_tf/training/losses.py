@@ -19,8 +19,7 @@ def classification_loss(
         label_smoothing: The share s, in [0, 1).
 
     Returns:
-        [batch] losses, float64 if the logits are, else float32 even where they are of
-        half precision.
+        [batch] losses, float64 if the logits are, else float32.
     """
     logits = tf.cast(logits, tf.float64 if logits.dtype == tf.float64 else tf.float32)
     if not label_smoothing:

@@ -17,7 +17,9 @@ class _CoupledWeightDecay:
     part, biases and BatchNorm included, as they do there.
     """
 
-    coupled_weight_decay: float
+    def __init__(self, coupled_weight_decay: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.coupled_weight_decay = coupled_weight_decay
 
     def update_step(
         self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
@@ -47,10 +49,6 @@ class CoupledAdam(_CoupledWeightDecay, keras.optimizers.Adam):
         coupled_weight_decay: Factor of the variable in the gradient.
         **kwargs: Passed to `keras.optimizers.Adam`.
     """
-
-    def __init__(self, coupled_weight_decay: float = 0.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.coupled_weight_decay = coupled_weight_decay
 
 
 class _TorchMomentum(keras.optimizers.SGD):
@@ -86,7 +84,3 @@ class CoupledSGD(_CoupledWeightDecay, _TorchMomentum):
         coupled_weight_decay: Factor of the variable in the gradient.
         **kwargs: Passed to `keras.optimizers.SGD`.
     """
-
-    def __init__(self, coupled_weight_decay: float = 0.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.coupled_weight_decay = coupled_weight_decay

@@ -95,13 +95,12 @@ class Recipe:
         # The first cosine must have time to fall.
         cycles = self.restarts + 1 if self.schedule == "cosine_restarts" else 1
         if self.warmup_epochs * cycles >= self.epochs:
-            per_cycle = " / (restarts + 1)" if cycles > 1 else ""
-            restarts = f", restarts={self.restarts}" if cycles > 1 else ""
             raise PmalError(
-                f"`warmup_epochs` must be less than epochs{per_cycle} with "
-                f"schedule={self.schedule}. Received: warmup_epochs="
-                f"{self.warmup_epochs}, epochs={self.epochs}{restarts}. "
-                "Warm up for less, or train for longer."
+                f"`warmup_epochs` must be less than epochs"
+                f"{' / (restarts + 1)' if cycles > 1 else ''} with schedule="
+                f"{self.schedule}. Received: warmup_epochs={self.warmup_epochs}, "
+                f"epochs={self.epochs}, restarts={self.restarts}. Warm up for less, or "
+                "train for longer."
             )
 
     @property
@@ -113,38 +112,42 @@ class Recipe:
             from pmal_tf.runtime import distribution
 
             has_gpu = bool(tf.config.list_logical_devices("GPU"))
-            # XLA cannot compile what replicas tell each other within a step.
+            # XLA cannot compile collectives between replicas within a step.
             return has_gpu and distribution.replicas() == 1
         return self.jit == "on"
 
     def build_schedule(self, steps_per_epoch: int) -> float | Schedule:
         """Returns the learning rate as Keras takes it."""
-        from pmal_tf.training import schedules
+        from keras.optimizers.schedules import CosineDecay, PiecewiseConstantDecay
 
+        from pmal_tf.training.schedules import CosineRestarts, LinearWarmup
+
+        rate, steps = self.learning_rate, self.epochs * steps_per_epoch
         warmup_steps = self.warmup_epochs * steps_per_epoch
-        schedule = schedules.without_warmup(
-            self.schedule,
-            self.learning_rate,
-            steps=self.epochs * steps_per_epoch,
-            steps_between_drops=self.drop_every * steps_per_epoch,
-            restarts=self.restarts,
-            warmup_steps=warmup_steps,
-        )
-        if not warmup_steps:
-            return schedule
-        return schedules.LinearWarmup(schedule, warmup_steps)
+        between_drops = self.drop_every * steps_per_epoch
+        schedule: float | Schedule = rate
+        if self.schedule == "step" and steps > between_drops:
+            # Keras keeps the old rate up to and including the boundary step.
+            boundaries = [d - 1 for d in range(between_drops, steps, between_drops)]
+            values = [rate * 0.1**drop for drop in range(len(boundaries) + 1)]
+            schedule = PiecewiseConstantDecay(boundaries, values)
+        elif self.schedule == "cosine" and not warmup_steps:
+            schedule = CosineDecay(rate, decay_steps=steps)
+        elif self.schedule == "cosine":
+            schedule = CosineRestarts(rate, steps, hold_steps=warmup_steps)
+        elif self.schedule == "cosine_restarts":
+            schedule = CosineRestarts(rate, steps, self.restarts, warmup_steps)
+        return LinearWarmup(schedule, warmup_steps) if warmup_steps else schedule
 
     def build_optimizer(self, steps_per_epoch: int) -> keras.optimizers.Optimizer:
         """Returns a new optimiser."""
         from pmal_tf.training.optimizers import CoupledAdam, CoupledSGD
 
-        coupled = not self.decoupled_weight_decay
-        decay = "coupled_weight_decay" if coupled else "weight_decay"
-        arguments = {
-            "learning_rate": self.build_schedule(steps_per_epoch),
-            decay: self.weight_decay,
-        }
+        rate = self.build_schedule(steps_per_epoch)
+        apart = self.decoupled_weight_decay
+        decay = {"weight_decay" if apart else "coupled_weight_decay": self.weight_decay}
         if self.optimizer == "adam":
             # PyTorch's epsilon; Keras's default is ten times larger.
-            return CoupledAdam(beta_1=self.momentum, epsilon=1e-8, **arguments)
-        return CoupledSGD(momentum=self.momentum, **arguments)
+            options = {"beta_1": self.momentum, "epsilon": 1e-8}
+            return CoupledAdam(learning_rate=rate, **options, **decay)
+        return CoupledSGD(learning_rate=rate, momentum=self.momentum, **decay)

@@ -26,11 +26,9 @@ class CosineRestarts(Schedule):
 
     Args:
         peak: Rate at the start of every cycle.
-        total_steps: Steps of all cycles together, at least 1; the cycles need not be
-            whole steps.
+        total_steps: Of all cycles together, at least 1; a cycle need not begin at one.
         restarts: Starts after the first, at least 0.
-        hold_steps: Steps h at the peak before the first cosine, less than
-            total_steps / n.
+        hold_steps: Steps h at the peak before the first cosine, below total_steps / n.
     """
 
     def __init__(
@@ -59,12 +57,8 @@ class CosineRestarts(Schedule):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {
-            "peak": self.peak,
-            "total_steps": self.total_steps,
-            "restarts": self.restarts,
-            "hold_steps": self.hold_steps,
-        }
+        names = ("peak", "total_steps", "restarts", "hold_steps")
+        return {name: getattr(self, name) for name in names}
 
 
 @keras.saving.register_keras_serializable("pmal_tf")
@@ -101,39 +95,3 @@ class LinearWarmup(Schedule):
         """Builds the schedule from `get_config`'s dictionary."""
         schedule = keras.saving.deserialize_keras_object(config["schedule"])
         return cls(schedule, config["warmup_steps"])
-
-
-def without_warmup(
-    name: str,
-    rate: float,
-    *,
-    steps: int,
-    steps_between_drops: int,
-    restarts: int,
-    warmup_steps: int,
-) -> float | Schedule:
-    """Returns the learning rate as it were without the rise of a warm-up.
-
-    Args:
-        name: `step`, `cosine`, `cosine_restarts` or `constant`.
-        rate: The rate at the start.
-        steps: Steps of training in all.
-        steps_between_drops: Of `step`, which divides the rate by 10.
-        restarts: Of `cosine_restarts`.
-        warmup_steps: Steps before a cosine begins to fall.
-    """
-    if name == "constant":
-        return rate
-    if name == "step":
-        drops = range(steps_between_drops, steps, steps_between_drops)
-        if not drops:
-            return rate
-        # Keras keeps the old rate up to and including the boundary step.
-        boundaries = [drop - 1 for drop in drops]
-        values = [rate * 0.1**drop for drop in range(len(drops) + 1)]
-        return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
-    if name == "cosine" and not warmup_steps:
-        return keras.optimizers.schedules.CosineDecay(rate, decay_steps=steps)
-    if name == "cosine":
-        return CosineRestarts(rate, steps, hold_steps=warmup_steps)
-    return CosineRestarts(rate, steps, restarts, warmup_steps)

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from pmal_tf.training.losses import classification_loss
+
 
 class Trainable(keras.Model):
     """Takes steps on the mean of per-example losses over the *global* batch.
@@ -30,8 +32,8 @@ class Trainable(keras.Model):
     def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
         """The optimisers by name: one for most, more for a method with a generator.
 
-        The first is the one whose learning rate records tell; checkpoints hold all. A
-        subclass with several overrides this, `variables_of` and `train_step`.
+        The learning rate of the first is recorded; checkpoints hold all. A subclass
+        with several overrides this, `variables_of` and `train_step`.
         """
         return {"network": self.optimizer}
 
@@ -50,10 +52,8 @@ class Trainable(keras.Model):
     ) -> dict[str, tf.Tensor]:
         """Returns `loss` and the other losses, [batch] each, and `logits` [batch, K].
 
-        Args:
-            features: What the batch holds beside the label.
-            label: [batch] class indices.
-            training: The mode of the network.
+        `features` are what the batch holds beside the label, which is [batch] class
+        indices; `training` is the mode of the network.
         """
         raise NotImplementedError
 
@@ -89,3 +89,32 @@ class Trainable(keras.Model):
             tracker.update_state(parts[tracker.name], sample_weight)
         self.accuracy_tracker.update_state(label, parts["logits"], sample_weight)
         return {metric.name: metric.result() for metric in self.metrics}
+
+
+class SoftmaxModel(Trainable):
+    """Trains a softmax classifier with the cross-entropy loss, Eq. 1.
+
+    The classifier's own variables are trained; save and use the classifier.
+
+    Args:
+        classifier: Functional model from [batch, H, W, 3] images to [batch, K] logits.
+        label_smoothing: Share of a label that is spread evenly over all classes.
+    """
+
+    def __init__(self, classifier: keras.Model, label_smoothing: float = 0.0) -> None:
+        super().__init__("loss")
+        self.classifier = classifier
+        self.label_smoothing = label_smoothing
+        self.built = True
+
+    def call(self, image: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns the classifier's logits."""
+        return self.classifier(image, training=training)
+
+    def loss_parts(
+        self, features: Any, label: tf.Tensor, *, training: bool
+    ) -> dict[str, tf.Tensor]:
+        """Returns the cross-entropy and the logits of `{"image": [batch, H, W, 3]}`."""
+        logits = self.classifier(features["image"], training=training)
+        loss = classification_loss(logits, label, self.label_smoothing)
+        return {"loss": loss, "logits": logits}

@@ -119,7 +119,7 @@ class Workflow:
         renews = stage.kind in self.renew
         found = None if renews else self._find(stage, key)
         # All hosts do what the chief has seen.
-        (makes,) = distribution.largest([distribution.is_chief() and found is None])
+        (makes,) = distribution.any_host([distribution.is_chief() and found is None])
         if makes:
             if was_shown is not None and was_shown.key != key:
                 logging.info("%s: made anew%s", name, self._since(stage))
@@ -127,14 +127,14 @@ class Workflow:
                 with self.store.claimed(stage.name, key):
                     # Another command may have made it in the meantime.
                     found = None if renews else self._find_or_adopt(stage, key)
-                    (makes,) = distribution.largest([found is None])
+                    (makes,) = distribution.any_host([found is None])
                     if makes:
                         found = self._make(stage, key, name)
                     if found is not None:
                         # Before anybody could clear it as shown by nobody.
                         self.store.show(stage.name, found, self.shown)
             else:
-                (makes,) = distribution.largest([False])
+                (makes,) = distribution.any_host([False])
                 if makes:
                     self._assist(stage, key)
         if found is not None and not makes:

@@ -77,7 +77,7 @@ def run_experiment(config: Config) -> str:
     strategy = distribution.open_strategy(
         config.devices.strategy, config.devices.worker_timeout_seconds
     )
-    with distribution.using(strategy), distribution.losses_of_hosts_told():
+    with distribution.using(strategy), distribution.report_lost_hosts():
         return _run_trials(config)
 
 

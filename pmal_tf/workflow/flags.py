@@ -11,7 +11,7 @@ from absl import flags
 
 from pmal_tf.methods import registry
 from pmal_tf.runtime.errors import PmalError
-from pmal_tf.runtime.flagfiles import expand_flagfiles, experiment_name
+from pmal_tf.runtime.flagfiles import expand_flagfiles
 from pmal_tf.runtime.settings import kind_of, settings_in
 from pmal_tf.workflow.config import AUTO, GROUPS, Config
 
@@ -88,7 +88,8 @@ def parse_arguments(argv: list[str]) -> list[str]:
     """
     from_files, from_command_line, top_level = expand_flagfiles(argv[1:])
     if top_level:
-        flags.FLAGS.set_default("experiment", experiment_name(top_level))
+        stems = "+".join(file.stem for file in top_level)
+        flags.FLAGS.set_default("experiment", stems)
     try:
         left = flags.FLAGS([argv[0], *from_files, *from_command_line])
     except flags.UnrecognizedFlagError as error:

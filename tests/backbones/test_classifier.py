@@ -7,10 +7,11 @@ import pytest
 from pmal_tf.backbones.classifier import (
     build_classifier,
     embedding_and_logits,
+    head_weights,
     linear_head,
     with_precision,
 )
-from pmal_tf.backbones.names import backbone_names
+from pmal_tf.backbones.settings import backbone_names
 from pmal_tf.methods.pmal.api import embed
 from pmal_tf.runtime.errors import PmalError
 
@@ -39,31 +40,40 @@ def test_dropout_on_the_embedding_is_for_training_only(images):
     )
     network = embedding_and_logits(model)
     trained = network(images, training=True)["embedding"].numpy()
-    alone = network(images, training=False)["embedding"].numpy()
-    head = linear_head(model)
-    np.testing.assert_allclose(
-        network(images, training=False)["logits"],
-        alone @ head.kernel.numpy() + head.bias.numpy(),
-        atol=1e-5,
-    )
+    outputs = network(images, training=False)
+    alone = outputs["embedding"].numpy()
+    kernel, bias = head_weights(model)
+    np.testing.assert_allclose(outputs["logits"], alone @ kernel + bias, atol=1e-5)
+    np.testing.assert_array_equal(outputs["logits"], model(images))
     # The embedding is what the head gets: half of it dropped, inference whole.
     assert 0.3 < (trained == 0).mean() < 0.8
     assert (alone == 0).mean() < 0.3
 
 
+@pytest.mark.parametrize(
+    ("policy", "within"), [("mixed_bfloat16", 0.05), ("float64", 1e-5)]
+)
 def test_another_precision_has_the_same_weights_and_about_the_same_embeddings(
-    classifier, images
+    classifier, images, policy, within
 ):
-    half = with_precision(classifier, "mixed_bfloat16")
-    for ours, theirs in zip(half.weights, classifier.weights, strict=True):
+    copy = with_precision(classifier, policy)
+    for ours, theirs in zip(copy.weights, classifier.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
-    assert half.layers[2].compute_dtype == "bfloat16"
-    assert linear_head(half).compute_dtype == "float32"
-    full = embed(classifier, images).embedding
-    rounded = embed(half, images).embedding
-    assert rounded.dtype == np.float32
-    assert not np.array_equal(rounded, full)
-    np.testing.assert_allclose(rounded, full, atol=0.05 * np.abs(full).max())
+    at_least = "float64" if policy == "float64" else "float32"
+    assert copy.layers[2].compute_dtype == policy.removeprefix("mixed_")
+    assert linear_head(copy).compute_dtype == at_least
+    expected, got = (embedding_and_logits(m)(images) for m in (classifier, copy))
+    for name in ("embedding", "logits"):
+        difference = np.abs(got[name].numpy() - expected[name].numpy()).max()
+        assert got[name].dtype == at_least
+        assert 0 < difference < within * np.abs(expected[name]).max()
+
+
+def test_a_classifier_without_a_linear_head_is_an_error():
+    image = keras.Input((4,))
+    soft = keras.Model(image, keras.layers.Dense(3, activation="softmax")(image))
+    with pytest.raises(PmalError, match=r"linear.*Received: last layer"):
+        embedding_and_logits(soft)
 
 
 @pytest.mark.parametrize("backbone", backbone_names())
@@ -85,16 +95,6 @@ def test_embeddings_and_logits_are_at_least_float32(
     assert {model.get_layer(name).compute_dtype for name in pinned} == {expected}
     convolution = next(x for x in model.layers if isinstance(x, keras.layers.Conv2D))
     assert convolution.compute_dtype == policy.removeprefix("mixed_")
-
-
-def test_float64_is_float32_with_more_digits(classifier, images):
-    precise = with_precision(classifier, "float64")
-    assert {weight.dtype for weight in precise.weights} == {"float64"}
-    expected, got = (embedding_and_logits(m)(images) for m in (classifier, precise))
-    for name in ("embedding", "logits"):
-        difference = np.abs(got[name].numpy() - expected[name].numpy()).max()
-        assert got[name].dtype == np.float64
-        assert 0 < difference < 1e-5 * np.abs(expected[name]).max()
 
 
 def test_another_precision_is_that_of_a_model_trained_in_it(

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from pmal_tf.runtime import signals as interruption
+from pmal_tf.runtime import signals
 from pmal_tf.runtime.signals import Interrupted
 
 
@@ -12,7 +12,7 @@ from pmal_tf.runtime.signals import Interrupted
 def handlers():
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]
-    interruption.leave_on_signals()
+    signals.leave_on_signals()
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
@@ -35,11 +35,11 @@ def test_while_deferred_it_waits_until_somebody_looks():
     done = []
 
     def work():
-        with interruption.deferred():
-            assert interruption.requested() is None
+        with signals.deferred():
+            assert signals.requested() is None
             signal.raise_signal(signal.SIGTERM)
             done.append("the step")
-            raise Interrupted(interruption.requested(), "All is kept.")
+            raise Interrupted(signals.requested(), "All is kept.")
 
     with pytest.raises(Interrupted, match=r"All is kept\.") as caught:
         work()
@@ -49,24 +49,24 @@ def test_while_deferred_it_waits_until_somebody_looks():
 
 def test_nobody_looked_so_it_comes_at_the_end():
     with pytest.raises(Interrupted):
-        with interruption.deferred():
+        with signals.deferred():
             signal.raise_signal(signal.SIGINT)
     # The next time starts without it.
-    with interruption.deferred():
-        assert interruption.requested() is None
+    with signals.deferred():
+        assert signals.requested() is None
 
 
 def test_the_second_signal_does_not_wait():
-    with interruption.deferred():
+    with signals.deferred():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGINT)
-        interruption._State.received = None
+        signals._State.received = None
 
 
 def test_an_error_while_deferred_is_not_hidden():
     def fails():
-        with interruption.deferred():
+        with signals.deferred():
             signal.raise_signal(signal.SIGINT)
             raise ZeroDivisionError
 

@@ -2,8 +2,9 @@
 
 import keras
 import numpy as np
+from tiny_classifier import tiny_classifier
 
-from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
+from pmal_tf.backbones.classifier import embedding_and_logits
 from pmal_tf.data.batches.pipeline import ALONE, TrainingPipeline
 from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.methods.pmal.prototypes import Prototypes
@@ -20,8 +21,7 @@ def test_prototypes_are_found_among_named_images_in_any_order(rng, monkeypatch):
     selection = [np.array([3, 9]), np.array([1, 4]), np.array([8])]
     prototypes = Prototypes.from_selection(selection, image, names, np.ones(12))
     keras.utils.set_random_seed(0)
-    classifier = build_classifier("oscri", (8, 8, 3), 3, width=0.05)
-    model = PMALModel(embedding_and_logits(classifier), 2)
+    model = PMALModel(embedding_and_logits(tiny_classifier()), 2)
     seen = []
     monkeypatch.setattr(
         fit, "train", lambda _model, batches, **_: seen.extend(batches(ALONE))

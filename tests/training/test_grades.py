@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_classifier import tiny_classifier
 
 import pmal_tf
-from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
+from pmal_tf.backbones.classifier import embedding_and_logits
 from pmal_tf.data.batches.pipeline import TrainingPipeline
 from pmal_tf.methods.pmal.feed import PrototypeFeed
 from pmal_tf.methods.pmal.losses import prototype_loss
@@ -166,8 +167,8 @@ def test_killed_training_goes_on_with_its_bank(
         )
         for attempt in range(2 if name == "killed" else 1):
             keras.utils.set_random_seed(3)
-            network = build_classifier("oscri", (8, 8, 3), 3, width=0.05, dropout=0.2)
-            model = PMALModel(embedding_and_logits(network), 2, prototype_mode=mode)
+            network = embedding_and_logits(tiny_classifier())
+            model = PMALModel(network, 2, prototype_mode=mode)
             dies = name == "killed" and attempt == 0
             monkeypatch.setattr(
                 checkpoints, "save_checkpoint", killed if dies else save
@@ -225,9 +226,8 @@ def test_prototypes_of_other_classes_are_an_error(pipeline, prototypes):
 
 def test_python_api_takes_the_grades(pipeline):
     recipe = dataclasses.replace(RECIPE, epochs=1)
-    options = {"recipe": recipe, "width": 0.05}
     image, label = pipeline.image, pipeline.label
-    models = [pmal_tf.train_classifier(image, label, seed=s, **options) for s in (0, 1)]
+    models = [tiny_classifier() for _ in range(2)]
     mined = pmal_tf.mine_prototypes(models, image, label, prototypes_per_class=2)
     model = pmal_tf.train_pmal(
         *(models[0], mined, image, label),

@@ -11,7 +11,7 @@ import tensorflow as tf
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.training.optimizers import CoupledAdam, CoupledSGD
 from pmal_tf.training.recipe import Recipe
-from pmal_tf.training.schedules import CosineRestarts, LinearWarmup
+from pmal_tf.training.schedules import LinearWarmup
 
 SCHEDULES = ["step", "cosine", "cosine_restarts", "constant"]
 
@@ -55,20 +55,41 @@ def test_step_schedule_shorter_than_a_drop_is_constant():
     assert Recipe(epochs=120).build_schedule(7) == 0.01
 
 
-def test_cosine_schedule_ends_at_zero():
-    schedule = Recipe(epochs=10, schedule="cosine").build_schedule(5)
-    assert float(schedule(0)) == pytest.approx(0.01)
-    assert float(schedule(25)) == pytest.approx(0.005)
-    assert float(schedule(50)) == pytest.approx(0.0, abs=1e-9)
-
-
-def test_cosine_restarts_by_hand():
+QUARTER = (1 + math.sqrt(0.5)) / 2
+CYCLE = [1.0, QUARTER, 0.5, 1 - QUARTER]
+BY_HAND = {
+    "a cosine ends at 0": (
+        *({"epochs": 10, "schedule": "cosine"}, 5, [0, 25, 50], [1, 0.5, 0]),
+    ),
     # 12 steps in 3 cycles of 4: shares 0, 1/4, 1/2, 3/4, and 0 once all is over.
-    recipe = Recipe(epochs=6, schedule="cosine_restarts", learning_rate=1.0)
-    quarter = (1 + math.sqrt(0.5)) / 2
-    cycle = [1.0, quarter, 0.5, 1 - quarter]
-    rate = rates(recipe.build_schedule(2), range(15))
-    np.testing.assert_allclose(rate, [*cycle, *cycle, *cycle, 0, 0, 0], atol=1e-7)
+    "restarts": (
+        *({"epochs": 6, "schedule": "cosine_restarts"}, 2, range(15)),
+        [*CYCLE, *CYCLE, *CYCLE, 0, 0, 0],
+    ),
+    # Epochs of 2 steps: up in 4 steps, then down in 8.
+    "a cosine falls where the warm-up ends": (
+        *({"epochs": 6, "schedule": "cosine", "warmup_epochs": 2}, 2),
+        *([0, 1, 2, 3, 4, 6, 8, 10, 12, 99], [0, 0.25, 0.5, 0.75, *CYCLE, 0, 0]),
+    ),
+    # A drop at steps 4 and 8; the warm-up lasts until step 6.
+    "drops count from the start": (
+        *({"epochs": 6, "drop_every": 2, "warmup_epochs": 3}, 2, range(10)),
+        [0, 1 / 6, 2 / 6, 3 / 6, 0.4 / 6, 0.5 / 6, 0.1, 0.1, 0.01, 0.01],
+    ),
+    "a constant rate warms up": (
+        *({"epochs": 3, "schedule": "constant", "warmup_epochs": 1}, 3, range(6)),
+        [0, 1 / 3, 2 / 3, 1, 1, 1],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps_per_epoch", "steps", "expected"), BY_HAND.values(), ids=BY_HAND
+)
+def test_rates_by_hand(settings, steps_per_epoch, steps, expected):
+    recipe = Recipe(learning_rate=1.0, **settings)
+    rate = rates(recipe.build_schedule(steps_per_epoch), steps)
+    np.testing.assert_allclose(rate, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_restarts_of_600_epochs_are_at_200_and_400():
@@ -82,29 +103,6 @@ def test_restarts_of_600_epochs_are_at_200_and_400():
     # The first cosine begins 10 epochs late and so falls faster.
     np.testing.assert_allclose(rate[0], 0.1 * (math.pi / 59660) ** 2, rtol=1e-3)
     assert rate[5] == 0
-
-
-def test_a_cosine_begins_to_fall_where_the_warm_up_ends():
-    # Epochs of 2 steps: up in 4 steps, then down in 8.
-    recipe = Recipe(epochs=6, schedule="cosine", learning_rate=1.0, warmup_epochs=2)
-    rate = rates(recipe.build_schedule(2), [0, 1, 2, 3, 4, 6, 8, 10, 12])
-    quarter = (1 + math.sqrt(0.5)) / 2
-    expected = [0, 0.25, 0.5, 0.75, 1, quarter, 0.5, 1 - quarter, 0]
-    np.testing.assert_allclose(rate, expected, atol=1e-7)
-
-
-def test_drops_count_from_the_start_whatever_the_warm_up():
-    # Epochs of 2 steps, a drop at steps 4 and 8; the warm-up lasts until step 6.
-    recipe = Recipe(epochs=6, drop_every=2, learning_rate=1.0, warmup_epochs=3)
-    rate = rates(recipe.build_schedule(2), range(10))
-    expected = [0, 1 / 6, 2 / 6, 3 / 6, 0.4 / 6, 0.5 / 6, 0.1, 0.1, 0.01, 0.01]
-    np.testing.assert_allclose(rate, expected, rtol=1e-6)
-
-
-def test_a_constant_rate_warms_up():
-    recipe = Recipe(epochs=3, schedule="constant", learning_rate=0.3, warmup_epochs=1)
-    rate = rates(recipe.build_schedule(3), range(6))
-    np.testing.assert_allclose(rate, [0, 0.1, 0.2, 0.3, 0.3, 0.3], rtol=1e-6)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -149,20 +147,11 @@ def test_rates_are_exact_after_millions_of_steps():
     np.testing.assert_allclose(rate, expected, rtol=1e-6, atol=1e-16)
 
 
-def test_the_rate_stays_at_zero_after_the_last_step():
-    for recipe in (
-        Recipe(epochs=7, schedule="cosine_restarts"),
-        Recipe(epochs=7, schedule="cosine", warmup_epochs=1),
-    ):
-        np.testing.assert_array_equal(rates(recipe.build_schedule(5), [35, 36, 99]), 0)
-
-
-@pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_rates_are_the_same_within_a_compiled_step(schedule, jit_compile):
+def test_rates_are_the_same_within_a_compiled_step(schedule):
     recipe = Recipe(epochs=11, schedule=schedule, warmup_epochs=2, drop_every=3)
     built = recipe.build_schedule(7)
-    compiled = tf.function(lambda step: built(step) + 0.0, jit_compile=jit_compile)
+    compiled = tf.function(lambda step: built(step) + 0.0, jit_compile=True)
     iterations = keras.Variable(0, dtype="int64", trainable=False)
     for step in (0, 1, 13, 14, 21, 25, 26, 51, 52, 76, 77):
         iterations.assign(step)
@@ -203,16 +192,6 @@ def test_a_compiled_model_is_loaded_with_its_rates(schedule, tmp_path):
     assert copy["learning_rate"] == own["learning_rate"]
 
 
-def test_the_schedules_keep_their_arguments():
-    cosine = CosineRestarts(0.1, 90, restarts=2, hold_steps=5)
-    copy = CosineRestarts.from_config(cosine.get_config())
-    assert vars(copy) == vars(cosine)
-    warmup = LinearWarmup.from_config(LinearWarmup(cosine, 5).get_config())
-    assert warmup.warmup_steps == 5
-    assert vars(warmup.schedule) == vars(cosine)
-    assert LinearWarmup.from_config(LinearWarmup(0.5, 5).get_config()).schedule == 0.5
-
-
 def test_the_optimizer_takes_the_rate_of_each_step():
     # Rates 0, 1/2, 1, 1 and a gradient of 1: from 10 to 10, 9.5, 8.5, 7.5.
     recipe = Recipe(
@@ -234,16 +213,13 @@ def test_the_optimizer_takes_the_rate_of_each_step():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_warm_up_that_leaves_nothing_is_an_error(schedule):
-    with pytest.raises(PmalError, match=r"`warmup_epochs` must .* warmup_epochs=9"):
-        Recipe(epochs=9, schedule=schedule, restarts=2, warmup_epochs=9)
-    longest = 2 if schedule == "cosine_restarts" else 8
-    recipe = Recipe(epochs=9, schedule=schedule, restarts=2, warmup_epochs=longest)
-    recipe.build_schedule(5)
-
-
-def test_a_warm_up_as_long_as_a_cycle_is_an_error():
-    with pytest.raises(PmalError, match=r"epochs / \(restarts \+ 1\).*restarts=2"):
-        Recipe(epochs=9, schedule="cosine_restarts", warmup_epochs=3)
+    longest, limit = 8, "less than epochs with"
+    if schedule == "cosine_restarts":
+        longest, limit = 2, r"less than epochs / \(restarts \+ 1\) with"
+    said = f"`warmup_epochs` must be {limit}.* warmup_epochs={longest + 1}, epochs=9"
+    with pytest.raises(PmalError, match=said):
+        Recipe(epochs=9, schedule=schedule, restarts=2, warmup_epochs=longest + 1)
+    Recipe(epochs=9, schedule=schedule, restarts=2, warmup_epochs=longest)
 
 
 def test_the_recipe_builds_either_kind_of_decay():
@@ -259,11 +235,10 @@ def test_the_recipe_builds_either_kind_of_decay():
     assert sgd.momentum == 0.8
 
 
-def test_every_allowed_name_can_be_built():
+def test_every_allowed_name_is_tested():
     fields = {field.name: field for field in dataclasses.fields(Recipe)}
     assert fields["schedule"].metadata["allowed"] == tuple(SCHEDULES)
-    for name in fields["optimizer"].metadata["allowed"]:
-        Recipe(optimizer=name).build_optimizer(1)
+    assert fields["optimizer"].metadata["allowed"] == ("adam", "sgd")
 
 
 def test_unknown_names_are_errors():

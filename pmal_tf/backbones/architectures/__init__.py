@@ -1,5 +1,7 @@
-"""The backbones, a file each; its function of the same name builds the network.
+"""The backbones, a file each; its function of the same name builds the trunk.
 
-From `input_shape` (H, W, 3), `width` and `dropout` to a functional model from images on
-the 0-255 scale to embeddings [batch, D].
+It takes `input_shape`, (H, W, 3) whose H and W may be None, since pooling is global;
+`width`, which multiplies every number of channels; and `dropout`. It returns a
+functional model from [batch, H, W, 3] images on the 0-255 scale, of any number type, to
+embeddings [batch, D], at least in float32.
 """

@@ -4,35 +4,28 @@ Nine 3x3 convolutions in three groups; the last of each group halves the map. Gl
 average pooling gives z with 128 entries, which is what "less than 1M parameters" in
 Section 6.1 fits (the flattened head of Neal's code has more). Sizes, dropout, slope,
 BatchNorm and initialisers follow `models/models.py: classifier32` of the ARPL
-repository, so `momentum` is PyTorch's 0.1 told in Keras's terms: 0.9.
+repository; `momentum` 0.9 is PyTorch's 0.1.
 """
 
 from __future__ import annotations
 
 import keras
 
-from pmal_tf.backbones.layers import full_precision
+from pmal_tf.backbones.layers import ImageShape, full_precision
 
 _GROUPS = ((64, 64, 128), (128, 128, 128), (128, 128, 128))
 
 
 def oscri(
-    input_shape: tuple[int | None, int | None, int],
+    input_shape: ImageShape,
     *,
     width: float = 1.0,
     dropout: float = 0.2,
 ) -> keras.Model:
-    """Builds the trunk: images to embeddings.
+    """Builds the trunk; at width 1 it has 999,104 trainable parameters, and D = 128.
 
-    Args:
-        input_shape: (H, W, 3); H and W may be None, since pooling is global.
-        width: Multiplies every number of channels, for small machines; 1 is the
-            paper's network, with 999,104 trainable parameters.
-        dropout: Share of whole channels dropped before each group, the image included.
-
-    Returns:
-        A functional model from [batch, H, W, 3] images on the 0-255 scale, of any
-        number type, to [batch, 128 * width] embeddings, at least in float32.
+    `dropout` is the share of whole channels dropped before each group, the image
+    included.
     """
     image = keras.Input(input_shape, name="image")
     x = keras.layers.Rescaling(1.0 / 255.0, name="rescale")(image)

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import keras
 
-from pmal_tf.backbones.layers import batch_normalization, convolution, full_precision
+from pmal_tf.backbones.layers import (
+    ImageShape,
+    batch_normalization,
+    convolution,
+    full_precision,
+)
 from pmal_tf.runtime.errors import PmalError
 
 # Bottleneck channels and blocks of the four groups.
@@ -18,25 +23,15 @@ _EXPANSION = 4
 
 
 def resnet50(
-    input_shape: tuple[int | None, int | None, int],
+    input_shape: ImageShape,
     *,
     width: float = 1.0,
     dropout: float = 0.0,
 ) -> keras.Model:
-    """Builds the trunk: images to embeddings.
-
-    Args:
-        input_shape: (H, W, 3); H and W may be None, since pooling is global.
-        width: Multiplies every number of channels; 1 is the published network, with
-            23,508,032 trainable parameters.
-        dropout: Must be 0: the network has none.
-
-    Returns:
-        A functional model from [batch, H, W, 3] images on the 0-255 scale, of any
-        number type, to [batch, 2048 * width] embeddings, at least in float32.
+    """Builds the trunk; at width 1 it has 23,508,032 trainable parameters, D = 2,048.
 
     Raises:
-        PmalError: If `dropout` is not 0.
+        PmalError: If `dropout` is not 0: the network has none.
     """
     if dropout:
         raise PmalError(

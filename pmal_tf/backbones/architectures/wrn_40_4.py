@@ -11,7 +11,12 @@ from __future__ import annotations
 
 import keras
 
-from pmal_tf.backbones.layers import batch_normalization, convolution, full_precision
+from pmal_tf.backbones.layers import (
+    ImageShape,
+    batch_normalization,
+    convolution,
+    full_precision,
+)
 
 _STEM_CHANNELS = 16
 _GROUPS = (64, 128, 256)
@@ -19,22 +24,14 @@ _BLOCKS = 6
 
 
 def wrn_40_4(
-    input_shape: tuple[int | None, int | None, int],
+    input_shape: ImageShape,
     *,
     width: float = 1.0,
     dropout: float = 0.0,
 ) -> keras.Model:
-    """Builds the trunk: images to embeddings.
+    """Builds the trunk; at width 1 it has 8,946,640 trainable parameters, D = 256.
 
-    Args:
-        input_shape: (H, W, 3); H and W may be None, since pooling is global.
-        width: Multiplies every number of channels; 1 is the paper's network, with
-            8,946,640 trainable parameters.
-        dropout: Share dropped between the two convolutions of a block.
-
-    Returns:
-        A functional model from [batch, H, W, 3] images on the 0-255 scale, of any
-        number type, to [batch, 256 * width] embeddings, at least in float32.
+    `dropout` is the share dropped between the two convolutions of a block.
     """
     image = keras.Input(input_shape, name="image")
     x = keras.layers.Rescaling(1.0 / 255.0, name="rescale")(image)
