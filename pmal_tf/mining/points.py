@@ -10,7 +10,6 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pmal_tf.mining.replicas import blocks_at_once
-from pmal_tf.runtime.errors import PmalError
 
 _CHUNK_ROWS = 2048
 
@@ -135,63 +134,3 @@ def _row_hashes(points: np.ndarray, generator: np.random.Generator) -> np.ndarra
         bits = np.ascontiguousarray(rows + 0.0).view(np.uint32).astype(np.uint64)
         hashes[where] = bits @ multiples
     return hashes
-
-
-def check_spaces(
-    embeddings: Sequence[np.ndarray], kernels: Sequence[np.ndarray], *, first: int = 0
-) -> None:
-    """Checks that spaces, samples, widths and classes fit together.
-
-    Args:
-        embeddings: Arrays, to be [N, D_u].
-        kernels: As many arrays, to be [D_u, K].
-        first: How errors call the first space.
-
-    Raises:
-        PmalError: If they do not, or a number is not finite.
-    """
-    kinds = {array.dtype.kind for array in (*embeddings, *kernels)}
-    if not kinds <= set("fiub"):
-        raise PmalError(
-            "Embeddings and kernels must be arrays of real numbers. Received: number "
-            f"types {sorted({str(a.dtype) for a in (*embeddings, *kernels)})}"
-        )
-    shapes = [(z.shape, w.shape) for z, w in zip(embeddings, kernels, strict=True)]
-    first_z, first_w = shapes[0]
-    for z_shape, w_shape in shapes:
-        fits = (
-            len(z_shape) == 2
-            and len(w_shape) == 2
-            and z_shape[1] == w_shape[0]
-            and z_shape[0] == first_z[0] > 0
-            and w_shape[1] == first_w[1]
-        )
-        if not fits:
-            raise PmalError(
-                "Embeddings must be [N, D_u] and kernels [D_u, K], with the same N "
-                "and K in every space. Received: (embeddings, kernel) shapes "
-                f"{shapes}"
-            )
-    if first_w[1] < 2:
-        raise PmalError(
-            "Distances come from how logits of classes differ: at least 2 classes are "
-            f"needed. Received: kernels of {first_w[1]} class"
-        )
-    for space, (embedding, kernel) in enumerate(
-        zip(embeddings, kernels, strict=True), start=first
-    ):
-        _check_finite(space, embedding, kernel)
-
-
-def _check_finite(space: int, embedding: np.ndarray, kernel: np.ndarray) -> None:
-    """Checks the numbers of one space."""
-    broken: list[int] = []
-    for where, chunk in chunks(embedding):
-        bad = np.flatnonzero(~np.isfinite(chunk).all(axis=1))
-        broken += (bad + where.start).tolist()
-    if broken or not np.isfinite(kernel).all():
-        named = f"rows {broken[:10]} ({len(broken)} in all)" if broken else "its kernel"
-        raise PmalError(
-            "Embeddings and kernels must be finite numbers; the model they come from "
-            f"has diverged. Received: NaN or infinity in space {space}, {named}"
-        )

@@ -6,7 +6,8 @@ from scipy.spatial.distance import cdist
 
 from pmal_tf.mining import points
 from pmal_tf.mining.distances import pairwise_euclidean
-from pmal_tf.mining.points import CentredLogits, check_spaces, groups_of_equals
+from pmal_tf.mining.points import CentredLogits, groups_of_equals
+from pmal_tf.mining.spaces import check_spaces
 from pmal_tf.runtime.errors import PmalError
 
 EVERY = slice(None)
