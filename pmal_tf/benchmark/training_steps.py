@@ -29,15 +29,7 @@ _STEPS_PER_EPOCH = 10_000
 
 @dataclass(frozen=True)
 class Setting:
-    """What all steps that are compared have in common.
-
-    Attributes:
-        backbone: A file of `pmal_tf.backbones.architectures`.
-        batch_size: Training images in a step.
-        precision: A Keras dtype policy.
-        width: The backbone's width multiplier.
-        image_size: Side of the square images in pixels.
-    """
+    """What all steps that are compared have in common; see `benchmark.training.run`."""
 
     backbone: str
     batch_size: int
@@ -53,7 +45,7 @@ class Setting:
 
     @property
     def suffix(self) -> str:
-        """What tells its measurements from those of others."""
+        """The end of its measurements' names."""
         return f"_{self.backbone}_{self.batch_size}_{self.precision}"
 
 
@@ -84,14 +76,23 @@ class TrainingStep:
     Like the loop, it reads the metrics after each step, which waits for the device.
 
     Args:
+        variant: Which it is.
+        setting: What it has in common with others.
         model: A compiled model whose optimiser is built.
         batches: What it is fed, without end.
         jit: Whether to compile the step with XLA.
     """
 
     def __init__(
-        self, model: keras.Model, batches: tf.data.Dataset, *, jit: bool
+        self,
+        variant: Variant,
+        setting: Setting,
+        model: keras.Model,
+        batches: tf.data.Dataset,
+        *,
+        jit: bool,
     ) -> None:
+        self.variant, self.setting = variant, setting
         self.model, self.batches, self.jit = model, batches, jit
         self._execute = execution(model, seed=0, jit=jit)
         self._iterator = iter(batches)
@@ -116,6 +117,12 @@ class TrainingStep:
         return logs
 
     @property
+    def label(self) -> str:
+        """Its name in tables."""
+        graph = "XLA" if self.jit else "plain graph"
+        return f"{self.variant.label}, K = {self.variant.num_classes}, {graph}"
+
+    @property
     def fed(self) -> int:
         """Prototypes that come with every batch."""
         features, _ = self.batches.element_spec
@@ -127,12 +134,8 @@ class TrainingStep:
 def build_step(variant: Variant, setting: Setting, *, jit: bool) -> TrainingStep:
     """Makes a step with fresh weights; the first call compiles it.
 
-    Weights are of the Keras dtype policy that is set: call this within `precision`.
-
-    Args:
-        variant: The way to take it.
-        setting: What it is made of.
-        jit: Whether to compile it with XLA, where the variant does not say.
+    Weights are of the Keras dtype policy that is set: call this within
+    `precision_policy`. `jit` says whether XLA does it, where the variant does not.
     """
     keras.utils.set_random_seed(0)
     shape = (setting.image_size, setting.image_size, 3)
@@ -156,7 +159,8 @@ def build_step(variant: Variant, setting: Setting, *, jit: bool) -> TrainingStep
     model.compile(optimizer=recipe.build_optimizer(_STEPS_PER_EPOCH))
     # The scaling of losses in float16, where there is one, is around it by now.
     model.optimizer.build(model.trainable_variables)
-    return TrainingStep(model, batches, jit=jit if variant.xla is None else variant.xla)
+    xla = jit if variant.xla is None else variant.xla
+    return TrainingStep(variant, setting, model, batches, jit=xla)
 
 
 def random_prototypes(num_classes: int, shape: tuple[int, int, int]) -> Prototypes:
@@ -176,15 +180,8 @@ def one_batch(
 ) -> tf.data.Dataset:
     """Returns a batch of noise as `TrainingPipeline` gives them, again and again.
 
-    It is one element that lies in memory and is handed on without a copy.
-
-    Args:
-        batch_size: Images in it.
-        num_classes: Number K of classes.
-        shape: (H, W, 3).
-
-    Returns:
-        Batches of `({"image", "example_index"}, label)`, none of them a prototype.
+    It is one element `({"image", "example_index"}, label)` that lies in memory and is
+    handed on without a copy; none of its images is a prototype.
     """
     rng = np.random.default_rng(0)
     first = num_classes * PROTOTYPES_PER_CLASS
@@ -201,7 +198,7 @@ def one_batch(
 
 
 @contextlib.contextmanager
-def precision(policy: str) -> Iterator[None]:
+def precision_policy(policy: str) -> Iterator[None]:
     """Sets Keras's dtype policy, as long as the context is open."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
