@@ -36,13 +36,13 @@ from pmal_tf.benchmark.measurement import (
 from pmal_tf.benchmark.memory import peak_extra_memory
 from pmal_tf.benchmark.settings import BenchmarkSettings
 from pmal_tf.benchmark.training_steps import (
+    FEW_CLASSES,
     MANY_CLASSES,
     PROTOTYPES_PER_CLASS,
     Setting,
     TrainingStep,
     Variant,
     build_step,
-    precision_policy,
 )
 from pmal_tf.methods.pmal.settings import PMALSettings
 from pmal_tf.runtime.errors import PmalError
@@ -54,6 +54,16 @@ _LEAST_IMAGE_SIZE, _DEFAULT_IMAGE_SIZE = 8, 32
 _LEAST_SECONDS = 0.25
 _INPUTS = 50
 _SLICE = PMALSettings.prototype_slice
+_ALL = FEW_CLASSES * PROTOTYPES_PER_CLASS
+_MANY = str(MANY_CLASSES)
+VARIANTS = (
+    Variant("softmax", "softmax"),
+    Variant("joint", "PMAL, joint", FEW_CLASSES, "joint", _ALL),
+    Variant("every", "PMAL, inference", FEW_CLASSES, "inference", _ALL),
+    Variant("bank", "PMAL, bank", FEW_CLASSES, "bank", _SLICE),
+    Variant(f"softmax_{_MANY}", "softmax", MANY_CLASSES),
+    Variant(f"bank_{_MANY}", "PMAL, bank", MANY_CLASSES, "bank", _SLICE),
+)
 
 
 @dataclass(frozen=True)
@@ -73,27 +83,12 @@ class Comparison:
     of_rates: bool = False
 
 
-VARIANTS = (
-    Variant("softmax", "softmax"),
-    Variant("joint", "PMAL, joint", prototype_mode="joint"),
-    Variant("every", "PMAL, inference", prototype_mode="inference"),
-    Variant("bank", "PMAL, bank", prototype_mode="bank", size=_SLICE),
-    Variant(f"softmax_{MANY_CLASSES}", "softmax", MANY_CLASSES),
-    Variant(
-        *(f"bank_{MANY_CLASSES}", "PMAL, bank", MANY_CLASSES),
-        prototype_mode="bank",
-        size=_SLICE,
-    ),
-)
 _RATIOS = (
     Comparison("step_ratio_joint", "joint", "softmax"),
     Comparison("step_ratio_every", "every", "softmax"),
     Comparison("step_ratio_bank", "bank", "softmax"),
     # Named after its prototypes, K * T.
-    Comparison(
-        f"step_ratio_bank_{MANY_CLASSES * PROTOTYPES_PER_CLASS}",
-        *(f"bank_{MANY_CLASSES}", f"softmax_{MANY_CLASSES}"),
-    ),
+    Comparison("step_ratio_bank_2000", f"bank_{_MANY}", f"softmax_{_MANY}"),
 )
 
 
@@ -102,12 +97,14 @@ class MeasuredStep:
     """A step that is compiled, and what was measured of it.
 
     Attributes:
+        variant: Which it is.
         step: Takes it.
         first_seconds: What the first one took, compiling included.
         peak_bytes: By how much memory grows in a step.
         seconds: What later ones took, in every pair that it is in.
     """
 
+    variant: Variant
     step: TrainingStep
     first_seconds: float
     peak_bytes: int
@@ -141,13 +138,12 @@ def run(settings: BenchmarkSettings) -> tuple[str, list[Measurement]]:
         )
     for policy in settings.precision:
         check_precision(policy)
+    repetitions = settings.repetitions or 15
     texts, measurements = [], []
     for number, chosen in enumerate(itertools.product(*lists)):
         setting = Setting(*chosen, width=settings.width, image_size=image_size)
-        text, found = _measure(
-            setting, settings.jit == "on", settings.repetitions or 15
-        )
-        suffix = setting.suffix if number else ""
+        text, found = _measure(setting, settings.jit == "on", repetitions)
+        suffix = "_".join(["", *map(str, chosen)]) if number else ""
         texts.append(text)
         measurements += [replace(each, name=each.name + suffix) for each in found]
     return "\n".join(texts), measurements
@@ -158,30 +154,31 @@ def _measure(
 ) -> tuple[str, list[Measurement]]:
     """Measures one combination; returns its tables and measurements."""
     variants, comparisons = _plan(jit)
-    with precision_policy(setting.precision):
-        steps = {
-            variant.name: _get_ready(build_step(variant, setting, jit=jit))
-            for variant in variants
-        }
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(setting.precision)
+    try:
+        steps = {each.name: _get_ready(each, setting) for each in variants}
         pairs = time_pairs(comparisons, steps, repetitions)
-        share = max(
-            _seconds_of_input(own.step.batches) / median(own.seconds)
-            for own in steps.values()
-        )
         writing, mebibytes = _checkpoint(steps["joint"].step.model, repetitions)
+    finally:
+        keras.config.set_dtype_policy(before)
+    images = setting.batch_size
     measurements = [
-        *(
-            median_ratio(comparison, pairs[comparison], steps)
-            for comparison in comparisons
-        ),
-        *(figure for own in steps.values() for figure in _figures(own)),
+        *(median_ratio(each, pairs[each], steps, images) for each in comparisons),
+        *(figure for own in steps.values() for figure in _figures(own, images)),
         single("checkpoint_seconds", writing, "s", "written to a temporary folder"),
         Measurement("checkpoint_mib", mebibytes, "MiB", note="of PMAL"),
     ]
+    share = max(
+        _seconds_of_input(own.step.batches) / median(own.seconds)
+        for own in steps.values()
+    )
     title = (
-        f"{setting}. The bank is fed {_SLICE} prototypes a step; "
-        f"{PROTOTYPES_PER_CLASS} per class in all. Ratios are those of steps "
-        f"{'under XLA' if jit else 'as plain graphs'}, but for xla_gain."
+        f"{setting.backbone}, width {setting.width:g}, {setting.image_size} x "
+        f"{setting.image_size} pixels, batch {images}, {setting.precision}. The bank "
+        f"is fed {_SLICE} prototypes a step; {PROTOTYPES_PER_CLASS} per class in all. "
+        f"Ratios are those of steps {'under XLA' if jit else 'as plain graphs'}, but "
+        "for xla_gain."
     )
     notes = [
         "A ratio is the median of those of pairs that were timed back to back. More "
@@ -202,18 +199,20 @@ def _plan(jit: bool) -> tuple[list[Variant], list[Comparison]]:
     """
     other = "softmax_plain" if jit else "softmax_xla"
     fast, plain = ("softmax", other) if jit else (other, "softmax")
-    variants = [*VARIANTS, Variant(other, "softmax", xla=not jit)]
+    variants = [replace(each, jit=jit) for each in VARIANTS]
+    variants.append(Variant(other, "softmax", jit=not jit))
     return variants, [*_RATIOS, Comparison("xla_gain", fast, plain, of_rates=True)]
 
 
-def _get_ready(step: TrainingStep) -> MeasuredStep:
-    """Compiles a step that was never taken, and takes some that no ratio is made of."""
+def _get_ready(variant: Variant, setting: Setting) -> MeasuredStep:
+    """Compiles a step, and takes some that no ratio is made of."""
+    step = build_step(variant, setting)
     ((first,),) = time_in_turn(step, repetitions=1)
     # Not of the first, which has the compiler's own memory; and what one has more than
     # the other is not the step's.
     peak = min(_peak_memory(step) for _ in range(2))
-    logging.info("Ready after %.1f s: %s", first, step.label)
-    return MeasuredStep(step, first, peak)
+    logging.info("Ready after %.1f s: %s", first, variant.label)
+    return MeasuredStep(variant, step, first, peak)
 
 
 def _peak_memory(step: TrainingStep) -> int:
@@ -277,14 +276,14 @@ def median_ratio(
     comparison: Comparison,
     pairs: Sequence[tuple[float, float]],
     steps: Mapping[str, MeasuredStep],
+    batch_size: int,
 ) -> Measurement:
     """Returns the pair whose ratio is the median of all; `pairs` are of seconds.
 
     Of an even number, the median is the lower of the middle two.
     """
-    ours = steps[comparison.ours].step
-    other = steps[comparison.reference].step
-    batch_size = ours.setting.batch_size
+    ours = steps[comparison.ours].variant
+    other = steps[comparison.reference].variant
     if comparison.of_rates:
         pairs = [(batch_size / a, batch_size / b) for a, b in pairs]
     ordered = sorted(pairs, key=lambda pair: pair[0] / pair[1])
@@ -300,12 +299,12 @@ def median_ratio(
     )
 
 
-def _figures(own: MeasuredStep) -> list[Measurement]:
+def _figures(own: MeasuredStep, batch_size: int) -> list[Measurement]:
     """Returns the figures of a step by itself, prototypes not counted as images."""
-    step, name = own.step, own.step.variant.name
-    rates = [step.setting.batch_size / taken for taken in own.seconds]
+    name = own.variant.name
+    rates = [batch_size / taken for taken in own.seconds]
     compiling = own.first_seconds - median(own.seconds)
-    note = f"{step.label}; {step.fed} prototypes fed"
+    note = f"{own.variant.label}; {own.variant.fed} prototypes fed"
     return [
         single(f"images_per_second_{name}", rates, "images/s", note),
         Measurement(f"compile_seconds_{name}", compiling, "s"),

@@ -1,10 +1,10 @@
+import dataclasses
 import functools
 from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from pmal_tf.benchmark import training
 from pmal_tf.benchmark.settings import BenchmarkSettings
@@ -19,7 +19,6 @@ from pmal_tf.benchmark.training_steps import (
     TrainingStep,
     Variant,
     build_step,
-    precision_policy,
 )
 from pmal_tf.methods.pmal.settings import PMALSettings
 from pmal_tf.runtime.errors import PmalError, TrainingDivergedError
@@ -32,25 +31,23 @@ RATIOS = {
 }
 STEPS = ("softmax", "joint", "every", "bank", "softmax_200", "bank_200")
 VARIANTS = {variant.name: variant for variant in training.VARIANTS}
-FED = {"joint": 60, "every": 60, "bank": SLICE, "bank_200": SLICE}
 
-built = functools.cache(lambda name: build_step(VARIANTS[name], TINY, jit=False))
+
+@functools.cache
+def built(name):
+    return build_step(dataclasses.replace(VARIANTS[name], jit=False), TINY)
 
 
 class FakeStep(TrainingStep):
-    """A step that does nothing, with as many prototypes as the real one."""
+    """A step that does nothing."""
 
     def __call__(self):
         return {}
 
 
-def fake_step(variant, setting, *, jit):
-    features = {"image": np.zeros((setting.batch_size, 2))}
-    if variant.name in FED:
-        features["prototype_image"] = np.zeros((FED[variant.name], 2))
-    batches = tf.data.Dataset.from_tensors((features, np.zeros(1))).repeat()
-    xla = jit if variant.xla is None else variant.xla
-    return FakeStep(variant, setting, built("softmax").model, batches, jit=xla)
+def fake_step(variant=None, setting=None):
+    model, batches = built("softmax").model, built("softmax").batches
+    return FakeStep(model, batches, jit=False)
 
 
 @pytest.fixture
@@ -110,7 +107,7 @@ def test_all_combinations_are_measured_and_the_later_ones_named():
 def test_the_gain_of_xla_has_both_softmax_steps(jit):
     variants, comparisons = training._plan(jit)
     gain = comparisons[-1]
-    xla = {v.name: jit if v.xla is None else v.xla for v in variants}
+    xla = {v.name: v.jit for v in variants}
     assert (gain.name, gain.of_rates) == ("xla_gain", True)
     assert (xla[gain.ours], xla[gain.reference]) == (True, False)
     assert {c.name for c in comparisons} == RATIOS
@@ -139,7 +136,7 @@ def test_every_step_trains(name):
 )
 def test_prototypes_are_dealt_as_in_training(name, fed, classes):
     step = built(name)
-    assert step.fed == fed
+    assert VARIANTS[name].fed == fed
     slots = []
     for features, label in step.batches.take(2):
         assert features["image"].shape == (8, 8, 8, 3)
@@ -152,11 +149,11 @@ def test_prototypes_are_dealt_as_in_training(name, fed, classes):
         slots.append(features["prototype_slot"].numpy())
     # All of them, or the first ones of each class in turn.
     assert len(np.unique(np.concatenate(slots))) == min(2 * fed, 10 * classes)
-    assert built("softmax").fed == 0
+    assert "prototype_image" not in built("softmax").batches.element_spec[0]
 
 
 def test_the_bank_starts_as_in_training_and_keeps_what_is_not_fed():
-    step = build_step(VARIANTS["bank"], TINY, jit=False)
+    step = build_step(dataclasses.replace(VARIANTS["bank"], jit=False), TINY)
     before = step.model.bank.numpy()
     assert np.abs(before).sum(axis=-1).min() > 0
     step()
@@ -167,7 +164,7 @@ def test_the_bank_starts_as_in_training_and_keeps_what_is_not_fed():
 
 
 def test_a_step_that_breaks_weights_is_an_error():
-    step = build_step(Variant("softmax", "softmax"), TINY, jit=False)
+    step = build_step(Variant("softmax", "softmax", jit=False), TINY)
     kernel = step.model.trainable_weights[0]
     kernel.assign(np.full(kernel.shape, np.nan))
     with pytest.raises(TrainingDivergedError, match="not after step 1"):
@@ -176,7 +173,7 @@ def test_a_step_that_breaks_weights_is_an_error():
 
 def test_a_step_s_memory_is_that_of_its_activations():
     setting = Setting("oscri", 128, "float32", width=0.25, image_size=32)
-    step = build_step(VARIANTS["softmax"], setting, jit=False)
+    step = build_step(Variant("softmax", "softmax", jit=False), setting)
     for _ in range(2):  # The pool has grown by the second time, and is not given back.
         step()
         peak = training._peak_memory(step)
@@ -193,7 +190,7 @@ def timed_step(name, seconds, clock, calls):
         calls.append(name)
         clock[0] += seconds
 
-    return MeasuredStep(step, 9.0, 0)
+    return MeasuredStep(Variant(name, name), step, 9.0, 0)
 
 
 def test_pairs_are_timed_back_to_back_in_changing_order(monkeypatch):
@@ -227,11 +224,8 @@ def test_pairs_are_timed_back_to_back_in_changing_order(monkeypatch):
 def test_a_ratio_is_the_median_of_those_of_pairs_and_is_one_of_them(
     pairs, of_rates, expected
 ):
-    steps = {
-        name: MeasuredStep(fake_step(VARIANTS["softmax"], TINY, jit=False), 9.0, 0)
-        for name in "ab"
-    }
-    found = median_ratio(Comparison("r", "a", "b", of_rates), pairs, steps)
+    steps = {n: MeasuredStep(Variant(n, n), fake_step(), 9.0, 0) for n in "ab"}
+    found = median_ratio(Comparison("r", "a", "b", of_rates), pairs, steps, 8)
     assert (found.value, found.ours, found.reference) == expected
 
 
@@ -255,9 +249,3 @@ def test_a_device_that_cannot_do_it_is_told_before_anything_is_measured(monkeypa
     monkeypatch.setattr(training, "check_precision", refuse)
     with pytest.raises(PmalError, match="no mixed_float16 here"):
         run(precision=("mixed_float16",))
-
-
-def test_the_policy_is_set_for_a_while():
-    with precision_policy("float64"):
-        assert keras.config.dtype_policy().name == "float64"
-    assert keras.config.dtype_policy().name == "float32"
