@@ -124,7 +124,7 @@ def anchored_means(
     Args:
         first: [padded, K] points of one space, of which the first N count.
         second: [padded, K] points of the other.
-        group: [N] integers; samples of one group are at distance 0 in both spaces.
+        group: [N]; samples of one group are at distance 0 in both spaces.
         anchors: The sample.
         plan: `plan.tile` rows are compared with all anchors at once.
         done: Blocks done before and the numbers they gave, as they were yielded.

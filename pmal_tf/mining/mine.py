@@ -79,7 +79,7 @@ def mine(
         class_index: [N] in [0, K).
         example_id: [N] strings, each once; they break ties.
         class_names: K names, for the report.
-        settings: How; by default as the paper does.
+        settings: By default the paper's.
         dropout_space: The view of the model that `mc_dropout` needs.
         seed: Seed of anchors, of dropout, and of filters that draw.
         unfinished: File for the numbers of a computation that may be cut short.
@@ -153,14 +153,7 @@ def _candidates(
     """Selects candidates, and ranks all images by the quality.
 
     Without a quality all images are candidates, and Algorithm 1, which needs an order,
-    goes by robustness.
-
-    Args:
-        robustness: [N] exponents of the robustness.
-        exponent: [N] exponents of the quality that was asked for.
-        class_index: [N].
-        example_id: [N].
-        settings: The settings.
+    goes by robustness. `exponent` is that of the quality that was asked for.
     """
     select = functools.partial(
         select_candidates,

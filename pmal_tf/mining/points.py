@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import tensorflow as tf
 from threadpoolctl import threadpool_limits
 
 from pmal_tf.mining.replicas import blocks_at_once
 
 _CHUNK_ROWS = 2048
+# What TensorFlow asks of the addresses of its tensors, in bytes.
+_ALIGNMENT = 64
 
 
 class CentredLogits:
@@ -134,3 +138,27 @@ def _row_hashes(points: np.ndarray, generator: np.random.Generator) -> np.ndarra
         bits = np.ascontiguousarray(rows + 0.0).view(np.uint32).astype(np.uint64)
         hashes[where] = bits @ multiples
     return hashes
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: type[np.floating]) -> np.ndarray:
+    """Returns zeros at an address that a tensor may have, for `as_tensor`."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def as_tensor(array: np.ndarray) -> tf.Tensor:
+    """Returns a tensor of an array's own memory; on a GPU, a copy there.
+
+    `tf.convert_to_tensor` would copy, and keep the array for a while beside it.
+
+    Args:
+        array: From `aligned_zeros`, or a part of its first rows; not to be written to
+            any more.
+    """
+    tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    if not tf.config.list_logical_devices("GPU"):
+        return tensor
+    with tf.device("GPU:0"):
+        return tf.identity(tensor)

@@ -11,10 +11,15 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from pmal_tf.mining import buffers
 from pmal_tf.mining.anchors import Anchors, anchored_means, draw_anchors, rows_within
-from pmal_tf.mining.points import CentredLogits, chunks, groups_of_equals
-from pmal_tf.mining.progress import Progress
+from pmal_tf.mining.points import (
+    CentredLogits,
+    aligned_zeros,
+    as_tensor,
+    chunks,
+    groups_of_equals,
+)
+from pmal_tf.mining.progress import progress_bar
 from pmal_tf.mining.replicas import without_tensor_float_32
 from pmal_tf.mining.settings import MiningSettings
 from pmal_tf.mining.spaces import check_spaces
@@ -105,8 +110,8 @@ def topology_robustness(
     MiningSettings(
         topology_norm=norm,
         mining_dtype=dtype,
-        mining_memory_mb=memory_mb,
-        topology_anchors=anchors,
+        mining_memory_mb=int(memory_mb),
+        topology_anchors=int(anchors),
     )
     embeddings = [np.asarray(embedding) for embedding in embeddings]
     kernels = [np.asarray(kernel) for kernel in kernels]
@@ -215,7 +220,7 @@ def _work_through(
     """Goes through the blocks of every pair of spaces, from where it was cut short.
 
     Args:
-        arrays: U arrays of points, in `buffers`.
+        arrays: U arrays of points, from `aligned_zeros`.
         blocks_of: Called with two of them as tensors and `done`; yields the number of
             blocks done and the numbers they gave so far.
         nothing: Those numbers before the first block.
@@ -225,15 +230,15 @@ def _work_through(
     Yields:
         The numbers of each pair, whole.
     """
-    pairs = list(combinations([buffers.as_tensor(points) for points in arrays], 2))
+    pairs = list(combinations([as_tensor(points) for points in arrays], 2))
     before = [kept.load(pair) or (0, nothing) for pair in range(len(pairs))]
     done = sum(work[blocks] for blocks, _ in before)
-    with Progress("Robustness", total=len(pairs) * work[-1], done=done) as progress:
+    with progress_bar("Robustness", len(pairs) * work[-1], done) as progress:
         for pair, (one, other) in enumerate(pairs):
             finished, values = before[pair]
             for blocks, values in blocks_of(one, other, done=before[pair]):
                 kept.save(pair, blocks, values)
-                progress.advance(work[blocks] - work[finished])
+                progress.update(work[blocks] - work[finished])
                 finished = blocks
             yield values
     kept.remove()
@@ -252,7 +257,7 @@ def _points(
         PmalError: If numbers are too large for float64.
     """
     shape, dtype = (plan.padded, spaces[0].classes), plan.dtype.as_numpy_dtype
-    arrays = [buffers.zeros(shape, dtype) for _ in spaces]
+    arrays = [aligned_zeros(shape, dtype) for _ in spaces]
     largest = np.max(
         [space.fill(points) for space, points in zip(spaces, arrays, strict=True)]
     )

@@ -36,12 +36,9 @@ _LANES = 64
 
 @dataclass(frozen=True)
 class TilePlan:
-    """How the pairs of samples are cut into tiles.
+    """How the pairs of N = `count` samples are cut into tiles of a side.
 
-    Attributes:
-        count: N samples.
-        tile: Side of a tile.
-        dtype: Number type within a tile; sums over tiles are float64.
+    Numbers within a tile are of a `dtype`; sums over tiles are float64.
     """
 
     count: int
@@ -79,10 +76,10 @@ class TilePlan:
 
         Args:
             count: N samples.
-            classes: Width K of the centred logits.
+            classes: Width K of the points.
             dtype: Number type within a tile.
             memory_bytes: For everything that grows with N or with the tile.
-            spaces: Number U of embedding spaces, whose logits are all held.
+            spaces: Number U of embedding spaces, whose points are all held.
 
         Raises:
             PmalError: If not even the smallest tile fits.
@@ -132,8 +129,7 @@ def squared_difference_sums(
     changes no bit.
 
     Args:
-        first: [padded, K] points of one space, of which the first N count; distances
-            between them are Euclidean.
+        first: [padded, K] points of one space, of which the first N count.
         second: [padded, K] points of the other.
         weight: [N] how often each point counts, integers.
         plan: The tiles.
