@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from pmal_tf.backbones.classifier import build_classifier
-from pmal_tf.benchmark.measurement import Measurement, Rates, compare, measure_rate
+from pmal_tf.benchmark.measurement import Measurement, compare, render, time_in_turn
+from pmal_tf.benchmark.settings import BenchmarkSettings
 from pmal_tf.data.batches.pipeline import TrainingPipeline
 from pmal_tf.data.class_lists import protocols_of
 from pmal_tf.data.decoding.stored_images import StoredImages
@@ -25,7 +27,6 @@ from pmal_tf.data.images import LabelledImages, Source
 from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.sources import SOURCES, open_source
 from pmal_tf.data.splits import apply_split, open_set_split
-from pmal_tf.results.page.tables import markdown_table
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.training.recipe import Recipe
 
@@ -40,44 +41,30 @@ class InputSpeed:
     """How fast one dataset's images come.
 
     Attributes:
-        dataset: The dataset.
         batch: Some of its images, for the training step.
         num_classes: Known classes.
-        load_images: Images read and decoded.
-        load_seconds: In how long.
-        pipeline: Images per second of shuffled, augmented batches.
-        rand_augment: The same with two RandAugment operations per image.
-        from_disk: The pipeline's rate when every batch is read from disk; None where
-            images are never kept there.
-        first_epoch: Images per second of a first epoch, reading included.
+        note: How fast they are read and decoded, once.
+        rates: Images per second of batches, by name: `pipeline`, shuffled and
+            augmented; `rand_augment`, with two such operations per image;
+            `first_epoch`, reading included; and, where images are kept on disk,
+            `from_disk`, every batch read from there.
     """
 
     dataset: str
     batch: LabelledImages
     num_classes: int
-    load_images: int
-    load_seconds: float
-    pipeline: Rates
-    rand_augment: Rates
-    from_disk: Rates | None
-    first_epoch: float
+    note: str
+    rates: dict[str, list[float]]
 
 
-def run(
-    datasets: Sequence[str], options: SourceOptions
-) -> tuple[str, list[Measurement]]:
+def run(settings: BenchmarkSettings) -> tuple[str, list[Measurement]]:
     """Measures the datasets that are at hand.
-
-    Args:
-        datasets: Their names; empty: all that are prepared.
-        options: Where they lie.
-
-    Returns:
-        A table, and the measurements.
 
     Raises:
         PmalError: If a dataset that is named is not there, or none is.
     """
+    datasets, where = settings.datasets, (settings.data_dir, settings.cache_dir)
+    options = SourceOptions(*where, image_size=settings.image_size)
     inputs, absent = [], []
     for name in datasets or SOURCES:
         try:
@@ -95,57 +82,56 @@ def run(
         )
     # Before the training step takes its own memory.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    steps = [_step_rate(speed.batch, speed.num_classes) for speed in inputs]
-    measurements = [Measurement("peak_memory", peak, "MiB")]
-    for speed, step in zip(inputs, steps, strict=True):
-        ours = {
-            "pipeline": speed.pipeline.median,
-            "rand_augment": speed.rand_augment.median,
-            "first_epoch": speed.first_epoch,
-        }
-        if speed.from_disk is not None:
-            ours["from_disk"] = speed.from_disk.median
+    note = "of the process before the training step"
+    measurements = [Measurement("peak_memory", peak, "MiB", note=note)]
+    for speed in inputs:
+        steps = _step_rates(speed.batch, speed.num_classes)
         measurements += [
-            compare(f"{name}_over_step_{speed.dataset}", rate, step.median)
-            for name, rate in ours.items()
+            compare(
+                f"{name}_over_step_{speed.dataset}",
+                *(rates, steps),
+                sides="images/s",
+                note=speed.note,
+            )
+            for name, rates in speed.rates.items()
         ]
-    lines = [
-        _table(inputs, steps),
-        f"Peak memory of the process before the training step: {peak:,.0f} MiB.",
-    ]
-    if absent:
-        lines.append(f"Not prepared, so not measured: {', '.join(absent)}.")
-    return "\n".join(lines) + "\n", measurements
+    notes = [f"Not prepared, so not measured: {', '.join(absent)}."] if absent else []
+    title = f"Input pipeline beside OSCRI's training step, batch {BATCH_SIZE}."
+    return render(title, measurements, notes), measurements
 
 
 def _measure_input(source: Source) -> InputSpeed:
     """Measures one dataset, on the training images of its first trial."""
     began = time.perf_counter()
     train, test = source.load()
-    split = open_set_split(source, _first_protocol(source), 0)
+    protocol = (*protocols_of(source.name), "paper")[0]
+    split = open_set_split(source, protocol, 0)
     stored, _ = apply_split(source, split, train, test)
     known = stored.in_memory()
     load_seconds = time.perf_counter() - began
-    pipeline = _pipeline_rate(source, known, 0)
-    on_disk = isinstance(stored.image, StoredImages)
+    read = (len(train) + len(test)) / load_seconds
+    rates = {
+        "pipeline": _pipeline_rates(source, known, 0),
+        "rand_augment": _pipeline_rates(source, known, _RAND_AUGMENT_OPERATIONS),
+    }
+    epoch_seconds = load_seconds + len(known) / median(rates["pipeline"])
+    rates["first_epoch"] = [len(known) / epoch_seconds]
+    if isinstance(stored.image, StoredImages):
+        rates["from_disk"] = _pipeline_rates(source, stored, 0)
     return InputSpeed(
         dataset=source.name,
         batch=known.take(np.arange(min(BATCH_SIZE, len(known)))),
         num_classes=len(split.known),
-        load_images=len(train) + len(test),
-        load_seconds=load_seconds,
-        pipeline=pipeline,
-        rand_augment=_pipeline_rate(source, known, _RAND_AUGMENT_OPERATIONS),
-        from_disk=_pipeline_rate(source, stored, 0) if on_disk else None,
-        first_epoch=len(known) / (load_seconds + len(known) / pipeline.median),
+        note=f"{known.image.shape[1]} pixels, once read at {read:,.0f} images/s",
+        rates=rates,
     )
 
 
-def _pipeline(
+def _pipeline_rates(
     source: Source, images: LabelledImages, rand_augment: int
-) -> TrainingPipeline:
-    """Returns the pipeline that training has."""
-    return TrainingPipeline(
+) -> list[float]:
+    """Measures training's pipeline by itself."""
+    pipeline = TrainingPipeline(
         image=images.image,
         label=images.label,
         example_id=images.example_id,
@@ -154,21 +140,11 @@ def _pipeline(
         augment=source.natural,
         rand_augment=rand_augment,
     )
-
-
-def _pipeline_rate(source: Source, images: LabelledImages, rand_augment: int) -> Rates:
-    """Measures the pipeline by itself."""
-    pipeline = _pipeline(source, images, rand_augment)
     batches = iter(pipeline.batches(0, 1_000_000))
-
-    def one_batch() -> int:
-        next(batches)
-        return pipeline.images_per_batch
-
-    return measure_rate(one_batch, repetitions=_REPETITIONS, seconds=_PIPELINE_SECONDS)
+    return _rates(lambda: next(batches), pipeline.images_per_batch, _PIPELINE_SECONDS)
 
 
-def _step_rate(images: LabelledImages, num_classes: int) -> Rates:
+def _step_rates(images: LabelledImages, num_classes: int) -> list[float]:
     """Measures the training step of the paper's recipe on one batch, over and over."""
     recipe = Recipe(batch_size=BATCH_SIZE)
     keras.utils.set_random_seed(0)
@@ -179,37 +155,11 @@ def _step_rate(images: LabelledImages, num_classes: int) -> Rates:
     )
     step = tf.function(classifier.train_step, jit_compile=recipe.use_jit)
     batch = (tf.constant(images.image[:]), tf.constant(images.label))
-
-    def one_step() -> int:
-        float(step(batch)["loss"])
-        return len(images)
-
-    return measure_rate(one_step, repetitions=_REPETITIONS, seconds=_STEP_SECONDS)
+    return _rates(lambda: float(step(batch)["loss"]), len(images), _STEP_SECONDS)
 
 
-def _first_protocol(source: Source) -> str:
-    """Returns the protocol whose first trial is measured."""
-    published = protocols_of(source.name)
-    return published[0] if published else "paper"
-
-
-def _table(inputs: Sequence[InputSpeed], steps: Sequence[Rates]) -> str:
-    """Renders the measurements."""
-    header = [
-        *("dataset", "pixels", "read once, images/s", "pipeline, images/s"),
-        *("with RandAugment", "from disk", "OSCRI step, images/s", "pipeline / step"),
-        "first epoch / step",
-    ]
-    rows = [
-        [
-            speed.dataset,
-            str(speed.batch.image.shape[1]),
-            f"{speed.load_images / speed.load_seconds:,.0f}",
-            *map(str, (speed.pipeline, speed.rand_augment, speed.from_disk or "-")),
-            str(step),
-            f"{speed.pipeline.median / step.median:.1f}",
-            f"{speed.first_epoch / step.median:.1f}",
-        ]
-        for speed, step in zip(inputs, steps, strict=True)
-    ]
-    return markdown_table(header, rows)
+def _rates(work: Callable[[], object], images: int, seconds: float) -> list[float]:
+    """Returns images a second of work on so many images, timed for so long."""
+    work()
+    (times,) = time_in_turn(work, repetitions=_REPETITIONS, least_seconds=seconds)
+    return [images / own for own in times]

@@ -1,30 +1,33 @@
-"""What a benchmark measures, and how often."""
+"""The figures of a benchmark, the timer that all of them use, and the hardware."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
-import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
+from typing import Any
 
-from pmal_tf.runtime.files import write_atomically
+from pmal_tf.results.page.tables import markdown_table
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One figure of a benchmark.
+    """One figure of a benchmark; the first five fields go into the JSON file.
 
     Attributes:
         name: What was measured.
-        value: The figure.
+        value: The figure, in `unit`.
         unit: Its unit.
         ours: What our code reached, where the figure compares.
         reference: What the reference reached.
+        sides: Unit of both.
+        samples: Repeated measurements: of ours and the reference, or of the value.
+        note: What else a reader is to know.
     """
 
     name: str
@@ -32,120 +35,100 @@ class Measurement:
     unit: str
     ours: float | None = None
     reference: float | None = None
+    sides: str = "s"
+    samples: tuple[Sequence[float], ...] = ()
+    note: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns what `--json` writes."""
+        names = ("name", "value", "unit", "ours", "reference")
+        return {name: getattr(self, name) for name in names}
+
+    def as_row(self) -> list[str]:
+        """Returns what the table says."""
+        value = f"{spread([self.value])} {self.unit}"
+        if self.ours is None or self.reference is None:
+            repeated = f"{spread(self.samples[0])} {self.unit}" if self.samples else ""
+            return [self.name, value, repeated, "", self.note]
+        samples = self.samples or ([self.ours], [self.reference])
+        cells = [f"{spread(values)} {self.sides}" for values in samples]
+        return [self.name, value, *cells, self.note]
 
 
-def compare(name: str, ours: float, reference: float) -> Measurement:
-    """Returns the ratio of ours to the reference."""
-    return Measurement(name, ours / reference, "ratio", ours, reference)
+def single(
+    name: str, values: Sequence[float], unit: str, note: str = ""
+) -> Measurement:
+    """Returns the median of repeated measurements, of one that stands alone."""
+    return Measurement(name, median(values), unit, samples=(values,), note=note)
 
 
-def speedup(name: str, ours: float, reference: float) -> Measurement:
+def compare(
+    name: str,
+    ours: Sequence[float],
+    reference: Sequence[float],
+    *,
+    sides: str = "s",
+    note: str = "",
+) -> Measurement:
+    """Returns the ratio of our median to the reference's."""
+    own, other = median(ours), median(reference)
+    samples = (ours, reference)
+    return Measurement(name, own / other, "ratio", own, other, sides, samples, note)
+
+
+def speedup(
+    name: str, ours: Sequence[float], reference: Sequence[float], *, note: str = ""
+) -> Measurement:
     """Returns how many times ours is as fast, from the seconds of both."""
-    return Measurement(name, reference / ours, "ratio", ours, reference)
+    found = compare(name, ours, reference, note=note)
+    return replace(found, value=median(reference) / median(ours))
 
 
-def write_measurements(path: Path, measurements: Sequence[Measurement]) -> None:
-    """Writes measurements as a JSON list."""
-    content = json.dumps([asdict(m) for m in measurements], indent=2) + "\n"
-    write_atomically(path, lambda writing: writing.write_text(content))
+def render(
+    title: str, measurements: Iterable[Measurement], notes: Iterable[str] = ()
+) -> str:
+    """Returns a text of all measurements, and of what else is to be said."""
+    header = ("figure", "value", "ours: median (n, range)", "reference", "")
+    table = markdown_table(header, [found.as_row() for found in measurements])
+    return "\n".join([title, hardware(), "", table, *notes]) + "\n"
 
 
-@dataclass(frozen=True)
-class Repeated:
-    """Repeated measurements of one thing.
-
-    Attributes:
-        values: One per repetition.
-    """
-
-    values: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The middle one."""
-        return statistics.median(self.values)
-
-    def told(self, form: str) -> str:
-        """Returns median, number and range, with numbers in a format."""
-        middle, least, most = (
-            format(value, form)
-            for value in (self.median, min(self.values), max(self.values))
-        )
-        return f"{middle} (n = {len(self.values)}, {least} to {most})"
+def spread(values: Sequence[float]) -> str:
+    """Returns e.g. `1.25 (n = 2, 1 to 1.5)`: the median, their number and range."""
+    middle = median(values)
+    form = ".3g" if middle < 100 else ",.0f"
+    if len(values) == 1:
+        return f"{middle:{form}}"
+    ends = f"{min(values):{form}} to {max(values):{form}}"
+    return f"{middle:{form}} (n = {len(values)}, {ends})"
 
 
-class Rates(Repeated):
-    """Repeated measurements of a rate, per second."""
-
-    def __str__(self) -> str:
-        return self.told(",.0f")
-
-
-class Times(Repeated):
-    """Repeated measurements of how long something takes, in seconds."""
-
-    def __str__(self) -> str:
-        return self.told(".3g" if self.median < 100 else ",.0f")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was found beside one reference.
-
-    Attributes:
-        ours: Our seconds.
-        measurements: What is written.
-        rows: Of the table of references.
-        sentences: What else is to be said.
-    """
-
-    ours: tuple[float, ...] = ()
-    measurements: tuple[Measurement, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    sentences: tuple[str, ...] = ()
-
-
-def measure_rate(work: Callable[[], int], *, repetitions: int, seconds: float) -> Rates:
-    """Measures how many items a second `work` gets done.
-
-    Args:
-        work: Does a piece of work and returns how many items it was; called once
-            before the clock starts.
-        repetitions: How many rates to measure.
-        seconds: For how long each, at least; `work` is called at least once.
-    """
-    work()
-    rates = []
-    for _ in range(repetitions):
-        done, began = 0, time.perf_counter()
-        elapsed = 0.0
-        while elapsed < seconds or not done:
-            done += work()
-            elapsed = time.perf_counter() - began
-        rates.append(done / elapsed)
-    return Rates(tuple(rates))
-
-
-def time_in_turn(*works: Callable[[], object], repetitions: int) -> list[Times]:
+def time_in_turn(
+    *works: Callable[[], object], repetitions: int, least_seconds: float = 0.0
+) -> list[list[float]]:
     """Times pieces of work one after the other, over and over.
 
     What slows the machine down for a while then falls on each of them.
 
     Args:
-        works: Each called `repetitions` times; call each once before, so that none is
-            timed while it compiles.
-        repetitions: How often.
+        works: Call each once before, so that none is timed while it compiles.
+        repetitions: How often each is timed.
+        least_seconds: How long a repetition lasts: as many calls as that takes, at
+            least one.
 
     Returns:
-        The seconds of each.
+        For each work the seconds of a call, one number per repetition.
     """
     seconds: list[list[float]] = [[] for _ in works]
     for _ in range(repetitions):
         for work, own in zip(works, seconds, strict=True):
-            began = time.perf_counter()
-            work()
-            own.append(time.perf_counter() - began)
-    return [Times(tuple(own)) for own in seconds]
+            calls, elapsed, began = 0, 0.0, time.perf_counter()
+            while not calls or elapsed < least_seconds:
+                work()
+                calls += 1
+                elapsed = time.perf_counter() - began
+            own.append(elapsed / calls)
+    return seconds
 
 
 def hardware() -> str:

@@ -25,7 +25,7 @@ _SAMPLING_SECONDS = 0.001
 def available_memory() -> int:
     """Returns the bytes of memory that can be had without swapping."""
     with contextlib.suppress(OSError, KeyError):
-        return _kilobytes(Path("/proc/meminfo"))["MemAvailable"] * 1024
+        return _bytes(Path("/proc/meminfo"))["MemAvailable"]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -35,43 +35,34 @@ def peak_extra_memory(work: Callable[[], Result]) -> tuple[Result, int]:
     The kernel keeps that peak and can be told to begin anew; where it refuses, a thread
     looks every millisecond.
 
-    Args:
-        work: Called once.
-
     Returns:
-        What it returned, and bytes.
+        What `work` returned, and bytes.
 
     Raises:
         PmalError: If this is not Linux.
     """
-    if not (_PROCESS / "statm").exists():
+    if not (_PROCESS / "status").exists():
         raise PmalError(
             "Peak memory is read from /proc, which Linux has. Received: platform "
             f"{sys.platform!r}. Run this benchmark on Linux."
         )
-    _give_back_free_memory()
+    # Freed memory goes back to the kernel; taken again, it would not count as growth.
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):  # glibc alone has it.
+        ctypes.CDLL(None).malloc_trim(0)
     if not _reset_peak():
         return _peak_by_looking(work)
-    before = _kilobytes(_PROCESS / "status")["VmRSS"]
+    before = _resident()
     result = work()
-    peak = _kilobytes(_PROCESS / "status")["VmHWM"]
-    return result, max(peak - before, 0) * 1024
-
-
-def _give_back_free_memory() -> None:
-    """Hands freed memory to the kernel; taken again, it would not count as growth."""
-    gc.collect()
-    # Other C libraries than glibc have no such function.
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
+    return result, max(_bytes(_PROCESS / "status")["VmHWM"] - before, 0)
 
 
 def _reset_peak() -> bool:
     """Sets the kernel's peak back, and tells whether that did it."""
     try:
         _CLEAR_PEAK.write_text(_CLEAR_PEAK_CODE)
-        status = _kilobytes(_PROCESS / "status")
-        return status["VmHWM"] - status["VmRSS"] < 1024
+        status = _bytes(_PROCESS / "status")
+        return status["VmHWM"] - status["VmRSS"] < 2**20
     except (OSError, KeyError):
         return False
 
@@ -79,35 +70,34 @@ def _reset_peak() -> bool:
 def _peak_by_looking(work: Callable[[], Result]) -> tuple[Result, int]:
     """Measures peak growth with a thread; what lives shorter than a look is missed."""
     done = threading.Event()
-    before = _resident()
-    seen = [before]
+    before = peak = _resident()
 
     def look() -> None:
+        nonlocal peak
         while not done.wait(_SAMPLING_SECONDS):
-            seen[0] = max(seen[0], _resident())
+            peak = max(peak, _resident())
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
         result = work()
-        seen[0] = max(seen[0], _resident())
+        after = _resident()
     finally:
         done.set()
         thread.join()
-    return result, seen[0] - before
+    return result, max(peak, after) - before
 
 
 def _resident() -> int:
     """Returns the bytes of resident memory."""
-    pages = (_PROCESS / "statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    return _bytes(_PROCESS / "status")["VmRSS"]
 
 
-def _kilobytes(path: Path) -> dict[str, int]:
+def _bytes(path: Path) -> dict[str, int]:
     """Reads the lines `Name:  123 kB` of a file of /proc."""
     lines = (line.split() for line in path.read_text().splitlines())
     return {
-        words[0].removesuffix(":"): int(words[1])
+        words[0].removesuffix(":"): int(words[1]) * 1024
         for words in lines
         if words[-1:] == ["kB"]
     }

@@ -11,69 +11,61 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import numpy as np
 
-from pmal_tf.benchmark.growth import LEAST_SAMPLES, PLOT_SUFFIXES, measure_growth
 from pmal_tf.benchmark.measurement import (
-    Finding,
     Measurement,
-    Times,
     compare,
-    hardware,
+    render,
+    single,
     speedup,
     time_in_turn,
 )
 from pmal_tf.benchmark.memory import peak_extra_memory
 from pmal_tf.benchmark.mining_references import (
     ScipyRoute,
-    Spaces,
     check_agreement,
     matrix_products,
     random_spaces,
     square_roots,
     why_not_scipy,
 )
+from pmal_tf.benchmark.settings import BenchmarkSettings
 from pmal_tf.mining.robustness import topology_robustness
-from pmal_tf.mining.settings import MiningSettings
-from pmal_tf.results.page.tables import markdown_table
-from pmal_tf.runtime.errors import PmalError
+from pmal_tf.results.figures.style import COLOURS, new_figure, tidy
+from pmal_tf.runtime.errors import PmalError, first_line
+from pmal_tf.runtime.files import write_atomically
 
-REFERENCES = ("scipy", "matmul", "sqrt")
+_PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+_LEAST_SAMPLES_OF_GROWTH = 16
+_GROWTH_REPETITIONS = 3
+_DIVISORS, _FACTORS = (8, 4, 2, 1), (2, 4, 8, 16)
 
 
-def run(
-    *,
-    n: int,
-    k: int,
-    dtype: str = "float32",
-    memory_mb: int = MiningSettings.mining_memory_mb,
-    repetitions: int = 5,
-    references: Sequence[str] = REFERENCES,
-    scaling: bool = False,
-    plot: Path | None = None,
-) -> tuple[str, list[Measurement]]:
+def run(settings: BenchmarkSettings) -> tuple[str, list[Measurement]]:
     """Measures the robustness of random embeddings in two spaces.
-
-    Args:
-        n: Number of samples, at least 2.
-        k: Number of classes, at least 2.
-        dtype: Number type of our tiles, `"float32"` or `"float64"`.
-        memory_mb: Our memory budget in MiB.
-        repetitions: How often ours and each reference are timed, in turn.
-        references: Which of `REFERENCES` to measure beside, if any.
-        scaling: Whether to measure how cost grows with n and k.
-        plot: The picture of that growth to draw, if any; has it measured.
-
-    Returns:
-        A table, and the measurements.
 
     Raises:
         PmalError: If a setting is out of range, the budget is too small, or our
             exponents are not scipy's.
     """
-    _check(n, k, repetitions, references, scaling, plot)
-    mine = partial(topology_robustness, dtype=dtype, memory_mb=memory_mb)
+    n, k, dtype, plot = settings.n, settings.k, settings.dtype, settings.plot
+    references, repetitions = settings.references, settings.repetitions or 5
+    if plot and Path(plot).suffix.lower() not in _PLOT_SUFFIXES:
+        raise PmalError(
+            f"`plot` must be the name of a {', '.join(_PLOT_SUFFIXES)} file. Received: "
+            f"--plot={plot}"
+        )
+    growing = settings.scaling or bool(plot)
+    if growing and n < _LEAST_SAMPLES_OF_GROWTH:
+        raise PmalError(
+            f"`n` must be at least {_LEAST_SAMPLES_OF_GROWTH}, to see growth. "
+            f"Received: --n={n}"
+        )
+    mine = partial(topology_robustness, dtype=dtype, memory_mb=settings.memory_mb)
     spaces = random_spaces(n, k)
 
     def ours() -> np.ndarray:
@@ -81,160 +73,63 @@ def run(
 
     # Before the references take memory; the first call compiles, the second does not.
     exponent, first_peak = peak_extra_memory(ours)
-    peak = max(first_peak, peak_extra_memory(ours)[1])
-    findings = _beside_references(
-        spaces, ours, exponent, peak, dtype, repetitions, references
-    )
-    seconds = [s for found in findings for s in found.ours]
-    if not seconds:
-        # Beside no reference, or scipy alone, which has no room.
-        (times,) = time_in_turn(ours, repetitions=repetitions)
-        seconds = list(times.values)
-    findings.append(_alone(n, k, seconds, peak))
-    if scaling or plot:
-        findings.append(measure_growth(n, k, mine, plot))
-    title = f"{n:,} samples, {k:,} classes, {dtype}, budget {memory_mb} MiB."
-    return _report(title, findings), [m for f in findings for m in f.measurements]
+    peak = max(first_peak, peak_extra_memory(ours)[1]) / 2**20
+    measurements: list[Measurement] = []
+    notes: list[str] = []
+    seconds: list[float] = []
 
+    def beside(
+        name: str, note: str, reference: Callable[[], object], make: Any = compare
+    ) -> None:
+        reference()
+        own, other = time_in_turn(ours, reference, repetitions=repetitions)
+        seconds.extend(own)
+        measurements.append(make(name, own, other, note=note))
 
-def _check(
-    n: int,
-    k: int,
-    repetitions: int,
-    references: Sequence[str],
-    scaling: bool,
-    plot: Path | None,
-) -> None:
-    """Checks the settings."""
-    least_n = LEAST_SAMPLES if scaling or plot else 2
-    for name, value, least in (
-        ("n", n, least_n),
-        ("k", k, 2),
-        ("repetitions", repetitions, 1),
-    ):
-        if value < least:
-            because = ", to see growth" if least == LEAST_SAMPLES else ""
-            raise PmalError(
-                f"`{name}` must be at least {least}{because}. Received: "
-                f"--{name}={value}"
-            )
-    if not set(references) <= set(REFERENCES):
-        raise PmalError(
-            f"`references` must be some of {', '.join(REFERENCES)}, or nothing. "
-            f"Received: --references={','.join(references)}"
-        )
-    if plot and plot.suffix.lower() not in PLOT_SUFFIXES:
-        raise PmalError(
-            f"`plot` must be the name of a {', '.join(PLOT_SUFFIXES)} file. Received: "
-            f"--plot={plot}"
-        )
-
-
-def _beside_references(
-    spaces: Spaces,
-    ours: Callable[[], np.ndarray],
-    exponent: np.ndarray,
-    peak: int,
-    dtype: str,
-    repetitions: int,
-    references: Sequence[str],
-) -> list[Finding]:
-    """Measures beside the references that are asked for, in the order of all."""
-    n = len(exponent)
-    findings = []
     # One after the other, so that each has the memory of the one before.
-    if "scipy" in references:
-        findings.append(_beside_scipy(spaces, ours, exponent, peak, repetitions))
-    for name, label, make in (
-        ("matmul", "matrix products", lambda: matrix_products(spaces, dtype)),
-        ("sqrt", "square roots", lambda: square_roots(n * (n + 1), dtype)),
-    ):
-        if name in references:
-            found = _beside(
-                f"{name}_time_ratio", f"{label}, {dtype}", ours, make(), repetitions
-            )
-            findings.append(found)
-    return findings
-
-
-def _beside(
-    name: str,
-    label: str,
-    ours: Callable[[], object],
-    reference: Callable[[], object],
-    repetitions: int,
-    measure: Callable[[str, float, float], Measurement] = compare,
-) -> Finding:
-    """Times ours and a reference in turn.
-
-    Args:
-        name: Of the measurement.
-        label: Of the reference, in the table.
-        ours: Called before.
-        reference: Called once untimed.
-        repetitions: How often each is timed.
-        measure: Makes the measurement of the name and both medians.
-    """
-    reference()
-    own, other = time_in_turn(ours, reference, repetitions=repetitions)
-    measurement = measure(name, own.median, other.median)
-    ratio = f"{own.median / other.median:.3g}"
-    return Finding(
-        ours=own.values,
-        measurements=(measurement,),
-        rows=((label, str(own), str(other), ratio),),
-    )
-
-
-def _beside_scipy(
-    spaces: Spaces,
-    ours: Callable[[], np.ndarray],
-    exponent: np.ndarray,
-    peak: int,
-    repetitions: int,
-) -> Finding:
-    """Compares time, memory and result with scipy's, where that fits into memory.
-
-    Memory is compared with the variant that takes less of it, the stricter comparison.
-    """
-    reason = why_not_scipy(len(exponent))
-    if reason:
-        return Finding(sentences=(reason,))
-    route = ScipyRoute(spaces)
-    expected, scipy_peak = peak_extra_memory(route.in_place)
-    difference = check_agreement(exponent, expected, route.mean_distance())
-    variants = [
-        _beside(name, f"scipy's cdist, {label}", ours, work, repetitions, speedup)
-        for name, label, work in (
-            ("scipy_speedup", "as one writes it", route.as_written),
-            ("scipy_in_place_speedup", "all in place", route.in_place),
-        )
-    ]
-    as_written, in_place = (m for found in variants for m in found.measurements)
-    # The smallest matrices may not even take a page.
-    own_mib, scipy_mib = peak / 2**20, max(scipy_peak, 4096) / 2**20
-    memory = compare("memory_fraction", own_mib, scipy_mib)
-    return Finding(
-        ours=tuple(s for found in variants for s in found.ours),
-        measurements=(as_written, in_place, memory),
-        rows=tuple(row for found in variants for row in found.rows),
-        sentences=(
-            f"Ours is {as_written.value:.3g} times as fast as scipy's cdist as one "
-            f"writes it, and {in_place.value:.3g} times as fast as all in place.",
-            "Both compute in float64, with distances in matrices that are there before "
-            "the clock starts. As one writes it, NumPy makes new matrices of their "
-            "differences and squares at each call, which costs page faults; all in "
-            "place, it makes none.",
-            f"All in place, which needs less memory, scipy takes {scipy_mib:,.0f} MiB "
-            f"at its peak, both matrices included; ours takes {memory.value:.3g} of "
-            "that.",
+    if "scipy" in references and (reason := why_not_scipy(n)):
+        notes.append(reason)
+    elif "scipy" in references:
+        route = ScipyRoute(spaces)
+        expected, scipy_bytes = peak_extra_memory(route.in_place)
+        difference = check_agreement(exponent, expected, route.mean_distance())
+        note = "times as fast as scipy's cdist as one writes it"
+        beside("scipy_speedup", note, route.as_written, speedup)
+        note = "times as fast as scipy's cdist, all in place"
+        beside("scipy_in_place_speedup", note, route.in_place, speedup)
+        # The smallest matrices may not even take a page.
+        peaks = [peak], [max(scipy_bytes, 4096) / 2**20]
+        note = "beside scipy all in place, which needs less; its matrices included"
+        memory = compare("memory_fraction", *peaks, sides="MiB", note=note)
+        measurements.append(memory)
+        notes += [
+            "scipy computes in float64, with distances in matrices that are there "
+            "before the clock starts. As one writes it, NumPy makes new matrices of "
+            "their differences and squares at each call, which costs page faults; all "
+            "in place, it makes none.",
             "The largest relative difference of our exponents from scipy's is "
             f"{difference:.1e}.",
-        ),
-    )
+        ]
+    if "matmul" in references:
+        work = matrix_products(spaces, dtype)
+        beside("matmul_time_ratio", f"beside matrix products, {dtype}", work)
+    if "sqrt" in references:
+        work = square_roots(n * (n + 1), dtype)
+        beside("sqrt_time_ratio", f"beside square roots, {dtype}", work)
+    # Beside no reference, or scipy alone, which has no room.
+    seconds = seconds or time_in_turn(ours, repetitions=repetitions)[0]
+    measurements += _own_figures(n, k, seconds, peak)
+    if growing:
+        found, more = measure_growth(n, k, mine, plot)
+        measurements += found
+        notes += more
+    title = f"{n:,} samples, {k:,} classes, {dtype}, budget {settings.memory_mb} MiB."
+    return render(title, measurements, notes), measurements
 
 
-def _alone(n: int, k: int, seconds: Sequence[float], peak: int) -> Finding:
+def _own_figures(
+    n: int, k: int, seconds: Sequence[float], peak: float
+) -> list[Measurement]:
     """Returns our own figures, from all seconds that were measured.
 
     Operations are those that each of the n (n - 1) / 2 pairs needs: per space 2 K of a
@@ -242,30 +137,103 @@ def _alone(n: int, k: int, seconds: Sequence[float], peak: int) -> Finding:
     twice the product, the difference, the maximum with 0, the root); for both spaces
     together 4 (difference, square, and one sum for each of the two samples).
     """
-    times, pairs = Times(tuple(seconds)), n * (n - 1) / 2
-    rate = pairs / times.median
+    rate = n * (n - 1) / 2 / median(seconds)
     gflops = rate * (2 * (2 * k + 5) + 4) / 1e9
-    mebibytes = peak / 2**20
-    return Finding(
-        measurements=(
-            Measurement("seconds", times.median, "s"),
-            Measurement("pairs_per_second", rate, "pairs/s"),
-            Measurement("gflops", gflops, "GFLOP/s"),
-            Measurement("peak_memory_mib", mebibytes, "MiB"),
-        ),
-        sentences=(
-            f"Seconds that ours takes, in all timed calls: {times}. That is {rate:.3g} "
-            f"pairs of samples and {gflops:.3g} GFLOP a second. Ours takes "
-            f"{mebibytes:,.0f} MiB at its peak, beyond its inputs.",
-        ),
-    )
+    beyond = "beyond the inputs"
+    return [
+        single("seconds", seconds, "s", "ours, in all timed calls"),
+        Measurement("pairs_per_second", rate, "pairs/s", note="pairs of samples"),
+        Measurement("gflops", gflops, "GFLOP/s"),
+        Measurement("peak_memory_mib", peak, "MiB", note=beyond),
+    ]
 
 
-def _report(title: str, findings: Sequence[Finding]) -> str:
-    """Renders what was found."""
-    header = ("reference", "ours, s", "reference, s", "ours / reference")
-    rows = [row for found in findings for row in found.rows]
-    sentences = [sentence for found in findings for sentence in found.sentences]
-    table = [markdown_table(header, rows)] if rows else []
-    lines = [title, hardware(), "", *table, *sentences]
-    return "\n".join(lines) + "\n"
+def measure_growth(
+    n: int, k: int, mine: Callable[..., object], plot: str = ""
+) -> tuple[list[Measurement], list[str]]:
+    """Measures how seconds grow with n, and with k at half of n.
+
+    Args:
+        n: The largest number of samples, at least 16.
+        k: The smallest number of classes.
+        mine: Robustness of embeddings and kernels.
+        plot: The picture to draw, if any.
+
+    Returns:
+        The exponents b of seconds = a size^b, and sentences.
+    """
+    half = n // 2
+    by_n = {n // part: _seconds(n // part, k, mine) for part in _DIVISORS}
+    by_k, left_out = {k: by_n[half]}, ""
+    for classes in (k * factor for factor in _FACTORS):
+        try:
+            by_k[classes] = _seconds(half, classes, mine)
+        except PmalError as error:
+            # More classes than the budget has room for.
+            left_out = f" No more than {max(by_k):,}: {first_line(error)}."
+            break
+    growths = {
+        f"samples N, with {k:,} classes": by_n,
+        f"classes K, with {half:,} samples": by_k,
+    }
+    if plot:
+        _draw(growths, Path(plot))
+    powers = [fit_power(seconds)[0] for seconds in growths.values()]
+    notes = [
+        f"Seconds grow with the power {power:.2f} of the {label}, from "
+        f"{min(seconds):,} to {max(seconds):,}."
+        for power, (label, seconds) in zip(powers, growths.items(), strict=True)
+    ]
+    return [
+        Measurement(f"exponent_of_{size}", power, "power")
+        for size, power in zip("nk", powers, strict=True)
+    ], [notes[0], notes[1] + left_out]
+
+
+def fit_power(seconds: dict[int, list[float]]) -> tuple[float, float]:
+    """Returns b and a of seconds = a size^b, by least squares of logarithms.
+
+    Args:
+        seconds: By size, for at least two sizes; their medians are fitted.
+    """
+    medians = [median(own) for own in seconds.values()]
+    exponent, offset = np.polyfit(np.log(list(seconds)), np.log(medians), 1)
+    return float(exponent), float(np.exp(offset))
+
+
+def _seconds(n: int, k: int, mine: Callable[..., object]) -> list[float]:
+    """Times our route for one size, once it is compiled."""
+    spaces = random_spaces(n, k)
+    work = partial(mine, spaces.embeddings, spaces.kernels)
+    work()
+    return time_in_turn(work, repetitions=_GROWTH_REPETITIONS)[0]
+
+
+def _draw(growths: dict[str, dict[int, list[float]]], plot: Path) -> None:
+    """Draws seconds over size, by what the size is, both axes logarithmic."""
+    from matplotlib.ticker import LogLocator
+
+    figure = new_figure(9, 4)
+    panels = figure.subplots(1, len(growths), sharey=True)
+    for axes, (label, growth) in zip(panels, growths.items(), strict=True):
+        sizes, seconds = np.array(list(growth), float), np.array(list(growth.values()))
+        exponent, factor = fit_power(growth)
+        least, middle, most = np.quantile(seconds, (0, 0.5, 1), axis=1)
+        fit = f"fit, power {exponent:.2f}"
+        axes.loglog(sizes, factor * sizes**exponent, color=COLOURS[1], label=fit)
+        axes.errorbar(
+            *(sizes, middle, (middle - least, most - middle)),
+            fmt="o",
+            capsize=3,
+            color=COLOURS[0],
+            label=f"median and range of {_GROWTH_REPETITIONS}",
+        )
+        axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        axes.set_xlabel(label)
+        axes.legend(frameon=False)
+        tidy(axes)
+    panels[0].set_ylabel("seconds")
+    write_atomically(plot, figure.savefig)

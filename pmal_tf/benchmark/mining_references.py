@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
+from scipy.spatial.distance import cdist
 
 from pmal_tf.benchmark.measurement import time_in_turn
 from pmal_tf.benchmark.memory import available_memory
 from pmal_tf.runtime.errors import PmalError
 
-DIMENSION = 128
+_DIMENSION = 128
 # Of classes' centres, of samples around them, and of the second space beside the first.
 _CENTRE_SPREAD, _SAMPLE_SPREAD, _SPACE_SPREAD = 1.0, 0.5, 0.2
 _BLOCK_ROWS = 1024
@@ -29,22 +28,13 @@ _TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Spaces:
-    """Two embedding spaces of the same samples.
-
-    Attributes:
-        embeddings: Two arrays [n, D], float32.
-        kernels: Two arrays [D, K], float32.
-    """
+    """Two embedding spaces, [n, D] float32 each, and their kernels, [D, K]."""
 
     embeddings: tuple[np.ndarray, np.ndarray]
     kernels: tuple[np.ndarray, np.ndarray]
 
     def centred_logits(self, dtype: str) -> list[np.ndarray]:
-        """Returns Z (W - mean_k(w_k)) of both spaces, [n, K] each.
-
-        Args:
-            dtype: Number type, of the computation too.
-        """
+        """Returns [n, K] Z (W - mean_k(w_k)) of both spaces, computed in `dtype`."""
         kernels = [kernel.astype(dtype) for kernel in self.kernels]
         return [
             z.astype(dtype) @ (w - w.mean(axis=1, keepdims=True))
@@ -53,43 +43,31 @@ class Spaces:
 
 
 def random_spaces(n: int, k: int) -> Spaces:
-    """Draws a mixture of classes, and the same once more with noise.
-
-    Args:
-        n: Number of samples.
-        k: Number K of classes.
-    """
+    """Draws a mixture of n samples of k classes, and the same once more with noise."""
     random = np.random.default_rng(0)
 
     def normal(rows: int, columns: int, spread: float) -> np.ndarray:
         return np.float32(spread) * random.standard_normal((rows, columns), np.float32)
 
-    first = normal(k, DIMENSION, _CENTRE_SPREAD)[random.integers(k, size=n)]
-    first += normal(n, DIMENSION, _SAMPLE_SPREAD)
-    second = first + normal(n, DIMENSION, _SPACE_SPREAD)
-    kernel = normal(DIMENSION, k, 1.0)
-    return Spaces(
-        (first, second), (kernel, kernel + normal(DIMENSION, k, _SPACE_SPREAD))
-    )
+    first = normal(k, _DIMENSION, _CENTRE_SPREAD)[random.integers(k, size=n)]
+    first += normal(n, _DIMENSION, _SAMPLE_SPREAD)
+    second = first + normal(n, _DIMENSION, _SPACE_SPREAD)
+    kernel = normal(_DIMENSION, k, 1.0)
+    other = kernel + normal(_DIMENSION, k, _SPACE_SPREAD)
+    return Spaces((first, second), (kernel, other))
 
 
-def why_not_scipy(n: int) -> str | None:
-    """Says in a sentence why scipy is no reference here; None where it is.
-
-    Args:
-        n: Number of samples.
-    """
-    if importlib.util.find_spec("scipy") is None:
-        return "Not measured beside scipy, which is not installed: pip install scipy."
+def why_not_scipy(n: int) -> str:
+    """Says why scipy has no room for n samples here; empty where it has."""
     # Two matrices of distances, and the two that NumPy makes of their differences.
     needed, available = 4 * n**2 * 8, available_memory()
-    if 4 * needed > 3 * available:
-        return (
-            f"Not measured beside scipy: two float64 matrices of {n:,} x {n:,}, and "
-            f"the two that NumPy makes of them, take {needed / 2**30:,.1f} GiB, more "
-            f"than three quarters of the available {available / 2**30:,.1f} GiB."
-        )
-    return None
+    if 4 * needed <= 3 * available:
+        return ""
+    return (
+        f"Not measured beside scipy: two float64 matrices of {n:,} x {n:,}, and the "
+        f"two that NumPy makes of them, take {needed / 2**30:,.1f} GiB, more than "
+        f"three quarters of the available {available / 2**30:,.1f} GiB."
+    )
 
 
 class ScipyRoute:
@@ -102,7 +80,6 @@ class ScipyRoute:
 
     def __init__(self, spaces: Spaces):
         self._spaces = spaces
-        self._cdist = importlib.import_module("scipy.spatial.distance").cdist
         self._matrices: list[np.ndarray] = []
 
     def as_written(self) -> np.ndarray:
@@ -128,31 +105,21 @@ class ScipyRoute:
         if not self._matrices:
             self._matrices = [np.empty((n, n)) for _ in points]
         return [
-            self._cdist(own, own, out=matrix)
+            cdist(own, own, out=matrix)
             for own, matrix in zip(points, self._matrices, strict=True)
         ]
 
     def mean_distance(self) -> float:
         """Returns the mean distance of some samples, evenly spread, to all."""
-        return float(
-            np.mean(
-                [
-                    self._cdist(own[:: max(len(own) // _SAMPLED_ROWS, 1)], own).mean()
-                    for own in self._spaces.centred_logits("float64")
-                ]
-            )
-        )
+        points = self._spaces.centred_logits("float64")
+        step = max(len(points[0]) // _SAMPLED_ROWS, 1)
+        return float(np.mean([cdist(own[::step], own).mean() for own in points]))
 
 
 def check_agreement(
     exponent: np.ndarray, expected: np.ndarray, mean_distance: float
 ) -> float:
-    """Checks our exponents against float64's.
-
-    Args:
-        exponent: [n] exponents.
-        expected: [n] of the reference.
-        mean_distance: Of the samples.
+    """Checks our [n] exponents against the reference's, in float64.
 
     Returns:
         The largest relative difference.
@@ -181,14 +148,11 @@ def matrix_products(spaces: Spaces, dtype: str) -> Callable[[], object]:
     For every block of rows, X_block X^T of the [n, K] centred logits, summed over its
     columns so that it must be computed: the whole square, in blocks as wide as it.
 
-    Args:
-        spaces: The embedding spaces.
-        dtype: Number type.
-
     Returns:
         The faster of TensorFlow's own kernels and XLA's, compiled.
     """
     points = [tf.constant(own) for own in spaces.centred_logits(dtype)]
+    n = len(points[0])
 
     def block_sums(own: tf.Tensor, start: tf.Tensor, rows: int) -> tf.Tensor:
         block = tf.slice(own, [start, 0], [rows, own.shape[1]])
@@ -196,28 +160,18 @@ def matrix_products(spaces: Spaces, dtype: str) -> Callable[[], object]:
 
     def candidate(jit_compile: bool) -> Callable[[], object]:
         compiled = tf.function(block_sums, jit_compile=jit_compile)
+        return lambda: [
+            # As arrays: a device's queue is waited for.
+            compiled(own, tf.constant(start), min(_BLOCK_ROWS, n - start)).numpy()
+            for own in points
+            for start in range(0, n, _BLOCK_ROWS)
+        ]
 
-        def products() -> list[np.ndarray]:
-            n = len(points[0])
-            return [
-                # As arrays: a device's queue is waited for.
-                compiled(own, tf.constant(start), min(_BLOCK_ROWS, n - start)).numpy()
-                for own in points
-                for start in range(0, n, _BLOCK_ROWS)
-            ]
-
-        return products
-
-    return _fastest([candidate(jit_compile) for jit_compile in (True, False)])
-
-
-def _fastest(candidates: Sequence[Callable[[], object]]) -> Callable[[], object]:
-    """Returns the work that takes the least time once it is compiled."""
+    candidates = [candidate(True), candidate(False)]
     for work in candidates:
         work()
-    times = time_in_turn(*candidates, repetitions=2)
-    best = min(range(len(times)), key=lambda index: min(times[index].values))
-    return candidates[best]
+    xla, plain = time_in_turn(*candidates, repetitions=2)
+    return candidates[0 if min(xla) <= min(plain) else 1]
 
 
 def square_roots(count: int, dtype: str) -> Callable[[], float]:

@@ -7,8 +7,10 @@ backbone's gives embedding and logits.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import keras
@@ -18,87 +20,79 @@ import tensorflow as tf
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
 from pmal_tf.benchmark.measurement import (
     Measurement,
-    Times,
     compare,
-    hardware,
+    render,
+    spread,
     time_in_turn,
 )
+from pmal_tf.benchmark.settings import BenchmarkSettings
+from pmal_tf.benchmark.training_steps import PROTOTYPES_PER_CLASS, random_prototypes
 from pmal_tf.methods.pmal.model import PMALModel
-from pmal_tf.methods.pmal.prototypes import Prototypes
-from pmal_tf.results.page.tables import markdown_table
 from pmal_tf.runtime.console import quiet_libraries
+from pmal_tf.runtime.errors import PmalError
 from pmal_tf.serving.export import export_saved_model
 
-_CLASSES, _PROTOTYPES = 6, 10
+_CLASSES = 6
 _WARM_UP_CALLS = 20
 
 
-def run(
-    *, backbone: str, width: float, image_size: int, repetitions: int
-) -> tuple[str, list[Measurement]]:
-    """Measures the latency of batches of 32 and of 1.
+def run(settings: BenchmarkSettings) -> tuple[str, list[Measurement]]:
+    """Measures the latency of batches of 32 and of 1, of an untrained model.
 
-    Args:
-        backbone: A file of `pmal_tf.backbones.architectures`.
-        width: Its width multiplier.
-        image_size: Side of the images.
-        repetitions: How often each is called, in turn.
-
-    Returns:
-        A text, and the measurements `latency_ratio_32`, `latency_extra_ms_1` and
-        `latency_xla_ratio_32`.
+    Raises:
+        PmalError: If more than one network is named.
     """
+    if len(settings.backbones) != 1:
+        raise PmalError(
+            "`backbones` must name one network to serve. Received: --backbones="
+            f"{','.join(settings.backbones)}"
+        )
+    (backbone,), width = settings.backbones, settings.width
+    repetitions, side = settings.repetitions or 500, settings.image_size or 32
+    shape = (side, side, 3)
     with tempfile.TemporaryDirectory() as folder:
-        ours, bare = _exported(Path(folder), backbone, width, image_size)
-        timed = {
-            batch: _timed(ours, bare, batch, image_size, repetitions)
-            for batch in (32, 1)
-        }
-    (own, reference, compiled), (own_one, reference_one, compiled_one) = timed.values()
-    extra = 1e3 * (own_one.median - reference_one.median)
+        ours, bare = _exported(Path(folder), backbone, width, shape)
+        names = ("serving_images", "serving_images_xla")
+        signatures = [
+            bare.signatures["serving_default"],
+            *(ours.signatures[name] for name in names),
+        ]
+        bare_32, ours_32, xla_32 = _timed(signatures, (32, *shape), repetitions)
+        of_1 = _timed(signatures, (1, *shape), repetitions)
+    bare_1, ours_1, xla_1 = ([1e3 * s for s in seconds] for seconds in of_1)
+    one = (median(ours_1), median(bare_1))
+    note = "more than the backbone, for one image"
     measurements = [
-        compare("latency_ratio_32", own.median, reference.median),
+        compare("latency_ratio_32", ours_32, bare_32, note="a batch of 32"),
         Measurement(
-            *("latency_extra_ms_1", extra, "ms"),
-            *(1e3 * own_one.median, 1e3 * reference_one.median),
+            *("latency_extra_ms_1", one[0] - one[1], "ms", *one, "ms"),
+            samples=(ours_1, bare_1),
+            note=note,
         ),
-        compare("latency_xla_ratio_32", compiled.median, reference.median),
+        compare("latency_xla_ratio_32", xla_32, bare_32, note="under XLA"),
     ]
-    rows = [
-        ["bare backbone", str(reference), str(reference_one)],
-        ["exported model, serving_images", str(own), str(own_one)],
-        ["exported model, serving_images_xla", str(compiled), str(compiled_one)],
-    ]
-    text = (
-        f"{hardware()}\n"
-        f"{backbone} at width {width:g}, {image_size} pixels, {_CLASSES} classes with "
-        f"{_PROTOTYPES} prototypes; seconds, median (n, range).\n\n"
-        f"{markdown_table(['signature', 'batch of 32', 'one image'], rows)}\n"
-        f"A batch of 32 takes {measurements[0].value:.3f} times the backbone's time, "
-        f"one image {extra:.2f} ms more.\n"
+    title = (
+        f"{backbone} at width {width:g}, {side} pixels, {_CLASSES} classes "
+        f"with {PROTOTYPES_PER_CLASS} prototypes, beside the bare backbone."
     )
-    return text, measurements
+    notes = [f"Under XLA one image takes {spread(xla_1)} ms."]
+    return render(title, measurements, notes), measurements
 
 
 def _exported(
-    folder: Path, backbone: str, width: float, image_size: int
+    folder: Path, backbone: str, width: float, shape: tuple[int, int, int]
 ) -> tuple[Any, Any]:
     """Returns a loaded model of untrained weights, and its backbone alone."""
     keras.utils.set_random_seed(0)
-    shape = (image_size, image_size, 3)
     network = embedding_and_logits(
         build_classifier(backbone, shape, _CLASSES, width=width)
     )
-    size = (_CLASSES, _PROTOTYPES)
-    image = np.random.default_rng(0).integers(0, 256, (*size, *shape)).astype(np.uint8)
-    ids = np.arange(_CLASSES * _PROTOTYPES).reshape(size).astype(str)
-    prototypes = Prototypes(image, np.ones(size, bool), ids, np.ones(size))
-    model = PMALModel(network, _PROTOTYPES)
-    model.refresh_prototypes(image, prototypes.mask)
-    names = [f"class {index}" for index in range(_CLASSES)]
+    prototypes = random_prototypes(_CLASSES, shape)
+    model = PMALModel(network, PROTOTYPES_PER_CLASS)
+    model.refresh_prototypes(prototypes.image, prototypes.mask)
     export_saved_model(
         *(model, folder / "ours", prototypes),
-        class_names=names,
+        class_names=[f"class {index}" for index in range(_CLASSES)],
         threshold=0.5,
         xla=True,
     )
@@ -116,27 +110,20 @@ def _exported(
 
 
 def _timed(
-    ours: Any, bare: Any, batch: int, image_size: int, repetitions: int
-) -> list[Times]:
-    """Times our signature, the backbone's, and ours under XLA, in turn."""
-    shape = (batch, image_size, image_size, 3)
+    signatures: Sequence[Any], shape: tuple[int, ...], repetitions: int
+) -> list[list[float]]:
+    """Times the first two signatures in turn, and then the third."""
     pixels = np.random.default_rng(1).integers(0, 256, shape).astype(np.float32)
-    images = tf.constant(pixels)
-
-    def call(signature: Callable[..., dict[str, tf.Tensor]]) -> Callable[[], None]:
-        def work() -> None:
-            for value in signature(images=images).values():
-                value.numpy()
-
-        return work
-
-    works = [
-        call(ours.signatures["serving_images"]),
-        call(bare.signatures["serving_default"]),
-        call(ours.signatures["serving_images_xla"]),
-    ]
+    works = [partial(_call, each, tf.constant(pixels)) for each in signatures]
     time_in_turn(*works, repetitions=_WARM_UP_CALLS)
     # XLA in turns of its own: what it leaves in the caches is not ours to pay for.
-    own, reference = time_in_turn(*works[:2], repetitions=repetitions)
-    (compiled,) = time_in_turn(works[2], repetitions=max(repetitions // 5, 1))
-    return [own, reference, compiled]
+    return [
+        *time_in_turn(*works[:2], repetitions=repetitions),
+        *time_in_turn(works[2], repetitions=max(repetitions // 5, 1)),
+    ]
+
+
+def _call(signature: Any, images: tf.Tensor) -> None:
+    """Computes answers, and waits for them."""
+    for value in signature(images=images).values():
+        value.numpy()

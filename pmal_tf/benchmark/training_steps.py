@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import keras
@@ -29,32 +27,13 @@ _STEPS_PER_EPOCH = 10_000
 
 @dataclass(frozen=True)
 class Setting:
-    """What all steps that are compared have in common.
-
-    Attributes:
-        backbone: A file of `pmal_tf.backbones.architectures`.
-        batch_size: Training images in a step.
-        precision: A Keras dtype policy.
-        width: The backbone's width multiplier.
-        image_size: Side of the square images in pixels.
-    """
+    """What all steps that are compared have in common."""
 
     backbone: str
     batch_size: int
     precision: str
     width: float
     image_size: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.backbone}, width {self.width:g}, {self.image_size} x "
-            f"{self.image_size} pixels, batch {self.batch_size}, {self.precision}"
-        )
-
-    @property
-    def suffix(self) -> str:
-        """What tells its measurements from those of others."""
-        return f"_{self.backbone}_{self.batch_size}_{self.precision}"
 
 
 @dataclass(frozen=True)
@@ -63,19 +42,25 @@ class Variant:
 
     Attributes:
         name: In the names of measurements.
-        label: In tables.
+        title: In tables.
         num_classes: Number K of known classes.
-        prototype_mode: That of `PMALModel`; None for the softmax classifier.
-        size: Prototypes that are fed in a step; None: all.
-        xla: Whether the step is compiled with XLA; None: as the user asks.
+        prototype_mode: That of `PMALModel`; empty for the softmax classifier.
+        fed: Prototypes that come with every batch.
+        jit: Whether the step is compiled with XLA.
     """
 
     name: str
-    label: str
+    title: str
     num_classes: int = FEW_CLASSES
-    prototype_mode: str | None = None
-    size: int | None = None
-    xla: bool | None = None
+    prototype_mode: str = ""
+    fed: int = 0
+    jit: bool = True
+
+    @property
+    def label(self) -> str:
+        """Returns e.g. `PMAL, joint, K = 6, XLA`."""
+        graph = "XLA" if self.jit else "plain graph"
+        return f"{self.title}, K = {self.num_classes}, {graph}"
 
 
 class TrainingStep:
@@ -92,7 +77,7 @@ class TrainingStep:
     def __init__(
         self, model: keras.Model, batches: tf.data.Dataset, *, jit: bool
     ) -> None:
-        self.model, self.batches, self.jit = model, batches, jit
+        self.model, self.batches = model, batches
         self._execute = execution(model, seed=0, jit=jit)
         self._iterator = iter(batches)
         self._numbers = itertools.count()
@@ -115,25 +100,9 @@ class TrainingStep:
             )
         return logs
 
-    @property
-    def fed(self) -> int:
-        """Prototypes that come with every batch."""
-        features, _ = self.batches.element_spec
-        if "prototype_image" not in features:
-            return 0
-        return int(features["prototype_image"].shape[0])
 
-
-def build_step(variant: Variant, setting: Setting, *, jit: bool) -> TrainingStep:
-    """Makes a step with fresh weights; the first call compiles it.
-
-    Weights are of the Keras dtype policy that is set: call this within `precision`.
-
-    Args:
-        variant: The way to take it.
-        setting: What it is made of.
-        jit: Whether to compile it with XLA, where the variant does not say.
-    """
+def build_step(variant: Variant, setting: Setting) -> TrainingStep:
+    """Makes a step of fresh weights in the dtype policy that is set; compiles later."""
     keras.utils.set_random_seed(0)
     shape = (setting.image_size, setting.image_size, 3)
     classifier = build_classifier(
@@ -141,22 +110,21 @@ def build_step(variant: Variant, setting: Setting, *, jit: bool) -> TrainingStep
     )
     prototypes = random_prototypes(variant.num_classes, shape)
     batches = one_batch(setting.batch_size, variant.num_classes, shape)
-    if variant.prototype_mode is None:
-        model: keras.Model = SoftmaxModel(classifier)
-    else:
-        model = PMALModel(
+    if variant.prototype_mode:
+        model: keras.Model = PMALModel(
             embedding_and_logits(classifier),
             PROTOTYPES_PER_CLASS,
             prototype_mode=variant.prototype_mode,
         )
         model.refresh_prototypes(prototypes.image, prototypes.mask)
-        feed = PrototypeFeed(size=variant.size)
-        batches = prototypes.attach(batches, feed=feed)
+        batches = prototypes.attach(batches, feed=PrototypeFeed(size=variant.fed))
+    else:
+        model = SoftmaxModel(classifier)
     recipe = Recipe(batch_size=setting.batch_size)
     model.compile(optimizer=recipe.build_optimizer(_STEPS_PER_EPOCH))
     # The scaling of losses in float16, where there is one, is around it by now.
     model.optimizer.build(model.trainable_variables)
-    return TrainingStep(model, batches, jit=jit if variant.xla is None else variant.xla)
+    return TrainingStep(model, batches, jit=variant.jit)
 
 
 def random_prototypes(num_classes: int, shape: tuple[int, int, int]) -> Prototypes:
@@ -176,15 +144,8 @@ def one_batch(
 ) -> tf.data.Dataset:
     """Returns a batch of noise as `TrainingPipeline` gives them, again and again.
 
-    It is one element that lies in memory and is handed on without a copy.
-
-    Args:
-        batch_size: Images in it.
-        num_classes: Number K of classes.
-        shape: (H, W, 3).
-
-    Returns:
-        Batches of `({"image", "example_index"}, label)`, none of them a prototype.
+    It is one element `({"image", "example_index"}, label)` that lies in memory and is
+    handed on without a copy; none of its images is a prototype.
     """
     rng = np.random.default_rng(0)
     first = num_classes * PROTOTYPES_PER_CLASS
@@ -198,14 +159,3 @@ def one_batch(
     options.autotune.enabled = False
     batch = tf.data.Dataset.from_tensors((features, label))
     return batch.repeat().with_options(options)
-
-
-@contextlib.contextmanager
-def precision(policy: str) -> Iterator[None]:
-    """Sets Keras's dtype policy, as long as the context is open."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from pmal_tf.mining.distances import pairwise_euclidean
-from pmal_tf.mining.replicas import blocks_at_once, on_replicas
+from pmal_tf.mining.replicas import blocks_at_once, on_replicas, signature_of
 from pmal_tf.mining.tiles import TilePlan, too_little_memory
 from pmal_tf.runtime.errors import PmalError
 
@@ -56,7 +56,7 @@ def draw_anchors(class_index: np.ndarray, count: int, seed: int) -> Anchors:
     """Draws a stratified sample in proportion to the classes' sizes.
 
     Args:
-        class_index: [N] integers; classes that have no sample are passed over.
+        class_index: [N]; classes that have no sample are passed over.
         count: Number M of anchors, less than N.
         seed: Seed of the draw.
 
@@ -84,15 +84,7 @@ def draw_anchors(class_index: np.ndarray, count: int, seed: int) -> Anchors:
 
 
 def check_anchors(count: int, least: int) -> None:
-    """Checks that there are anchors enough.
-
-    Args:
-        count: Number M of anchors.
-        least: How many are needed.
-
-    Raises:
-        PmalError: If there are not.
-    """
+    """Raises a `PmalError` where `count` anchors are fewer than the `least` needed."""
     if count < least:
         raise PmalError(
             f"`topology_anchors` must allow {LEAST_PER_CLASS} per class for an error "
@@ -102,14 +94,9 @@ def check_anchors(count: int, least: int) -> None:
 
 
 def _allocate(size: np.ndarray, count: int) -> np.ndarray:
-    """Shares anchors out in proportion, at least two per class, by largest remainder.
+    """Shares M anchors out over classes of [H] sizes, at least two each.
 
-    Args:
-        size: [H] images per class.
-        count: Number M of anchors.
-
-    Returns:
-        [H] anchors per class, M in all.
+    In proportion, by largest remainder.
     """
     least = np.minimum(LEAST_PER_CLASS, size)
     check_anchors(count, int(least.sum()))
@@ -137,7 +124,7 @@ def anchored_means(
     Args:
         first: [padded, K] points of one space, of which the first N count.
         second: [padded, K] points of the other.
-        group: [N] integers; samples of one group are at distance 0 in both spaces.
+        group: [N]; samples of one group are at distance 0 in both spaces.
         anchors: The sample.
         plan: `plan.tile` rows are compared with all anchors at once.
         done: Blocks done before and the numbers they gave, as they were yielded.
@@ -155,9 +142,7 @@ def anchored_means(
         tf.constant(anchors.weight, plan.dtype),
         tf.constant(anchors.difference_weight[:-1], plan.dtype),
     )
-    compiled = _compiled_block(
-        padded, tile, len(anchors.position), first.shape[1], plan.dtype
-    )
+    compiled = _compiled_block(tile, signature_of(arrays))
     finished, values = done
     whole = np.zeros((2, padded))
     whole[:, : plan.count] = values
@@ -168,17 +153,9 @@ def anchored_means(
 
 @functools.lru_cache(maxsize=8)
 def _compiled_block(
-    padded: int, tile: int, anchors: int, classes: int, dtype: tf.DType
+    tile: int, signature: tuple[tf.TensorSpec, ...]
 ) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
     """Returns the function of one block of rows, compiled once per shape."""
-    points = tf.TensorSpec((padded, classes), dtype)
-    anchor_points = tf.TensorSpec((anchors, classes), dtype)
-    signature = [
-        *(points, points, tf.TensorSpec((padded,), tf.int32)),
-        *(anchor_points, anchor_points, tf.TensorSpec((anchors,), tf.int32)),
-        *(tf.TensorSpec((anchors,), dtype), tf.TensorSpec((anchors - 1,), dtype)),
-        tf.TensorSpec((), tf.int32),
-    ]
 
     @tf.function(jit_compile=True, input_signature=signature)
     def block(
@@ -199,7 +176,7 @@ def _compiled_block(
         near = pairwise_euclidean(own(first), first_anchors)
         far = pairwise_euclidean(own(second), second_anchors)
         # Equal samples are at distance 0, whatever rounding makes of it.
-        apart = tf.cast(own(group)[:, None] != anchor_group[None, :], dtype)
+        apart = tf.cast(own(group)[:, None] != anchor_group[None, :], near.dtype)
         squares = apart * (near - far) ** 2
         mean = tf.linalg.matvec(squares, weight)
         steps = (squares[:, 1:] - squares[:, :-1]) ** 2
@@ -217,15 +194,7 @@ def rows_within(
     memory_bytes: int,
     spaces: int = 2,
 ) -> TilePlan:
-    """Chooses how many rows are compared with all anchors at once.
-
-    Args:
-        count: N samples.
-        classes: Width K of the points.
-        anchors: Number M of anchors.
-        dtype: Number type of distances.
-        memory_bytes: For everything that grows with N, M or the rows.
-        spaces: Number U of embedding spaces, whose logits are all held.
+    """Chooses how many rows are compared with M anchors at once; see `TilePlan.within`.
 
     Raises:
         PmalError: If not even one row fits.

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import tensorflow as tf
-
-from pmal_tf.runtime.errors import PmalError
 
 
 @dataclass(frozen=True)
@@ -39,41 +36,7 @@ def quality_rank(exponent: np.ndarray, example_id: np.ndarray) -> np.ndarray:
     Returns:
         [N] ranks; 0 is the sample with the highest robustness.
     """
-    order = np.lexsort((example_id, exponent))
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    return rank
-
-
-def check_epsilon(epsilon: float) -> None:
-    """Checks that a threshold lies in (0, 1].
-
-    Raises:
-        PmalError: If not.
-    """
-    if not 0.0 < epsilon <= 1.0:
-        raise PmalError(f"`epsilon` must lie in (0, 1]. Received: epsilon={epsilon}")
-
-
-def check_class_index(class_index: np.ndarray, num_classes: int) -> None:
-    """Checks that every class has a sample, and every sample a class.
-
-    Args:
-        class_index: [N], to be in [0, K).
-        num_classes: K.
-
-    Raises:
-        PmalError: If not.
-    """
-    present = np.unique(class_index)
-    if not np.array_equal(present, np.arange(num_classes)):
-        outside = present[(present < 0) | (present >= num_classes)].tolist()
-        without = sorted(set(range(num_classes)) - set(present.tolist()))
-        raise PmalError(
-            f"Every class index in 0..{num_classes - 1} needs a sample, and no other "
-            f"may occur. Received: indices {outside[:10]} outside, classes "
-            f"{without[:10]} without a sample"
-        )
+    return _places(np.lexsort((example_id, exponent)))
 
 
 def select_candidates(
@@ -95,14 +58,11 @@ def select_candidates(
         rank: [N] from `quality_rank`.
         epsilon: Threshold in (0, 1].
         at_least: Wanted candidates, the number T of prototypes per class.
-
-    Raises:
-        PmalError: If `epsilon` is out of range.
     """
-    check_epsilon(epsilon)
     size = np.bincount(class_index)
-    labels = class_index.astype(np.int32)
-    mask = np.array(_within_slack(exponent, labels, -np.log(epsilon), len(size)))
+    lowest = np.full(len(size), np.inf)
+    np.minimum.at(lowest, class_index, exponent)
+    mask = exponent <= lowest[class_index] - np.log(epsilon)
     passed = np.bincount(class_index[mask], minlength=len(size))
     relaxed = passed < np.minimum(at_least, size)
     mask |= relaxed[class_index] & (_rank_in_class(rank, class_index) < at_least)
@@ -131,27 +91,12 @@ def matched_candidates(
 def _rank_in_class(rank: np.ndarray, class_index: np.ndarray) -> np.ndarray:
     """Returns the [N] ranks within the samples' own classes."""
     size = np.bincount(class_index)
-    order = np.lexsort((rank, class_index))
     start = np.cumsum(size) - size
-    in_class = np.empty(len(order), np.int64)
-    in_class[order] = np.arange(len(order)) - np.repeat(start, size)
-    return in_class
+    return _places(np.lexsort((rank, class_index))) - start[class_index]
 
 
-@tf.function(
-    input_signature=[
-        tf.TensorSpec((None,), tf.float64),
-        tf.TensorSpec((None,), tf.int32),
-        tf.TensorSpec((), tf.float64),
-        tf.TensorSpec((), tf.int32),
-    ]
-)
-def _within_slack(
-    exponent: tf.Tensor,
-    class_index: tf.Tensor,
-    slack: tf.Tensor,
-    num_classes: tf.Tensor,
-) -> tf.Tensor:
-    """Returns [N] boolean: e_i <= min over the class + slack."""
-    best = tf.math.unsorted_segment_min(exponent, class_index, num_classes)
-    return exponent <= tf.gather(best, class_index) + slack
+def _places(order: np.ndarray) -> np.ndarray:
+    """Returns where each position stands in an order of all of them."""
+    places = np.empty(len(order), np.int64)
+    places[order] = np.arange(len(order))
+    return places

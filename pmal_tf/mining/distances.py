@@ -30,7 +30,7 @@ def pairwise_euclidean(
     Args:
         rows: [n, K].
         columns: [m, K].
-        row_norms: [n] `squared_norms` of the rows, where they are known.
+        row_norms: [n] `squared_norms` of the rows, where they are known already.
         column_norms: [m] of the columns.
     """
     if row_norms is None:
@@ -40,16 +40,6 @@ def pairwise_euclidean(
     products = tf.matmul(rows, columns, transpose_b=True)
     squares = row_norms[:, None] + column_norms[None, :] - 2.0 * products
     return tf.sqrt(tf.maximum(squares, 0.0))
-
-
-def point_to_set_distance(
-    embeddings: tf.Tensor, prototypes: tf.Tensor, mask: tf.Tensor
-) -> tf.Tensor:
-    """Attention point-to-set distance d(z, z(P_k)), Eq. 11, without the attention.
-
-    See `attention_to_set`.
-    """
-    return attention_to_set(embeddings, prototypes, mask)[0]
 
 
 def attention_to_set(
@@ -96,13 +86,8 @@ def nearest_in_set(
     "The commonly adopted way" that Table 3 compares Eq. 11 with. It is Eq. 11 with all
     attention on the prototype of the largest cosine.
 
-    Args:
-        embeddings: See `attention_to_set`.
-        prototypes: See there.
-        mask: See there.
-
-    Returns:
-        Distances and weights as there; the weights are 1 for the nearest prototype.
+    Takes and returns what `attention_to_set` does; the weights are 1 for the nearest
+    prototype, else 0.
     """
     embeddings = _at_least_float32(embeddings)
     prototypes = tf.cast(prototypes, embeddings.dtype)

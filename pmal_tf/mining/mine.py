@@ -11,15 +11,12 @@ import numpy as np
 
 from pmal_tf.mining.candidates import (
     Candidates,
-    check_class_index,
     matched_candidates,
     quality_rank,
     select_candidates,
 )
-from pmal_tf.mining.filters.ranked_candidates import RankedCandidates
-from pmal_tf.mining.filters.registry import FILTERS
-from pmal_tf.mining.qualities.quality_input import QualityInput
-from pmal_tf.mining.qualities.registry import QUALITIES
+from pmal_tf.mining.filters import FILTERS, RankedCandidates
+from pmal_tf.mining.qualities import QUALITIES, QualityInput
 from pmal_tf.mining.robustness import Robustness, topology_robustness
 from pmal_tf.mining.settings import MiningSettings
 from pmal_tf.mining.spaces import Space
@@ -28,17 +25,10 @@ from pmal_tf.runtime.errors import PmalError
 
 @dataclass(frozen=True)
 class ClassReport:
-    """What mining did in one class.
+    """What mining did in one class: how many images were what, and their robustness.
 
     Attributes:
-        class_name: The class.
-        images: Training images.
-        candidates: How many of them are candidates.
         relaxed: Whether too few passed the threshold and the best were taken.
-        prototypes: How many were selected.
-        robustness_min: Lowest robustness in the class.
-        robustness_median: Median.
-        robustness_max: Highest.
     """
 
     class_name: str
@@ -58,9 +48,8 @@ class MiningResult:
     Attributes:
         selection: For each class, positions of its prototypes among the N images, in
             order of selection.
-        robustness: Exponent and robustness of every image.
-        quality_exponent: [N] exponents of the quality that was asked for; those of the
-            robustness where that is it.
+        robustness: Of every image.
+        quality_exponent: [N] exponents of the quality that was asked for.
         report: One entry per class.
     """
 
@@ -90,7 +79,7 @@ def mine(
         class_index: [N] in [0, K).
         example_id: [N] strings, each once; they break ties.
         class_names: K names, for the report.
-        settings: How; by default as the paper does.
+        settings: By default the paper's.
         dropout_space: The view of the model that `mc_dropout` needs.
         seed: Seed of anchors, of dropout, and of filters that draw.
         unfinished: File for the numbers of a computation that may be cut short.
@@ -115,12 +104,22 @@ def mine(
     ranked = RankedCandidates.of(candidates.mask, class_index, rank, spaces[0])
     chosen = FILTERS[settings.diversity](ranked, settings.prototypes_per_class, seed)
     selection = [ranked.position[rows] for rows in chosen]
-    return MiningResult(
-        selection,
-        robustness,
-        exponent,
-        _report(class_names, class_index, candidates, selection, robustness),
-    )
+    report = []
+    for index, name in enumerate(class_names):
+        own = robustness.robustness[class_index == index]
+        report.append(
+            ClassReport(
+                class_name=name,
+                images=len(own),
+                candidates=int(candidates.count[index]),
+                relaxed=bool(candidates.relaxed[index]),
+                prototypes=len(selection[index]),
+                robustness_min=float(own.min()),
+                robustness_median=float(np.median(own)),
+                robustness_max=float(own.max()),
+            )
+        )
+    return MiningResult(selection, robustness, exponent, report)
 
 
 def robustness_of(
@@ -151,18 +150,10 @@ def _candidates(
     example_id: np.ndarray,
     settings: MiningSettings,
 ) -> tuple[Candidates, np.ndarray]:
-    """Selects candidates and ranks all images.
+    """Selects candidates, and ranks all images by the quality.
 
-    Args:
-        robustness: [N] exponents of the robustness.
-        exponent: [N] exponents of the quality that was asked for.
-        class_index: [N].
-        example_id: [N].
-        settings: The settings.
-
-    Returns:
-        The candidates, and [N] ranks by the quality. Without a quality all images are
-        candidates, and Algorithm 1, which needs an order, goes by robustness.
+    Without a quality all images are candidates, and Algorithm 1, which needs an order,
+    goes by robustness. `exponent` is that of the quality that was asked for.
     """
     select = functools.partial(
         select_candidates,
@@ -208,31 +199,12 @@ def _check_images(
         )
     if len(np.unique(example_id)) != len(example_id):
         raise PmalError("Each example id may occur once. Received: repeated ids")
-    check_class_index(class_index, num_classes)
-
-
-def _report(
-    class_names: Sequence[str],
-    class_index: np.ndarray,
-    candidates: Candidates,
-    selection: Sequence[np.ndarray],
-    robustness: Robustness,
-) -> list[ClassReport]:
-    """Sums up what was done in every class."""
-    order = np.argsort(class_index, kind="stable")
-    values = np.split(
-        robustness.robustness[order], np.cumsum(np.bincount(class_index))[:-1]
-    )
-    return [
-        ClassReport(
-            class_name=name,
-            images=len(own),
-            candidates=int(candidates.count[index]),
-            relaxed=bool(candidates.relaxed[index]),
-            prototypes=len(selection[index]),
-            robustness_min=float(own.min()),
-            robustness_median=float(np.median(own)),
-            robustness_max=float(own.max()),
+    present = np.unique(class_index)
+    if not np.array_equal(present, np.arange(num_classes)):
+        outside = present[(present < 0) | (present >= num_classes)].tolist()
+        without = np.setdiff1d(np.arange(num_classes), present).tolist()
+        raise PmalError(
+            f"Every class index in 0..{num_classes - 1} needs a sample, and no other "
+            f"may occur. Received: indices {outside[:10]} outside, classes "
+            f"{without[:10]} without a sample"
         )
-        for index, (name, own) in enumerate(zip(class_names, values, strict=True))
-    ]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import tensorflow as tf
 from threadpoolctl import threadpool_limits
 
 from pmal_tf.mining.replicas import blocks_at_once
-from pmal_tf.runtime.errors import PmalError
 
 _CHUNK_ROWS = 2048
+# What TensorFlow asks of the addresses of its tensors, in bytes.
+_ALIGNMENT = 64
 
 
 class CentredLogits:
@@ -137,61 +140,25 @@ def _row_hashes(points: np.ndarray, generator: np.random.Generator) -> np.ndarra
     return hashes
 
 
-def check_spaces(
-    embeddings: Sequence[np.ndarray], kernels: Sequence[np.ndarray], *, first: int = 0
-) -> None:
-    """Checks that spaces, samples, widths and classes fit together.
+def aligned_zeros(shape: tuple[int, ...], dtype: type[np.floating]) -> np.ndarray:
+    """Returns zeros at an address that a tensor may have, for `as_tensor`."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def as_tensor(array: np.ndarray) -> tf.Tensor:
+    """Returns a tensor of an array's own memory; on a GPU, a copy there.
+
+    `tf.convert_to_tensor` would copy, and keep the array for a while beside it.
 
     Args:
-        embeddings: Arrays, to be [N, D_u].
-        kernels: As many arrays, to be [D_u, K].
-        first: How errors call the first space.
-
-    Raises:
-        PmalError: If they do not, or a number is not finite.
+        array: From `aligned_zeros`, or a part of its first rows; not to be written to
+            any more.
     """
-    kinds = {array.dtype.kind for array in (*embeddings, *kernels)}
-    if not kinds <= set("fiub"):
-        raise PmalError(
-            "Embeddings and kernels must be arrays of real numbers. Received: number "
-            f"types {sorted({str(a.dtype) for a in (*embeddings, *kernels)})}"
-        )
-    shapes = [(z.shape, w.shape) for z, w in zip(embeddings, kernels, strict=True)]
-    first_z, first_w = shapes[0]
-    for z_shape, w_shape in shapes:
-        fits = (
-            len(z_shape) == 2
-            and len(w_shape) == 2
-            and z_shape[1] == w_shape[0]
-            and z_shape[0] == first_z[0] > 0
-            and w_shape[1] == first_w[1]
-        )
-        if not fits:
-            raise PmalError(
-                "Embeddings must be [N, D_u] and kernels [D_u, K], with the same N "
-                "and K in every space. Received: (embeddings, kernel) shapes "
-                f"{shapes}"
-            )
-    if first_w[1] < 2:
-        raise PmalError(
-            "Distances come from how logits of classes differ: at least 2 classes are "
-            f"needed. Received: kernels of {first_w[1]} class"
-        )
-    for space, (embedding, kernel) in enumerate(
-        zip(embeddings, kernels, strict=True), start=first
-    ):
-        _check_finite(space, embedding, kernel)
-
-
-def _check_finite(space: int, embedding: np.ndarray, kernel: np.ndarray) -> None:
-    """Checks the numbers of one space."""
-    broken: list[int] = []
-    for where, chunk in chunks(embedding):
-        bad = np.flatnonzero(~np.isfinite(chunk).all(axis=1))
-        broken += (bad + where.start).tolist()
-    if broken or not np.isfinite(kernel).all():
-        named = f"rows {broken[:10]} ({len(broken)} in all)" if broken else "its kernel"
-        raise PmalError(
-            "Embeddings and kernels must be finite numbers; the model they come from "
-            f"has diverged. Received: NaN or infinity in space {space}, {named}"
-        )
+    tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    if not tf.config.list_logical_devices("GPU"):
+        return tensor
+    with tf.device("GPU:0"):
+        return tf.identity(tensor)

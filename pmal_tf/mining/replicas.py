@@ -58,6 +58,12 @@ def on_replicas(
             yield begin + replica, [part[replica] for part in gathered]
 
 
+def signature_of(arrays: Sequence[tf.Tensor]) -> tuple[tf.TensorSpec, ...]:
+    """Returns the shapes and types of what `on_replicas` calls a function with."""
+    specs = [tf.TensorSpec(array.shape, array.dtype) for array in arrays]
+    return (*specs, tf.TensorSpec((), tf.int32))
+
+
 def _on_threads(
     function: BlockFunction, arrays: Sequence[tf.Tensor], first: int, stop: int
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
@@ -111,7 +117,7 @@ def _copies(strategy: tf.distribute.Strategy, array: tf.Tensor) -> tf.Tensor:
 
 
 @contextmanager
-def full_precision() -> Iterator[None]:
+def without_tensor_float_32() -> Iterator[None]:
     """Keeps GPUs from multiplying float32 as TensorFloat-32.
 
     Its 10 bits of mantissa are far too few for expanded squares.

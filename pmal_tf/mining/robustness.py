@@ -11,22 +11,22 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from pmal_tf.mining import buffers
-from pmal_tf.mining.anchors import (
-    Anchors,
-    anchored_means,
-    draw_anchors,
-    rows_within,
+from pmal_tf.mining.anchors import Anchors, anchored_means, draw_anchors, rows_within
+from pmal_tf.mining.points import (
+    CentredLogits,
+    aligned_zeros,
+    as_tensor,
+    chunks,
+    groups_of_equals,
 )
-from pmal_tf.mining.points import CentredLogits, check_spaces, chunks, groups_of_equals
-from pmal_tf.mining.progress import Progress
-from pmal_tf.mining.replicas import full_precision
+from pmal_tf.mining.progress import progress_bar
+from pmal_tf.mining.replicas import without_tensor_float_32
+from pmal_tf.mining.settings import MiningSettings
+from pmal_tf.mining.spaces import check_spaces
 from pmal_tf.mining.tiles import TilePlan, squared_difference_sums
-from pmal_tf.mining.unfinished import Unfinished, fingerprint
+from pmal_tf.mining.unfinished import Unfinished
 from pmal_tf.runtime.errors import PmalError
 
-TOPOLOGY_NORMS = ("rms", "literal")
-MINING_DTYPES = ("float32", "float64")
 _USUAL_SIZE = 1e6
 
 
@@ -103,22 +103,16 @@ def topology_robustness(
             arguments, the work goes on from there, to the same bits. It is removed at
             the end.
 
-    Returns:
-        Exponent and robustness, [N] each.
-
     Raises:
         PmalError: If there are fewer than two spaces, shapes do not fit, a number is
             not finite or too large, or the budget is too small.
     """
-    for name, value, allowed in (
-        ("topology_norm", norm, TOPOLOGY_NORMS),
-        ("mining_dtype", dtype, MINING_DTYPES),
-    ):
-        if value not in allowed:
-            raise PmalError(
-                f"`{name}` must be one of {', '.join(allowed)}. Received: "
-                f"{name}={value!r}"
-            )
+    MiningSettings(
+        topology_norm=norm,
+        mining_dtype=dtype,
+        mining_memory_mb=int(memory_mb),
+        topology_anchors=int(anchors),
+    )
     embeddings = [np.asarray(embedding) for embedding in embeddings]
     kernels = [np.asarray(kernel) for kernel in kernels]
     if len(embeddings) < 2 or len(embeddings) != len(kernels):
@@ -129,11 +123,6 @@ def topology_robustness(
     check_spaces(embeddings, kernels)
     number, memory_bytes = tf.as_dtype(dtype), memory_mb * 2**20
     count, classes = len(embeddings[0]), kernels[0].shape[1]
-    if anchors < 0:
-        raise PmalError(
-            "`topology_anchors` must be at least 0, for all images. Received: "
-            f"topology_anchors={anchors}"
-        )
     logits = [CentredLogits(z, w) for z, w in zip(embeddings, kernels, strict=True)]
     estimated = 0 < anchors < count
     if estimated:
@@ -152,7 +141,7 @@ def topology_robustness(
         points, unit = _points(logits, plan)
         pairs = _exact_squares(points, plan, unfinished)
     scale = (1.0 if norm == "rms" else np.sqrt(count)) / unit
-    with full_precision():
+    with without_tensor_float_32():
         exponent, error = _mean_over_pairs(pairs, scale)
     return Robustness(exponent, np.exp(-exponent), error if estimated else None)
 
@@ -160,17 +149,16 @@ def topology_robustness(
 def _mean_over_pairs(
     pairs: Iterator[np.ndarray], scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns e = -log mean exp(-e_pair) and its standard error.
+    """Returns [N] exponents e = -log mean exp(-e_pair), and their standard errors.
+
+    The errors are by the delta method: d sqrt(x) = dx / (2 sqrt(x)), and e weighs
+    e_pair with exp(-e_pair) / sum exp(-e_pair). All pairs share their anchors, so
+    errors are added as if they went together: a bound for U > 2.
 
     Args:
         pairs: For each pair of spaces [2, N], the mean square of a sample and the
             variance of that.
         scale: Factor of the root of the mean square.
-
-    Returns:
-        [N] exponents, and [N] errors by the delta method: d sqrt(x) = dx / (2 sqrt(x)),
-        and e weighs e_pair with exp(-e_pair) / sum exp(-e_pair). All pairs share their
-        anchors, so errors are added as if they went together: a bound for U > 2.
     """
     exponents, errors = [], []
     for mean, variance in pairs:
@@ -191,27 +179,19 @@ def _mean_over_pairs(
 def _exact_squares(
     arrays: list[np.ndarray], plan: TilePlan, unfinished: Path | None
 ) -> Iterator[np.ndarray]:
-    """Yields, for every pair of spaces, [2, N] mean squares and zeros.
-
-    Args:
-        arrays: [padded, K] points of every space, in `buffers`.
-        plan: The tiles.
-        unfinished: File for the numbers so far.
-    """
+    """Yields, for every pair of spaces, [2, N] mean squares and zeros."""
     count = plan.count
     first, group = groups_of_equals([points[:count] for points in arrays])
     if len(first) < count:
         plan = plan.for_count(len(first))
         arrays = [_compacted(points, first, plan) for points in arrays]
     weight = np.bincount(group)
-    made_from = fingerprint(plan, weight, *arrays) if unfinished else ""
     for sums in _work_through(
-        [buffers.as_tensor(points) for points in arrays],
+        arrays,
         functools.partial(squared_difference_sums, weight=weight, plan=plan),
         np.zeros(len(first)),
-        plan,
-        plan.tiles_after,
-        Unfinished(unfinished, made_from),
+        [plan.tiles_after(blocks) for blocks in range(plan.blocks + 1)],
+        Unfinished(unfinished, plan, weight, *arrays),
     ):
         yield np.stack([(sums / weight)[group] / count, np.zeros(count)])
 
@@ -219,60 +199,46 @@ def _exact_squares(
 def _estimated_squares(
     arrays: list[np.ndarray], sample: Anchors, plan: TilePlan, unfinished: Path | None
 ) -> Iterator[np.ndarray]:
-    """Yields, for every pair of spaces, [2, N] estimated mean squares and variances.
-
-    Args:
-        arrays: [padded, K] points of every space, in `buffers`.
-        sample: The anchors.
-        plan: The blocks of rows.
-        unfinished: File for the numbers so far.
-    """
+    """Yields, for every pair of spaces, [2, N] estimated mean squares and variances."""
     _, group = groups_of_equals([points[: plan.count] for points in arrays])
-    made_from = fingerprint(plan, *vars(sample).values(), *arrays) if unfinished else ""
     yield from _work_through(
-        [buffers.as_tensor(points) for points in arrays],
+        arrays,
         functools.partial(anchored_means, group=group, anchors=sample, plan=plan),
         np.zeros((2, plan.count)),
-        plan,
-        lambda blocks: blocks,
-        Unfinished(unfinished, made_from),
+        range(plan.blocks + 1),
+        Unfinished(unfinished, plan, *vars(sample).values(), *arrays),
     )
 
 
 def _work_through(
-    spaces: Sequence[tf.Tensor],
+    arrays: Sequence[np.ndarray],
     blocks_of: Callable[..., Iterator[tuple[int, np.ndarray]]],
     nothing: np.ndarray,
-    plan: TilePlan,
-    work_after: Callable[[int], int],
+    work: Sequence[int],
     kept: Unfinished,
 ) -> Iterator[np.ndarray]:
     """Goes through the blocks of every pair of spaces, from where it was cut short.
 
     Args:
-        spaces: U tensors of points.
-        blocks_of: Called with two of them and `done`; yields the number of blocks done
-            and the numbers they gave so far.
+        arrays: U arrays of points, from `aligned_zeros`.
+        blocks_of: Called with two of them as tensors and `done`; yields the number of
+            blocks done and the numbers they gave so far.
         nothing: Those numbers before the first block.
-        plan: The blocks.
-        work_after: How much work a number of blocks is.
-        kept: Where they are kept.
+        work: How much work 0, 1, 2, ... blocks are.
+        kept: Where the numbers are kept.
 
     Yields:
         The numbers of each pair, whole.
     """
-    pairs = list(combinations(spaces, 2))
+    pairs = list(combinations([as_tensor(points) for points in arrays], 2))
     before = [kept.load(pair) or (0, nothing) for pair in range(len(pairs))]
-    with Progress(
-        "Robustness",
-        total=len(pairs) * work_after(plan.blocks),
-        done=sum(work_after(blocks) for blocks, _ in before),
-    ) as progress:
+    done = sum(work[blocks] for blocks, _ in before)
+    with progress_bar("Robustness", len(pairs) * work[-1], done) as progress:
         for pair, (one, other) in enumerate(pairs):
             finished, values = before[pair]
             for blocks, values in blocks_of(one, other, done=before[pair]):
                 kept.save(pair, blocks, values)
-                progress.advance(work_after(blocks) - work_after(finished))
+                progress.update(work[blocks] - work[finished])
                 finished = blocks
             yield values
     kept.remove()
@@ -291,7 +257,7 @@ def _points(
         PmalError: If numbers are too large for float64.
     """
     shape, dtype = (plan.padded, spaces[0].classes), plan.dtype.as_numpy_dtype
-    arrays = [buffers.zeros(shape, dtype) for _ in spaces]
+    arrays = [aligned_zeros(shape, dtype) for _ in spaces]
     largest = np.max(
         [space.fill(points) for space, points in zip(spaces, arrays, strict=True)]
     )

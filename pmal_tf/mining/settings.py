@@ -36,14 +36,14 @@ class MiningSettings:
     )
     quality: str = setting(
         "robustness",
-        "What makes a training image a candidate: the paper's robustness, or a rival "
-        "of its Table 4; none takes every image.",
+        "What makes a training image a candidate: the paper's robustness, or a "
+        "baseline of its Table 4; none takes every image.",
         allowed=("robustness", "probability", "deep_ensembles", "mc_dropout", "none"),
     )
     diversity: str = setting(
         "algorithm1",
         "How prototypes are chosen among candidates: the paper's Algorithm 1, or a "
-        "rival of its Table 4; none takes the best.",
+        "baseline of its Table 4; none takes the best.",
         allowed=("algorithm1", "random", "kmeans", "none"),
     )
     candidate_rule: str = setting(

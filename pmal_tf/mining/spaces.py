@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pmal_tf.mining.points import check_spaces, chunks
+from pmal_tf.mining.points import chunks
 from pmal_tf.runtime.errors import PmalError
 
 
@@ -26,14 +26,10 @@ class Space:
     bias: np.ndarray
 
     def check(self, number: int, num_classes: int) -> None:
-        """Checks shapes and numbers.
-
-        Args:
-            number: How errors call this space.
-            num_classes: K.
+        """Checks that arrays fit together and are finite; errors name the `number`.
 
         Raises:
-            PmalError: If arrays do not fit together, or a number is not finite.
+            PmalError: If not.
         """
         kernel, bias = np.asarray(self.kernel), np.asarray(self.bias)
         check_spaces([np.asarray(self.embedding)], [kernel], first=number)
@@ -44,10 +40,7 @@ class Space:
                 f"{kernel.shape} and {bias.shape} in space {number}"
             )
         if not np.isfinite(bias).all():
-            raise PmalError(
-                "Biases must be finite numbers; the model they come from has diverged. "
-                f"Received: NaN or infinity in space {number}"
-            )
+            raise _diverged("Biases", f"in space {number}")
 
     def chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Yields the embeddings in parts, as float64."""
@@ -63,18 +56,70 @@ def log_probability(logits: np.ndarray, class_index: np.ndarray) -> np.ndarray:
     """Returns the logarithm of the probability of each sample's own class.
 
     Args:
-        logits: [..., n, K].
+        logits: [n, K].
         class_index: [n] in [0, K).
 
     Returns:
-        [..., n], at most 0; exact where the probability rounds to 1.
+        [n], at most 0; exact where the probability rounds to 1.
     """
-    largest = logits.max(axis=-1)
-    shifted = logits - largest[..., None]
-    own = np.take_along_axis(
-        shifted, np.broadcast_to(class_index[:, None], (*logits.shape[:-1], 1)), axis=-1
-    )[..., 0]
+    rows = np.arange(len(logits))
+    shifted = logits - logits.max(axis=1, keepdims=True)
     # log sum = log1p of the other classes' terms, which may be as small as 1e-300.
     others = np.exp(shifted)
-    np.put_along_axis(others, shifted.argmax(axis=-1)[..., None], 0.0, axis=-1)
-    return own - np.log1p(others.sum(axis=-1))
+    others[rows, shifted.argmax(axis=1)] = 0.0
+    return shifted[rows, class_index] - np.log1p(others.sum(axis=1))
+
+
+def check_spaces(
+    embeddings: Sequence[np.ndarray], kernels: Sequence[np.ndarray], *, first: int = 0
+) -> None:
+    """Checks that spaces, samples, widths and classes fit together.
+
+    Args:
+        embeddings: Arrays, to be [N, D_u].
+        kernels: As many arrays, to be [D_u, K].
+        first: How errors call the first space.
+
+    Raises:
+        PmalError: If they do not, or a number is not finite.
+    """
+    types = {array.dtype for array in (*embeddings, *kernels)}
+    if not {dtype.kind for dtype in types} <= set("fiub"):
+        raise PmalError(
+            "Embeddings and kernels must be arrays of real numbers. Received: number "
+            f"types {sorted(map(str, types))}"
+        )
+    shapes = [(z.shape, w.shape) for z, w in zip(embeddings, kernels, strict=True)]
+    # [N, D_u] and [D_u, K] of every space.
+    fits = all(len(z) == len(w) == 2 and z[1] == w[0] for z, w in shapes)
+    if not fits or len({(z[0], w[1]) for z, w in shapes}) > 1 or not shapes[0][0][0]:
+        raise PmalError(
+            "Embeddings must be [N, D_u] and kernels [D_u, K], with the same N and K "
+            f"in every space. Received: (embeddings, kernel) shapes {shapes}"
+        )
+    classes = shapes[0][1][1]
+    if classes < 2:
+        raise PmalError(
+            "Distances come from how logits of classes differ: at least 2 classes are "
+            f"needed. Received: kernels of {classes} class"
+        )
+    for number, (embedding, kernel) in enumerate(
+        zip(embeddings, kernels, strict=True), first
+    ):
+        broken = [
+            int(row) + where.start
+            for where, part in chunks(embedding)
+            for row in np.flatnonzero(~np.isfinite(part).all(axis=1))
+        ]
+        if broken or not np.isfinite(kernel).all():
+            rows = f"rows {broken[:10]} ({len(broken)} in all)"
+            place = f"in space {number}, {rows if broken else 'its kernel'}"
+            raise _diverged("Embeddings and kernels", place)
+
+
+def _diverged(what: str, place: str) -> PmalError:
+    """Returns the error of numbers that are not finite."""
+    return PmalError(
+        f"{what} must be finite numbers; the model they come from has diverged. "
+        f"Received: NaN or infinity {place}"
+    )

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from pmal_tf.mining.distances import pairwise_euclidean, squared_norms
-from pmal_tf.mining.replicas import blocks_at_once, on_replicas
+from pmal_tf.mining.replicas import blocks_at_once, on_replicas, signature_of
 from pmal_tf.runtime.errors import PmalError
 
 # Two cores of an Intel Xeon, N = 20,000, float32, medians of 6 without the preparation,
@@ -36,12 +36,9 @@ _LANES = 64
 
 @dataclass(frozen=True)
 class TilePlan:
-    """How the pairs of samples are cut into tiles.
+    """How the pairs of N = `count` samples are cut into tiles of a side.
 
-    Attributes:
-        count: N samples.
-        tile: Side of a tile.
-        dtype: Number type within a tile; sums over tiles are float64.
+    Numbers within a tile are of a `dtype`; sums over tiles are float64.
     """
 
     count: int
@@ -79,10 +76,10 @@ class TilePlan:
 
         Args:
             count: N samples.
-            classes: Width K of the centred logits.
+            classes: Width K of the points.
             dtype: Number type within a tile.
             memory_bytes: For everything that grows with N or with the tile.
-            spaces: Number U of embedding spaces, whose logits are all held.
+            spaces: Number U of embedding spaces, whose points are all held.
 
         Raises:
             PmalError: If not even the smallest tile fits.
@@ -110,13 +107,7 @@ class TilePlan:
 
 
 def too_little_memory(what: str, least: int, given: int) -> PmalError:
-    """Returns the error of a memory budget that is too small.
-
-    Args:
-        what: What does not fit.
-        least: Bytes that it takes.
-        given: Bytes of the budget.
-    """
+    """Returns the error of a budget of `given` bytes for what takes `least` bytes."""
     return PmalError(
         f"`mining_memory_mb` must be at least {math.ceil(least / 2**20)} for {what}. "
         f"Received: mining_memory_mb={given / 2**20:g}"
@@ -138,8 +129,7 @@ def squared_difference_sums(
     changes no bit.
 
     Args:
-        first: [padded, K] points of one space, of which the first N count; distances
-            between them are Euclidean.
+        first: [padded, K] points of one space, of which the first N count.
         second: [padded, K] points of the other.
         weight: [N] how often each point counts, integers.
         plan: The tiles.
@@ -152,12 +142,12 @@ def squared_difference_sums(
     count, tile = plan.count, plan.tile
     # What fills up the last tile has no weight.
     weights = tf.constant(np.pad(weight, (0, plan.padded - count)), plan.dtype)
-    compiled = _compiled_stripe(plan.blocks, tile, first.shape[1], plan.dtype)
     finished, sums = done
     whole = np.zeros(plan.padded)
     whole[:count] = sums
     norms = (squared_norms(first), squared_norms(second))
     arrays = (first, second, *norms, weights)
+    compiled = _compiled_stripe(tile, signature_of(arrays))
     stripes = on_replicas(compiled, arrays, finished, plan.blocks)
     for block, (rows, columns) in stripes:
         whole[block * tile : (block + 1) * tile] += rows
@@ -167,7 +157,7 @@ def squared_difference_sums(
 
 @functools.lru_cache(maxsize=8)
 def _compiled_stripe(
-    blocks: int, tile: int, classes: int, dtype: tf.DType
+    tile: int, signature: tuple[tf.TensorSpec, ...]
 ) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
     """Returns the function of one block of rows, compiled once per shape.
 
@@ -175,17 +165,11 @@ def _compiled_stripe(
     and those of the columns right of the diagonal [N], both float64 and times the
     weight of the row or column that they are of.
     """
-    matrix = tf.TensorSpec((blocks * tile, classes), dtype)
-    vector = tf.TensorSpec((blocks * tile,), dtype)
-    lane = math.gcd(tile, _LANES)
-    off_diagonal = 1.0 - tf.eye(tile, dtype=dtype)
+    points = signature[0]
+    blocks, lane = points.shape[0] // tile, math.gcd(tile, _LANES)
+    off_diagonal = 1.0 - tf.eye(tile, dtype=points.dtype)
 
-    @tf.function(
-        jit_compile=True,
-        input_signature=[
-            *(matrix, matrix, vector, vector, vector, tf.TensorSpec((), tf.int32))
-        ],
-    )
+    @tf.function(jit_compile=True, input_signature=signature)
     def stripe(
         first: tf.Tensor,
         second: tf.Tensor,

@@ -32,13 +32,15 @@ class Unfinished:
 
     Args:
         path: The file; None keeps nothing.
-        made_from: `fingerprint` of all they are made from.
+        *provenance: All that the numbers are computed from; those of another
+            provenance are not gone on from.
     """
 
-    def __init__(self, path: Path | None, made_from: str) -> None:
+    def __init__(self, path: Path | None, *provenance: object) -> None:
         self._path = path
         self._saved_at = time.monotonic()
-        self._made_from = made_from
+        self._provenance = fingerprint(*provenance) if path else ""
+        # Of every pair of spaces so far.
         self._arrays: dict[str, np.ndarray] = {}
 
     def load(self, pair: int) -> tuple[int, np.ndarray] | None:
@@ -47,31 +49,27 @@ class Unfinished:
             return None
         try:
             with self._path.open("rb") as file, np.load(file) as stored:
-                if str(stored["made_from"]) != self._made_from:
+                if str(stored["provenance"]) != self._provenance:
                     return None
                 blocks, values = stored[f"blocks_{pair}"], stored[f"values_{pair}"]
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
             return None
-        self._keep(pair, int(blocks), values)
+        self._arrays |= {f"blocks_{pair}": blocks, f"values_{pair}": values.copy()}
         return int(blocks), values
-
-    def _keep(self, pair: int, blocks: int, values: np.ndarray) -> None:
-        """Holds what the file will say of a pair; earlier pairs stay beside it."""
-        self._arrays[f"blocks_{pair}"] = np.array(blocks)
-        self._arrays[f"values_{pair}"] = values.copy()
 
     def save(self, pair: int, blocks: int, values: np.ndarray) -> None:
         """Writes the numbers so far, if some time has passed since the last."""
-        if self._path is None:
-            return
         now = time.monotonic()
-        if now - self._saved_at < _SECONDS_BETWEEN:
+        if self._path is None or now - self._saved_at < _SECONDS_BETWEEN:
             return
         self._saved_at = now
-        self._keep(pair, blocks, values)
+        self._arrays |= {
+            f"blocks_{pair}": np.array(blocks),
+            f"values_{pair}": values.copy(),
+        }
         try:
-            made_from = {"made_from": np.array(self._made_from)}
-            save_arrays(self._path, {**made_from, **self._arrays})
+            provenance = np.array(self._provenance)
+            save_arrays(self._path, {"provenance": provenance, **self._arrays})
         except OSError as error:
             # The computation itself needs no file.
             logging.warning("Not kept so far: %s: %s", self._path, error.strerror)

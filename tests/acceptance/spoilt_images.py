@@ -24,9 +24,7 @@ from pmal_tf.methods.classifier_stage import classifier_stage
 from pmal_tf.methods.pmal.api import embed
 from pmal_tf.methods.pmal.stages import MC_DROPOUT
 from pmal_tf.mining.points import CentredLogits
-from pmal_tf.mining.qualities import mc_dropout
-from pmal_tf.mining.qualities.quality_input import QualityInput
-from pmal_tf.mining.qualities.registry import QUALITIES
+from pmal_tf.mining.qualities import MC_DROPOUT_RATE, QUALITIES, QualityInput
 from pmal_tf.mining.robustness import topology_robustness
 from pmal_tf.mining.spaces import Space
 from pmal_tf.runtime.stage import Work
@@ -72,7 +70,7 @@ def scores_of_trial(config: Config, number: int) -> tuple[dict, np.ndarray]:
     train.image[:] = image
     spaces = {}
     for model in (0, 1, MC_DROPOUT):
-        rate = mc_dropout.RATE if model == MC_DROPOUT else 0.0
+        rate = MC_DROPOUT_RATE if model == MC_DROPOUT else 0.0
         stage = classifier_stage(trial, model, embedding_dropout=rate)
         folder = trial.images.folder
         work = Work(stage.name, "spoilt", folder, folder, {})

@@ -1,7 +1,7 @@
 import pytest
 
 from pmal_tf.benchmark import input as input_benchmark
-from pmal_tf.data.settings import SourceOptions
+from pmal_tf.benchmark.settings import BenchmarkSettings
 from pmal_tf.runtime.errors import PmalError
 
 
@@ -13,7 +13,7 @@ def short(monkeypatch):
 
 
 def test_the_pipeline_of_what_is_prepared_is_measured_beside_the_step(tmp_path):
-    text, measurements = input_benchmark.run((), SourceOptions(data_dir=str(tmp_path)))
+    text, measurements = input_benchmark.run(BenchmarkSettings(data_dir=str(tmp_path)))
     values = {m.name: m for m in measurements}
     assert set(values) == {
         "pipeline_over_step_digits",
@@ -29,10 +29,12 @@ def test_the_pipeline_of_what_is_prepared_is_measured_beside_the_step(tmp_path):
         < pipeline.ours
     )
     assert values["peak_memory"].value > 100
-    assert "| digits" in text
-    assert "Not prepared, so not measured: cifar10, cifar_plus_10" in text
+    assert "8 pixels, once read at " in text
+    assert "Not prepared, so not measured: cifar10, " in text
 
 
 def test_a_dataset_that_is_named_and_not_there_is_an_error(tmp_path):
     with pytest.raises(PmalError, match="'mnist' is not prepared"):
-        input_benchmark.run(["mnist"], SourceOptions(data_dir=str(tmp_path)))
+        input_benchmark.run(
+            BenchmarkSettings(datasets=("mnist",), data_dir=str(tmp_path))
+        )

@@ -1,19 +1,11 @@
-import json
-import subprocess
-import sys
-
 import matplotlib.image
 import numpy as np
 import pytest
-from absl import flags
 from scipy.spatial.distance import cdist
 
-from pmal_tf.benchmark import __main__ as command
 from pmal_tf.benchmark import mining, mining_references
-from pmal_tf.benchmark.measurement import (
-    time_in_turn,
-    write_measurements,
-)
+from pmal_tf.benchmark.measurement import time_in_turn
+from pmal_tf.benchmark.mining import fit_power, measure_growth
 from pmal_tf.benchmark.mining_references import (
     ScipyRoute,
     check_agreement,
@@ -22,6 +14,7 @@ from pmal_tf.benchmark.mining_references import (
     square_roots,
     why_not_scipy,
 )
+from pmal_tf.benchmark.settings import BenchmarkSettings
 from pmal_tf.mining.robustness import Robustness
 from pmal_tf.runtime.errors import PmalError
 
@@ -33,12 +26,8 @@ BESIDE = {
 ALWAYS = {"seconds", "pairs_per_second", "gflops", "peak_memory_mib"}
 
 
-def arguments(*words):
-    """What `run` is given for a command line."""
-    values = flags.FlagValues()
-    command.define_flags(values)
-    values(["benchmark", *words])
-    return command.KINDS["mining"](values)
+def run(**given):
+    return mining.run(BenchmarkSettings(**given))
 
 
 def fake_robustness(change):
@@ -52,82 +41,6 @@ def fake_robustness(change):
     return topology_robustness
 
 
-def test_ours_is_measured_beside_every_reference(tmp_path):
-    plot = tmp_path / "new" / "growth.png"
-    given = arguments("--n=300", "--k=3", "--repetitions=2", f"--plot={plot}")
-    text, measurements = mining.run(**given)
-    found = {each.name: each for each in measurements}
-    growths = {"exponent_of_n", "exponent_of_k"}
-    assert set(found) == ALWAYS.union(growths, *BESIDE.values())
-    for name in ("matmul_time_ratio", "sqrt_time_ratio", "memory_fraction"):
-        assert found[name].value == found[name].ours / found[name].reference > 0
-    for name, label, told in (
-        ("scipy_speedup", "as one writes it", "cdist as one writes it, and"),
-        ("scipy_in_place_speedup", "all in place", "all in place."),
-    ):
-        fast = found[name]
-        assert fast.value == fast.reference / fast.ours > 0
-        assert f"{fast.value:.3g} times as fast as " in text
-        assert told in text
-        assert f"| scipy's cdist, {label} " in text
-    # Two float64 matrices of 300 x 300, and little else.
-    assert 1.3 < found["memory_fraction"].reference < 20
-    rate = found["pairs_per_second"].value
-    assert rate == pytest.approx(300 * 299 / 2 / found["seconds"].value)
-    # Per pair 2 (2 K + 5) + 4 operations.
-    assert found["gflops"].value == pytest.approx(26 * rate / 1e9)
-    assert found["memory_fraction"].ours == found["peak_memory_mib"].value > 0
-    assert "Hardware: " in text
-    assert "(n = 8, " in text  # Our calls beside four references.
-    assert "from 37 to 300." in text
-    assert "from 3 to 48." in text
-    image = matplotlib.image.imread(plot)
-    assert image.shape[0] > 300
-    assert len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 2
-    assert [path.name for path in plot.parent.iterdir()] == ["growth.png"]
-    write_measurements(tmp_path / "mining.json", measurements)
-    written = json.loads((tmp_path / "mining.json").read_text())
-    assert {each["name"]: each["value"] for each in written} == {
-        name: each.value for name, each in found.items()
-    }
-
-
-def test_the_command_tells_a_mistake_in_a_sentence():
-    done = subprocess.run(
-        [sys.executable, "-m", "pmal_tf.benchmark", "mining", "--n=1"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert "Error: `n` must be at least 2. Received: --n=1" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--k=1"], "`k` must be at least 2. Received: --k=1"),
-        (["--repetitions=0"], "`repetitions` must be at least 1"),
-        (["--references=sqrt,numpy"], "or nothing. Received: --references=sqrt,numpy"),
-        (["--plot=growth.txt"], r"\.png, \.svg, \.pdf file. Received: .*growth.txt"),
-        (["--plot=growth.png", "--n=15"], "`n` must be at least 16, to see growth"),
-        (["--scaling", "--n=15"], "`n` must be at least 16, to see growth"),
-    ],
-)
-def test_settings_out_of_range_are_errors(words, message):
-    with pytest.raises(PmalError, match=message):
-        mining.run(**arguments(*words))
-
-
-def test_flags_of_a_kind_do_not_disturb_another():
-    given = arguments("--datasets=mnist", "--dtype=float64", "--scaling")
-    assert given == {
-        **{"n": 20_000, "k": 6, "dtype": "float64", "memory_mb": 2048},
-        **{"repetitions": 5, "references": list(mining.REFERENCES)},
-        **{"scaling": True, "plot": None},
-    }
-
-
 @pytest.fixture
 def quick(monkeypatch):
     """Leaves out what compiles."""
@@ -137,32 +50,98 @@ def quick(monkeypatch):
     monkeypatch.setattr(mining, "square_roots", lambda *_: lambda: None)
 
 
+def test_ours_is_measured_beside_every_reference():
+    text, measurements = run(n=300, k=3, repetitions=2)
+    found = {each.name: each for each in measurements}
+    assert set(found) == ALWAYS.union(*BESIDE.values())
+    for name in ("matmul_time_ratio", "sqrt_time_ratio", "memory_fraction"):
+        assert found[name].value == found[name].ours / found[name].reference > 0
+    for name, label in (
+        ("scipy_speedup", "as one writes it"),
+        ("scipy_in_place_speedup", "all in place"),
+    ):
+        fast = found[name]
+        assert fast.value == fast.reference / fast.ours > 0
+        assert fast.note.startswith("times as fast as scipy's cdist")
+        assert label in fast.note
+        assert f"| {name} " in text
+    # Two float64 matrices of 300 x 300, and little else.
+    assert 1.3 < found["memory_fraction"].reference < 20
+    rate = found["pairs_per_second"].value
+    assert rate == pytest.approx(300 * 299 / 2 / found["seconds"].value)
+    # Per pair 2 (2 K + 5) + 4 operations.
+    assert found["gflops"].value == pytest.approx(26 * rate / 1e9)
+    assert found["memory_fraction"].ours == found["peak_memory_mib"].value > 0
+    assert "Hardware: " in text
+    assert "(n = 8, " in text  # Our calls beside four references.
+
+
+@pytest.mark.usefixtures("quick")
+def test_growth_is_measured_and_drawn(tmp_path):
+    plot = tmp_path / "new" / "growth.png"
+    text, measurements = run(n=128, k=3, repetitions=1, references=(), plot=str(plot))
+    names = {each.name for each in measurements}
+    assert names == ALWAYS | {"exponent_of_n", "exponent_of_k"}
+    assert "from 16 to 128." in text
+    assert "from 3 to 48." in text
+    image = matplotlib.image.imread(plot)
+    assert image.shape[0] > 300
+    assert len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 2
+    assert [path.name for path in plot.parent.iterdir()] == ["growth.png"]
+
+
+def test_growth_is_the_power_that_times_were_made_with():
+    # The median of three is meant, not their mean.
+    times = {size: [3e-6 * size**1.75, 0.0, 1e9] for size in (10, 20, 40, 80, 500)}
+    exponent, factor = fit_power(times)
+    assert exponent == pytest.approx(1.75)
+    assert factor == pytest.approx(3e-6)
+
+
+def test_classes_that_the_budget_has_no_room_for_are_left_out():
+    def at_most_12(embeddings, kernels):
+        if kernels[0].shape[1] > 12:
+            raise PmalError("too many classes")
+
+    measurements, (of_samples, of_classes) = measure_growth(64, 3, at_most_12)
+    assert "from 8 to 64." in of_samples
+    assert "from 3 to 12. No more than 12: too many classes." in of_classes
+    assert [each.name for each in measurements] == ["exponent_of_n", "exponent_of_k"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"plot": "growth.txt"}, r"\.png, \.svg, \.pdf file. Received: .*growth.txt"),
+        ({"plot": "growth.png", "n": 15}, "`n` must be at least 16, to see growth"),
+        ({"scaling": True, "n": 15}, "`n` must be at least 16, to see growth"),
+    ],
+)
+def test_growth_that_cannot_be_shown_is_an_error(given, message):
+    with pytest.raises(PmalError, match=message):
+        run(**given)
+
+
 @pytest.mark.usefixtures("quick")
 def test_scipy_is_left_out_where_it_does_not_fit(monkeypatch):
     # Four matrices of 300 x 300 x 8 bytes are three quarters of this, or a bit more.
     enough = 4 * 300**2 * 8 * 4 // 3
     monkeypatch.setattr(mining_references, "available_memory", lambda: enough)
-    assert why_not_scipy(300) is None
+    assert why_not_scipy(300) == ""
     monkeypatch.setattr(mining_references, "available_memory", lambda: enough - 1)
-    text, measurements = mining.run(n=300, k=3, repetitions=1, references=["scipy"])
+    text, measurements = run(n=300, k=3, repetitions=1, references=("scipy",))
     assert {each.name for each in measurements} == ALWAYS
     assert "Not measured beside scipy: two float64 matrices of 300 x 300" in text
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("words", ["", "scipy", "sqrt", "sqrt,matmul"])
-def test_the_references_that_are_asked_for_are_measured(words):
-    given = arguments("--n=100", "--repetitions=3", f"--references={words}")
-    text, measurements = mining.run(**given)
-    names = [BESIDE[word] for word in words.split(",") if word]
-    assert {each.name for each in measurements} == ALWAYS.union(*names)
-    calls = 3 * max(text.count("\n| ") - 2, 1)  # Rows but for header and rule.
-    assert f"(n = {calls}, " in text
-
-
-def test_scipy_is_left_out_where_it_is_not_installed(monkeypatch):
-    monkeypatch.setattr(mining_references.importlib.util, "find_spec", lambda _: None)
-    assert "not installed" in why_not_scipy(300)
+@pytest.mark.parametrize("references", [(), ("scipy",), ("sqrt", "matmul")])
+def test_the_references_that_are_asked_for_are_measured(references):
+    text, measurements = run(n=100, repetitions=3, references=references)
+    names = {each.name for each in measurements}
+    assert names == ALWAYS.union(*(BESIDE[word] for word in references))
+    times = len([name for name in names if name.endswith(("speedup", "time_ratio"))])
+    assert f"(n = {3 * max(times, 1)}, " in text
 
 
 @pytest.mark.usefixtures("quick")
@@ -173,7 +152,7 @@ def test_a_result_that_is_not_scipy_s_is_an_error(factor, monkeypatch):
 
     monkeypatch.setattr(mining, "topology_robustness", fake_robustness(change))
     with pytest.raises(PmalError, match=r"must be scipy's within 1e-05 .* sample 7"):
-        mining.run(n=300, k=3, repetitions=1)
+        run(n=300, k=3, repetitions=1)
 
 
 def test_the_bound_of_agreement_is_that_of_the_documentation():
@@ -221,7 +200,7 @@ def test_square_roots_are_taken_and_their_time_grows_with_their_number():
     few, many = (square_roots(rounds * a_round, "float32") for rounds in (16, 128))
     assert few() == pytest.approx(expected(16), rel=1e-3)
     assert many() == pytest.approx(expected(128), rel=1e-3)
-    brief, long = (min(own.values) for own in time_in_turn(few, many, repetitions=5))
+    brief, long = (min(own) for own in time_in_turn(few, many, repetitions=5))
     assert 4 < long / brief < 16
 
 

@@ -9,7 +9,7 @@ import pmal_tf
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
 from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.methods.pmal.prototypes import Prototypes
-from pmal_tf.mining.distances import point_to_set_distance
+from pmal_tf.mining.distances import attention_to_set
 from pmal_tf.runtime.distribution import open_strategy
 from pmal_tf.runtime.errors import PmalError
 
@@ -308,7 +308,7 @@ def test_mixed_precision_does_not_round_the_bank_or_the_distances(policy, rng):
         keras.config.set_dtype_policy(before)
     model.refresh_prototypes(image.reshape(3, 2, 16, 16, 3), np.ones((3, 2), bool))
     outputs = model.outputs(image)
-    exact = point_to_set_distance(
+    exact, _ = attention_to_set(
         outputs["embedding"], model.bank.numpy(), np.ones((3, 2), bool)
     )
     np.testing.assert_allclose(outputs["distance"], exact, atol=1e-6)
@@ -320,7 +320,7 @@ def test_padding_of_the_bank_is_masked(linear_network, training):
     model.refresh_prototypes(prototypes.image, prototypes.mask)
     np.testing.assert_array_equal(model.bank_mask.numpy(), prototypes.mask)
     assert not prototypes.mask.all()
-    exact = point_to_set_distance(
+    exact, _ = attention_to_set(
         model.outputs(image)["embedding"], model.bank.numpy(), prototypes.mask
     )
     np.testing.assert_allclose(model.outputs(image)["distance"], exact, atol=1e-6)

@@ -1,14 +1,12 @@
 """Candidate selection by hand and against a loop."""
 
 import numpy as np
-import pytest
 
 from pmal_tf.mining.candidates import (
     matched_candidates,
     quality_rank,
     select_candidates,
 )
-from pmal_tf.runtime.errors import PmalError
 
 
 def select(robustness, class_index, epsilon, at_least):
@@ -68,12 +66,6 @@ def test_rank_breaks_ties_by_id_whatever_the_order_of_arrays():
     exponent = np.array([1.0, 0.5, 1.0, 0.5])
     ids = np.array(["d", "c", "a", "b"])
     np.testing.assert_array_equal(quality_rank(exponent, ids), [3, 1, 2, 0])
-
-
-@pytest.mark.parametrize("epsilon", [0.0, -0.1, 1.01])
-def test_epsilon_out_of_range_is_an_error(epsilon):
-    with pytest.raises(PmalError, match=r"epsilon.*\(0, 1\].*Received"):
-        select([0.5, 0.4], [0, 0], epsilon=epsilon, at_least=1)
 
 
 def test_matched_candidates_are_the_best_of_another_quality(rng):

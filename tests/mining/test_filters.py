@@ -1,13 +1,16 @@
-"""Set filters: Algorithm 1 by hand and against a literal transcription, and rivals."""
+"""Set filters: Algorithm 1 by hand and against a literal transcription, and others."""
 
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from pmal_tf.mining.filters import algorithm1 as module
-from pmal_tf.mining.filters.algorithm1 import algorithm1, nearest_better_distance
-from pmal_tf.mining.filters.ranked_candidates import RankedCandidates
-from pmal_tf.mining.filters.registry import FILTERS
+from pmal_tf.mining import filters as module
+from pmal_tf.mining.filters import (
+    FILTERS,
+    RankedCandidates,
+    algorithm1,
+    nearest_better_distance,
+)
 from pmal_tf.mining.spaces import Space
 
 

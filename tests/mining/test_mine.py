@@ -7,9 +7,9 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from pmal_tf.mining import mine as module
-from pmal_tf.mining.filters.registry import FILTERS
+from pmal_tf.mining.filters import FILTERS
 from pmal_tf.mining.mine import MiningSettings, mine
-from pmal_tf.mining.qualities.registry import QUALITIES
+from pmal_tf.mining.qualities import QUALITIES
 from pmal_tf.mining.spaces import Space
 from pmal_tf.runtime.errors import PmalError
 
@@ -93,15 +93,17 @@ def test_every_quality_goes_with_every_filter(spaces, images, quality, diversity
 
 
 @pytest.mark.parametrize("quality", ["probability", "deep_ensembles", "mc_dropout"])
-def test_rivals_keep_as_many_candidates_as_robustness(spaces, images, quality):
+def test_baselines_keep_as_many_candidates_as_robustness(spaces, images, quality):
     own = run(spaces, images, epsilon=0.95)
-    rival = run(spaces, images, epsilon=0.95, quality=quality, diversity="none")
-    assert [r.candidates for r in rival.report] == [r.candidates for r in own.report]
-    assert not np.array_equal(rival.quality_exponent, own.quality_exponent)
-    np.testing.assert_array_equal(rival.robustness.exponent, own.robustness.exponent)
-    for label, chosen in enumerate(rival.selection):
+    baseline = run(spaces, images, epsilon=0.95, quality=quality, diversity="none")
+    assert [r.candidates for r in baseline.report] == [r.candidates for r in own.report]
+    assert not np.array_equal(baseline.quality_exponent, own.quality_exponent)
+    np.testing.assert_array_equal(baseline.robustness.exponent, own.robustness.exponent)
+    for label, chosen in enumerate(baseline.selection):
         members = np.flatnonzero(images[0] == label)
-        best = members[np.argsort(rival.quality_exponent[members], kind="stable")[:4]]
+        best = members[
+            np.argsort(baseline.quality_exponent[members], kind="stable")[:4]
+        ]
         np.testing.assert_array_equal(chosen, best)
 
 

@@ -1,12 +1,21 @@
 """Points whose Euclidean distance is the paper's Mahalanobis distance."""
 
+import gc
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
+from pmal_tf.benchmark.memory import peak_extra_memory
 from pmal_tf.mining import points
 from pmal_tf.mining.distances import pairwise_euclidean
-from pmal_tf.mining.points import CentredLogits, check_spaces, groups_of_equals
+from pmal_tf.mining.points import (
+    CentredLogits,
+    aligned_zeros,
+    as_tensor,
+    groups_of_equals,
+)
+from pmal_tf.mining.spaces import check_spaces
 from pmal_tf.runtime.errors import PmalError
 
 EVERY = slice(None)
@@ -85,3 +94,26 @@ def test_groups_do_not_wait_for_numbers_that_equal_nothing():
     leaders, group = groups_of_equals([np.array([[np.nan], [1.0], [np.nan]])])
     assert leaders.tolist() == [0, 1]
     assert group.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (300, 1000)])
+def test_tensors_have_the_numbers_of_their_arrays(rng, shape, dtype):
+    array = aligned_zeros(shape, dtype)
+    assert array.shape == shape
+    assert array.ctypes.data % 64 == 0
+    assert not array.any()
+    array[:] = expected = rng.normal(size=shape).astype(dtype)
+    tensor = as_tensor(array)
+    np.testing.assert_array_equal(tensor.numpy(), expected)
+    del array
+    gc.collect()
+    np.testing.assert_array_equal(tensor.numpy(), expected)
+
+
+def test_a_tensor_takes_no_memory_beside_its_array():
+    array = aligned_zeros((4000, 1000), np.float32)
+    array[:] = 1.0
+    tensor, extra = peak_extra_memory(lambda: as_tensor(array[:3000]))
+    assert tensor.shape == (3000, 1000)
+    assert extra < 4e6

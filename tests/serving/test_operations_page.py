@@ -17,7 +17,7 @@ from served_model import CLASSES, SIDE, export_tiny
 from tensorflow_serving.config import model_server_config_pb2
 
 import pmal_tf
-from pmal_tf.mining.distances import point_to_set_distance
+from pmal_tf.mining.distances import attention_to_set
 from pmal_tf.results.calibration import rate_interval
 from pmal_tf.serving import image_bytes, signatures, versions
 from pmal_tf.workflow.config import Config
@@ -284,7 +284,7 @@ def test_distance_on_a_device_is_the_model_s(place, version, monkeypatch, capsys
     with pytest.warns(UserWarning, match="Interpreter"):
         names = run(code, place, monkeypatch)
     model, z = place[1], names["z"]
-    wanted = point_to_set_distance(z[None], model.bank, model.bank_mask)[0]
+    wanted = attention_to_set(z[None], model.bank, model.bank_mask)[0][0]
     got = [names["distance"](z, k) for k in range(len(CLASSES))]
     np.testing.assert_allclose(got, wanted, atol=1e-6)
     assert float(capsys.readouterr().out) == pytest.approx(min(got), abs=1e-6)
@@ -293,7 +293,7 @@ def test_distance_on_a_device_is_the_model_s(place, version, monkeypatch, capsys
     bank = np.random.default_rng(2).normal(size=model.bank.shape)
     names["prototypes"] = bank[mask]
     z = np.random.default_rng(3).normal(size=len(z))
-    wanted = point_to_set_distance(z[None], bank, mask)[0]
+    wanted = attention_to_set(z[None], bank, mask)[0][0]
     got = [names["distance"](z, k) for k in range(len(CLASSES))]
     np.testing.assert_allclose(got, wanted, atol=1e-6)
     nothing = np.zeros_like(names["z"])

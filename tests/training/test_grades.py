@@ -16,7 +16,7 @@ from pmal_tf.methods.pmal.losses import prototype_loss
 from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.methods.pmal.prototypes import Prototypes
 from pmal_tf.methods.pmal.train import fit_pmal
-from pmal_tf.mining.distances import point_to_set_distance
+from pmal_tf.mining.distances import attention_to_set
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.training import checkpoints
 from pmal_tf.training.fit import StageRecords
@@ -85,7 +85,7 @@ def test_a_step_of_the_bank_embeds_its_slice_and_leaves_the_rest(pipeline, proto
             != features["prototype_index"].numpy()
         )
         z = model.network(features["image"])["embedding"]
-        distance = point_to_set_distance(z, expected, mask)
+        distance, _ = attention_to_set(z, expected, mask)
         loss = prototype_loss(distance, label, mask.any(-1), 1.0)
         model.reset_metrics()
         logs = model.train_step((features, label))

@@ -398,14 +398,11 @@ def test_allowed_names_are_those_that_exist():
     """Settings may not import what loads TensorFlow, so nothing else ties the lists."""
     from pmal_tf.data.class_lists import all_protocols
     from pmal_tf.mining.distances import SET_DISTANCES
-    from pmal_tf.mining.filters.registry import FILTERS
-    from pmal_tf.mining.qualities.registry import QUALITIES
-    from pmal_tf.mining.robustness import MINING_DTYPES, TOPOLOGY_NORMS
+    from pmal_tf.mining.filters import FILTERS
+    from pmal_tf.mining.qualities import QUALITIES
 
     existing = {
         "protocol": all_protocols(),
-        "mining_dtype": MINING_DTYPES,
-        "topology_norm": TOPOLOGY_NORMS,
         "quality": QUALITIES,
         "diversity": FILTERS,
         "set_distance": SET_DISTANCES,

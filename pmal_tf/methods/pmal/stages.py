@@ -12,7 +12,7 @@ from pmal_tf.methods.pmal import mine_stages
 from pmal_tf.methods.pmal.optimize_stage import optimize
 from pmal_tf.methods.pmal.settings import OPTIMISATION, PMALSettings
 from pmal_tf.methods.trial import TRAINING, Trial
-from pmal_tf.mining.qualities import mc_dropout
+from pmal_tf.mining.qualities import MC_DROPOUT_RATE
 from pmal_tf.runtime.settings import read_settings
 from pmal_tf.runtime.stage import Stage
 
@@ -38,7 +38,7 @@ def stages(trial: Trial, settings: PMALSettings) -> list[Stage]:
             trial,
             model,
             kind="mine",
-            embedding_dropout=mc_dropout.RATE if model == MC_DROPOUT else 0.0,
+            embedding_dropout=MC_DROPOUT_RATE if model == MC_DROPOUT else 0.0,
         )
         for model in others
     ]
