@@ -15,16 +15,13 @@ from PIL import Image
 from tiny_run import tiny, trial_folder
 
 from pmal_tf.data.datasets import folder as folder_module
-from pmal_tf.data.datasets.folder import DATASETS
+from pmal_tf.data.datasets.folder import DATASETS, held_out_paths
 from pmal_tf.data.datasets.folder_scan import ImageEntry, scan
 from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.sources import open_source
 from pmal_tf.data.splits import apply_split, describe_splits, open_set_split
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.workflow.experiment import run_experiment
-
-# By the name it has in the package, pytest would take it for a test.
-held_out_images = folder_module.held_out_paths
 
 SIZE = 6
 CLASSES = ("cat", "dog", "emu")
@@ -72,6 +69,11 @@ def loaded(opened):
 
 def ids(images):
     return set(images.example_id.tolist())
+
+
+def stores_in(cache):
+    """What was decoded; locks lie beside."""
+    return [path for path in cache.iterdir() if path.suffix != ".lock"]
 
 
 def names_of(source, images):
@@ -296,32 +298,32 @@ def entries_of(side, name, count):
 )
 def test_a_fifth_of_a_class_is_tested_on_and_one_of_two(count, held_out):
     entries = entries_of("train", "cat", count)
-    assert len(held_out_images(entries, ())) == held_out
+    assert len(held_out_paths(entries, ())) == held_out
 
 
 def test_which_images_are_held_out_depends_on_the_paths_of_their_class_alone():
     cats, dogs = (entries_of("train", name, 40) for name in ("cat", "dog"))
-    chosen = held_out_images(cats, ())
-    assert chosen == held_out_images(cats[::-1], ())
-    assert chosen | held_out_images(dogs, ()) == held_out_images([*dogs, *cats], ())
+    chosen = held_out_paths(cats, ())
+    assert chosen == held_out_paths(cats[::-1], ())
+    assert chosen | held_out_paths(dogs, ()) == held_out_paths([*dogs, *cats], ())
     unknown = entries_of("unknown", "owl", 3)
-    with_unknown = held_out_images([*cats, *unknown, *dogs], ("dog",))
+    with_unknown = held_out_paths([*cats, *unknown, *dogs], ("dog",))
     assert with_unknown == chosen | {entry.path for entry in (*unknown, *dogs)}
     # Neither the first nor the last, nor the same of every class.
     order = sorted(entry.path for entry in cats)
     assert chosen not in ({*order[:8]}, {*order[-8:]}, {*order[::5]})
     assert {p.split("/")[2] for p in chosen} != {
-        p.split("/")[2] for p in held_out_images(dogs, ())
+        p.split("/")[2] for p in held_out_paths(dogs, ())
     }
     # Other images held out than before would move images between two runs.
-    ten = held_out_images(entries_of("train", "cat", 10), ())
+    ten = held_out_paths(entries_of("train", "cat", 10), ())
     assert ten == {"train/cat/3.png", "train/cat/5.png"}
 
 
 def test_a_further_image_moves_at_most_one_other():
     for count in range(2, 60):
-        before = held_out_images(entries_of("train", "cat", count), ())
-        after = held_out_images(entries_of("train", "cat", count + 1), ())
+        before = held_out_paths(entries_of("train", "cat", count), ())
+        after = held_out_paths(entries_of("train", "cat", count + 1), ())
         new = f"train/cat/{count}.png"
         assert len((before ^ after) - {new}) <= 1
 
@@ -329,7 +331,7 @@ def test_a_further_image_moves_at_most_one_other():
 def test_with_test_images_of_one_class_none_are_held_out_of_the_others():
     entries = [*entries_of("train", "cat", 10), *entries_of("train", "dog", 10)]
     tested = entries_of("test", "cat", 2)
-    assert held_out_images([*entries, *tested], ()) == {entry.path for entry in tested}
+    assert held_out_paths([*entries, *tested], ()) == {entry.path for entry in tested}
 
 
 def test_images_held_out_do_not_change_with_contents_place_or_options(
@@ -604,7 +606,7 @@ def test_the_number_of_unreadable_images_is_counted_exactly(
 ):
     with pytest.raises(PmalError, match=r"(?s)At most 6 .*Received: 7\."):
         opened(max_unreadable=6).load()
-    assert not list((tmp_path / "cache").iterdir())
+    assert stores_in(tmp_path / "cache") == []
     source = opened(max_unreadable=7)
     named = {
         k: v for images in source.load() for k, v in names_of(source, images).items()
@@ -708,7 +710,7 @@ def test_two_folders_of_one_name_are_kept_apart(root, tmp_path, opened):
     source = opened()
     for images in source.load():
         names_of(source, images)
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(stores_in(tmp_path / "cache")) == 2
 
 
 def test_the_usual_size_is_64_pixels(root, loaded):
@@ -993,11 +995,8 @@ def test_unreadable_images_leave_no_run_folder(tmp_path):
     (tmp_path / "images" / "train" / "rot" / "broken.png").write_bytes(b"no image")
     with pytest.raises(PmalError, match=r"broken\.png"):
         Run(tmp_path)
-    assert names_in(tmp_path / "runs") == names_in(tmp_path / "cache") == []
-
-
-def names_in(folder):
-    return sorted(path.name for path in folder.rglob("*")) if folder.exists() else []
+    assert stores_in(tmp_path / "cache") == []
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("*"))
 
 
 def test_trials_of_other_images_are_not_averaged(run_again, tmp_path, caplog):

@@ -2,6 +2,7 @@ import functools
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,10 +73,15 @@ def assert_colours(images):
     assert np.abs(images.image[:].astype(int) - expected).max() <= 8
 
 
+def stores_in(cache):
+    """Names of what was decoded; locks lie beside."""
+    return sorted(path.name for path in cache.glob(f"*_{SIZE}"))
+
+
 def test_the_list_of_wnids_is_that_of_tfds_in_label_order():
     for name in ("imagenet2012", "imagenet_lt"):
-        assert list(imagenet._wnids()) == real_features(name)["label"].names
-    assert list(imagenet._wnids()) == sorted(set(imagenet._wnids()))
+        assert list(imagenet._WNIDS) == real_features(name)["label"].names
+    assert list(imagenet._WNIDS) == sorted(set(imagenet._WNIDS))
 
 
 def test_imagenet_100_trains_on_the_first_hundred_classes_alone(prepared):
@@ -130,7 +136,7 @@ def test_imagenet_200_trains_on_twice_as_many(prepared):
 def test_the_test_images_are_decoded_once_for_both(prepared):
     for name in ("imagenet100", "imagenet200"):
         open_source(name, prepared).load()
-    assert sorted(os.listdir(prepared.cache_dir)) == [
+    assert stores_in(Path(prepared.cache_dir)) == [
         f"imagenet100_train_{SIZE}",
         f"imagenet200_train_{SIZE}",
         f"imagenet_validation_{SIZE}",
@@ -256,7 +262,7 @@ def test_without_a_cache_dir_images_go_to_the_default_one(
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     open_source("imagenet_lt", replaced(long_tailed, cache_dir="")).load()
-    assert sorted(os.listdir(tmp_path / "xdg" / "pmal_tf")) == [
+    assert stores_in(tmp_path / "xdg" / "pmal_tf") == [
         *(f"imagenet_lt_{split}_{SIZE}" for split in ("test", "train")),
         f"unknown_textures_test_{SIZE}",
     ]
@@ -290,15 +296,11 @@ def test_a_damaged_copy_is_an_error_that_names_the_folder(
 ):
     folder = tmp_path / "imagenet_lt" / "1.0.0"
     DAMAGES[damage](folder)
-    with pytest.raises(
-        PmalError, match=f"cannot be read.*{re.escape(str(folder))}"
-    ) as caught:
+    with pytest.raises(PmalError, match=f"{folder}' is damaged") as caught:
         open_source("imagenet_lt", long_tailed).load()
     # Another folder for decoded images would not mend it.
     assert "--cache_dir" not in str(caught.value)
-    cache = tmp_path / "cache"
-    left = sorted(os.listdir(cache)) if cache.exists() else []
-    assert left in ([], [f"imagenet_lt_train_{SIZE}"])
+    assert stores_in(tmp_path / "cache") in ([], [f"imagenet_lt_train_{SIZE}"])
 
 
 def test_an_image_that_cannot_be_decoded_is_an_error_that_names_the_folder(
@@ -312,7 +314,7 @@ def test_an_image_that_cannot_be_decoded_is_an_error_that_names_the_folder(
         {"image": cut, "label": 1},
     ]
     folder = write_tfds(tmp_path, "textures", {"test": examples}, features=TEXTURES)
-    with pytest.raises(PmalError, match=f"cannot be read.*{re.escape(str(folder))}"):
+    with pytest.raises(PmalError, match=f"{folder}' is damaged"):
         open_source("imagenet_lt", long_tailed).load()
 
 

@@ -88,7 +88,7 @@ NAMES = [
 
 
 def test_datasets_are_listed_by_their_names():
-    assert list(SOURCES) == NAMES
+    assert list(SOURCES) == sorted(NAMES)
     assert all(dataset.name == name for name, dataset in SOURCES.items())
 
 
@@ -114,7 +114,7 @@ def test_every_dataset_knows_its_classes_before_it_is_there(name, classes, natur
 
 
 def test_an_unknown_source_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(PmalError, match=r"digits, mnist, svhn.*'imagenet'"):
+    with pytest.raises(PmalError, match=r"digits, folder, imagenet100.*'imagenet'"):
         open_source("imagenet", SourceOptions())
 
 
@@ -161,7 +161,7 @@ def test_a_damaged_dataset_info_is_an_error_that_names_the_folder(rubbish, tmp_p
     folder = tmp_path / "mnist" / "3.0.1"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text(rubbish)
-    with pytest.raises(PmalError, match=f"cannot be read.*{re.escape(str(folder))}"):
+    with pytest.raises(PmalError, match=f"{folder}' is damaged"):
         open_source("mnist", at(tmp_path)).load()
 
 
@@ -177,8 +177,8 @@ def copy_mnist_descriptions(tfds_data_dir, tmp_path):
 
 def test_a_missing_shard_is_an_error_that_names_the_folder(tfds_data_dir, tmp_path):
     folder, _ = copy_mnist_descriptions(tfds_data_dir, tmp_path)
-    with pytest.raises(PmalError, match=f"cannot be read.*{re.escape(str(folder))}"):
-        load_split("mnist", "test", at(tmp_path), size=32)
+    with pytest.raises(PmalError, match=f"{folder}' is damaged"):
+        load_split("mnist", "test", at(tmp_path))
 
 
 @pytest.mark.parametrize("damage", ["cut off", "overwritten"])
@@ -191,8 +191,8 @@ def test_a_damaged_shard_is_an_error_that_names_the_folder(
         content = bytearray(shard.read_bytes())
         content[50_000:50_100] = bytes(100)
     (folder / shard.name).write_bytes(content)
-    with pytest.raises(PmalError, match=f"cannot be read.*{re.escape(str(folder))}"):
-        load_split("mnist", "test", at(tmp_path), size=32)
+    with pytest.raises(PmalError, match=f"{folder}' is damaged"):
+        load_split("mnist", "test", at(tmp_path))
 
 
 def test_the_newest_prepared_version_is_read(tmp_path):

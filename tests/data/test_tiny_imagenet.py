@@ -12,8 +12,9 @@ from absl import logging
 from local_server import local_server
 from tiny_zip import DAMAGES, GREY, image_bytes, write_tiny_imagenet_zip
 
+from pmal_tf.data.datasets import tiny_imagenet as prepare
 from pmal_tf.data.settings import SourceOptions
-from pmal_tf.data.tiny_imagenet import archive, prepare, wnids
+from pmal_tf.data.tiny_imagenet import archive, wnids
 from pmal_tf.runtime.errors import PmalError
 
 ZIP = "downloads/manual/tiny-imagenet-200.zip"
@@ -68,8 +69,8 @@ def test_the_class_list_does_not_wait_for_tensorflow():
 def test_the_layout_lists_train_and_val_by_class(tmp_path):
     train, val = write_tiny_imagenet_zip(tmp_path / "a.zip", 3, 2)
     layout = archive.read_layout(tmp_path / "a.zip")
-    assert {member.file_name: member.wnid for member in layout.train} == train
-    assert {member.file_name: member.wnid for member in layout.test} == val
+    assert {path.split("/")[-1]: wnid for path, wnid in layout.train.items()} == train
+    assert {path.split("/")[-1]: wnid for path, wnid in layout.test.items()} == val
     assert (len(layout.train), len(layout.test)) == (600, 400)
     assert layout.words["n01443537"] == "name of n01443537"
 
