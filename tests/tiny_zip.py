@@ -28,8 +28,8 @@ DAMAGES = {
     "image without annotation": "val_annotations.txt without val_0.JPEG, unknown: none",
     "annotation without image": "val_annotations.txt without none, unknown: val_0.JPEG",
     "annotation of another class": "val_annotations.txt without none, unknown: n99999",
-    "annotation without class": "a line twice or without class",
-    "two annotations": "a line twice or without class",
+    "annotation without class": "a line twice or without class: val_0.JPEG",
+    "two annotations": "a line twice or without class: val_0.JPEG",
     "class without words": f"words.txt without {wnids()[7]}",
     "damaged image": "Bad CRC-32",
 }

@@ -225,20 +225,16 @@ def trials_of_equal_classes(
     return [group for group in groups.values() if len(group) > 1]
 
 
-def describe_splits(
-    dataset: str,
-    protocol: str,
-    options: SourceOptions,
-    known_classes: Sequence[str] = (),
-) -> str:
+def describe_splits(settings: DataSettings) -> str:
     """Returns a text with the classes and image counts of every trial.
 
     Where the dataset is not prepared it has no counts, but says so.
     """
-    source = open_source(dataset, options)
-    count = 1 if known_classes else len(listed_trials(source, protocol))
+    source, chosen = open_source(settings.dataset, settings), settings.known_classes
+    trials = listed_trials(source, settings.protocol) if not chosen else [chosen]
     splits = [
-        open_set_split(source, protocol, trial, known_classes) for trial in range(count)
+        open_set_split(source, settings.protocol, trial, chosen)
+        for trial in range(len(trials))
     ]
     groups = trials_of_equal_classes((split.trial, split.known) for split in splits)
     first = {trial: group[0] for group in groups for trial in group[1:]}
@@ -255,7 +251,7 @@ def describe_splits(
         if split.trial in first:
             same = f"  (the same known classes as trial {first[split.trial]})"
         lines += [
-            f"{dataset} {split.protocol} trial {split.trial}: "
+            f"{source.name} {split.protocol} trial {split.trial}: "
             f"openness {split.openness:.4f}{same}",
             f"  known:   {', '.join(split.known)}",
             f"  unknown: {', '.join(split.unknown) or 'none'}",
@@ -287,10 +283,7 @@ def _main(argv: list[str]) -> None:
         value = flags.FLAGS[field.name].value
         values[field.name] = tuple(value) if isinstance(value, list) else value
     try:
-        settings = DataSettings(**values)
-        text = describe_splits(
-            settings.dataset, settings.protocol, settings, settings.known_classes
-        )
+        text = describe_splits(DataSettings(**values))
     except PmalError as error:
         sys.exit(f"Error: {error}")
     sys.stdout.write(text + "\n")

@@ -14,7 +14,6 @@ from pmal_tf.data.decoding import decode_once as module
 from pmal_tf.data.decoding.decode_once import (
     EncodedImages,
     decode_once,
-    default_cache_dir,
 )
 from pmal_tf.data.decoding.stored_images import StoredImages
 from pmal_tf.runtime.errors import PmalError
@@ -327,24 +326,14 @@ def test_what_an_ended_process_left_half_written_is_removed(files, pixels, cache
     assert names_in(cache) == ["toy_5"]
 
 
-def test_the_default_folder_is_that_of_the_desktop_standard(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    assert default_cache_dir() == tmp_path / "caches" / "pmal_tf"
-    for unset in (
-        lambda: monkeypatch.setenv("XDG_CACHE_HOME", ""),
-        lambda: monkeypatch.delenv("XDG_CACHE_HOME"),
-    ):
-        unset()
-        assert default_cache_dir() == tmp_path / ".cache" / "pmal_tf"
-
-
-def test_without_a_folder_images_go_to_the_default_one(
+def test_the_default_folder_is_that_of_the_desktop_standard(
     files, pixels, monkeypatch, tmp_path
 ):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert_decoded(decode_once(files.encoded(), SIZE, ""), pixels)
-    assert names_in(tmp_path / "pmal_tf") == ["toy_5"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable, folder in (("caches", "caches"), ("", ".cache")):
+        monkeypatch.setenv("XDG_CACHE_HOME", variable and str(tmp_path / variable))
+        assert_decoded(decode_once(files.encoded(), SIZE, ""), pixels)
+        assert names_in(tmp_path / folder / "pmal_tf") == ["toy_5"]
 
 
 def test_progress_is_shown_when_it_takes_long(files, cache, capfd, monkeypatch):

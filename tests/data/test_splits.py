@@ -7,7 +7,7 @@ import pytest
 from pmal_tf.data.class_lists import protocols_of
 from pmal_tf.data.datasets import cifar_plus, small_images
 from pmal_tf.data.images import LabelledImages, Source
-from pmal_tf.data.settings import SourceOptions
+from pmal_tf.data.settings import DataSettings, SourceOptions
 from pmal_tf.data.sources import SOURCES, open_source
 from pmal_tf.data.splits import (
     OpenSetSplit,
@@ -298,7 +298,7 @@ def test_no_class_need_be_unknown():
 
 
 def test_the_description_of_digits_names_classes_and_counts():
-    text = describe_splits("digits", "paper", SourceOptions())
+    text = describe_splits(DataSettings())
     source = opened("digits")
     train, test = source.load()
     first = text.splitlines()[:4]
@@ -370,8 +370,8 @@ MNIST_UNKNOWN = ["4,101", "4,029", "4,152", "4,134", "4,035"]
 def test_counts_of_every_trial_are_those_of_the_field(
     dataset, protocol, training, known, unknown, read_once
 ):
-    options = SourceOptions(data_dir=read_once)
-    text = describe_splits(dataset, protocol, options)
+    settings = DataSettings(dataset=dataset, protocol=protocol, data_dir=read_once)
+    text = describe_splits(settings)
     lines = [line.strip() for line in text.splitlines() if "images:" in line]
     assert lines == [
         f"images:  {a} training, {b} known test, {c} unknown test"

@@ -43,10 +43,6 @@ def assert_same(stored, pixels):
     np.testing.assert_array_equal(stored[:], pixels)
 
 
-def test_a_file_of_images_looks_like_the_array(stored, pixels):
-    assert_same(stored, pixels)
-
-
 @pytest.mark.parametrize(
     "index",
     [

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pmal_tf.backbones.classifier import build_classifier
-from pmal_tf.data.batches.pipeline import TrainingPipeline, images_only
+from pmal_tf.data.batches.pipeline import TrainingPipeline
 from pmal_tf.runtime import signals as interruption
 from pmal_tf.runtime.errors import PmalError, TrainingDivergedError
 from pmal_tf.training import checkpoints
@@ -71,7 +71,7 @@ def test_loop_takes_the_steps_that_fit_takes(pipeline):
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     theirs.fit(
-        images_only(pipeline.batches(0, 2)),
+        pipeline.batches(0, 2).map(lambda batch, label: (batch["image"], label)),
         epochs=2,
         steps_per_epoch=pipeline.steps_per_epoch,
         verbose=0,

@@ -170,8 +170,3 @@ class TrainingPipeline:
         if self.augment:
             images = crop_and_flip(images, *crop_and_flip_parameters(bits))
         return images
-
-
-def images_only(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Turns the pipeline's batches into the (image, label) pairs of a plain model."""
-    return dataset.map(lambda features, label: (features["image"], label))

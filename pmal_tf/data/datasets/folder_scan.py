@@ -98,8 +98,14 @@ def scan(root: Path) -> ImageFolder:
     passed_over: Counter[str] = Counter()
     entries: list[ImageEntry] = []
     for side in ("train", "test"):
-        for folder in _class_folders(root / side) if (root / side).is_dir() else ():
-            paths = _of_class(folder, root, passed_over)
+        for folder in _class_folders(root / side):
+            paths = _image_paths(folder, root, passed_over)
+            if not paths:
+                raise PmalError(
+                    "Every class folder must hold an image (JPEG, PNG, BMP or GIF). "
+                    f"Received: none in {str(folder)!r}. Remove the folder, or add "
+                    "images."
+                )
             entries += [ImageEntry(path, side, folder.name) for path in paths]
     if (root / UNKNOWN).is_dir():
         for path in _image_paths(root / UNKNOWN, root, passed_over):
@@ -124,7 +130,7 @@ def _what_is_there(root: Path) -> str:
 def _class_folders(side: Path) -> list[Path]:
     """Returns the class folders of one side; images beside them are an error."""
     folders, stray = [], []
-    for entry in _listed(side):
+    for entry in _listed(side) if side.is_dir() else ():
         if _is_folder(entry):
             folders.append(Path(entry.path))
         elif entry.name.lower().endswith(SUFFIXES):
@@ -135,17 +141,6 @@ def _class_folders(side: Path) -> list[Path]:
             f"Received: {len(stray)} directly in {side}, such as {stray[0]!r}"
         )
     return folders
-
-
-def _of_class(folder: Path, root: Path, passed_over: Counter[str]) -> list[str]:
-    """Returns the paths of a class's images, of which there must be some."""
-    paths = _image_paths(folder, root, passed_over)
-    if not paths:
-        raise PmalError(
-            "Every class folder must hold an image (JPEG, PNG, BMP or GIF). Received: "
-            f"none in {str(folder)!r}. Remove the folder, or add images."
-        )
-    return paths
 
 
 def _image_paths(folder: Path, root: Path, passed_over: Counter[str]) -> list[str]:

@@ -48,12 +48,6 @@ class EncodedImages:
     provenance: str
 
 
-def default_cache_dir() -> Path:
-    """Returns where decoded images lie: `$XDG_CACHE_HOME/pmal_tf`, or in `~/.cache`."""
-    parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(parent).expanduser() / "pmal_tf"
-
-
 def decode_once(
     encoded: EncodedImages,
     size: int,
@@ -65,7 +59,8 @@ def decode_once(
     Args:
         encoded: The image files.
         size: Side of the square images in pixels.
-        cache_dir: Folder for the decoded images; empty: the default.
+        cache_dir: Folder for the decoded images; empty: `$XDG_CACHE_HOME/pmal_tf`, or
+            in `~/.cache`.
         check_readable: Called with the ids of the images that can be read; raises
             where these are too few, and then nothing is stored; returns whether the
             others cannot be read still. None: all must be.
@@ -77,7 +72,8 @@ def decode_once(
         PmalError: If the folder cannot be written or has too little room.
         tf.errors.OpError: If an image cannot be read and all must be.
     """
-    root = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "pmal_tf"
+    root = Path(cache_dir or default).expanduser()
     folder = root / f"{encoded.name}_{size}"
     key = hashlib.sha256(f"{_DECODER} {encoded.provenance}".encode()).hexdigest()
 
@@ -138,7 +134,13 @@ def _write_store(
     shutil.rmtree(writing, ignore_errors=True)  # A process that was killed left it.
     writing.mkdir()
     try:
-        _check_room(writing, encoded.about * size * size * 3)
+        needed, free = encoded.about * size * size * 3, shutil.disk_usage(writing).free
+        if needed > free:
+            raise PmalError(
+                f"Decoded images need {needed / 1e9:.1f} GB. Received: {folder.parent} "
+                f"with {free / 1e9:.1f} GB free. Name a folder with more room with "
+                "--cache_dir, or lower --image_size."
+            )
         digests: list[np.ndarray] = [np.zeros((0, 16), np.uint8)]
         labels: list[int] = []
         ids: list[str] = []
@@ -193,14 +195,3 @@ def _decoded_batches(
         for batch in stream.with_options(options).as_numpy_iterator():
             yield batch
             bar.update(len(batch["label"]))
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    """Checks that the decoded images, so many bytes, fit on the disk."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise PmalError(
-            f"Decoded images need {needed / 1e9:.1f} GB. Received: {folder.parent} "
-            f"with {free / 1e9:.1f} GB free. Name a folder with more room with "
-            "--cache_dir, or lower --image_size."
-        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,9 +60,11 @@ def read_layout(path: Path) -> Layout:
 
         # val/images/<file>.JPEG; a line is the file, its class and a box.
         rows = [line.split("\t") for line in _lines(archive, _ANNOTATIONS)]
-        annotated = dict(row[:2] for row in rows if len(row) > 1)
-        if len(annotated) < len(rows):
-            raise _error(path, "val_annotations.txt with a line twice or without class")
+        times = Counter(row[0] for row in rows)
+        if bad := [row[0] for row in rows if len(row) < 2 or times[row[0]] > 1]:
+            reason = "val_annotations.txt with a line twice or without class"
+            raise _error(path, f"{reason}: {bad[0]}")
+        annotated = {row[0]: row[1] for row in rows}
         images = {
             name.removeprefix(_VALIDATION)
             for name in members
