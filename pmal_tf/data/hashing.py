@@ -1,21 +1,21 @@
 """Hashes of (seed, epoch, example id): the only randomness of the input pipeline.
 
 Order and augmentation must be pure functions of these three, whatever the number of
-threads, shards or restarts. Each example gets a 64-bit number; SplitMix64 (Steele et
-al. 2014, "Fast splittable pseudorandom number generators") stirs the epoch in. The
-same functions take NumPy arrays and tensors of uint64.
+threads, shards or restarts. Each example gets a 64-bit number, into which SplitMix64
+(Steele et al. 2014, "Fast splittable pseudorandom number generators") mixes the epoch.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
-_FIRST_MULTIPLIER = 0xBF58476D1CE4E5B9
-_SECOND_MULTIPLIER = 0x94D049BB133111EB
 
 
 def hash_ids(example_id: np.ndarray, *purpose: str | int) -> np.ndarray:
@@ -28,24 +28,14 @@ def hash_ids(example_id: np.ndarray, *purpose: str | int) -> np.ndarray:
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
-def stir(value: np.ndarray) -> np.ndarray:
-    """SplitMix64's output function on uint64 arrays: a bijection that mixes all bits.
-
-    `stir_tensor` is the same on tensors.
-    """
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(_FIRST_MULTIPLIER)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(_SECOND_MULTIPLIER)
-    return value ^ (value >> np.uint64(31))
-
-
-def stir_tensor(value: Any) -> Any:
-    """`stir` on uint64 tensors."""
+def splitmix64(value: tf.Tensor) -> tf.Tensor:
+    """SplitMix64's output function on uint64, a bijection that mixes all bits."""
     import tensorflow as tf
 
-    def shifted(bits: int) -> Any:
+    def shifted(bits: int) -> tf.Tensor:
         return tf.bitwise.right_shift(value, tf.constant(bits, tf.uint64))
 
-    for bits, multiplier in ((30, _FIRST_MULTIPLIER), (27, _SECOND_MULTIPLIER)):
+    for bits, multiplier in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         value = tf.bitwise.bitwise_xor(value, shifted(bits))
         value *= tf.constant(multiplier, tf.uint64)
     return tf.bitwise.bitwise_xor(value, shifted(31))

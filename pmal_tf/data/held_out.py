@@ -27,9 +27,7 @@ _LEAST_KNOWN = 3
 def hold_out_classes(split: OpenSetSplit, seed: int) -> OpenSetSplit:
     """Splits the known classes once more: a third, at least one, plays the unknown.
 
-    Args:
-        split: The split of the final run; its unknown classes take no part.
-        seed: Decides which classes.
+    The unknown classes of the final run's split take no part.
 
     Raises:
         PmalError: If fewer than two known classes would be left.
@@ -43,26 +41,18 @@ def hold_out_classes(split: OpenSetSplit, seed: int) -> OpenSetSplit:
     held_out = np.random.default_rng(seed).choice(
         count, size=max(1, int(count * _CLASS_SHARE)), replace=False
     )
-    known = [split.known[i] for i in range(count) if i not in held_out]
-    unknown = [split.known[i] for i in sorted(held_out)]
     return dataclasses.replace(
         split,
         protocol=split.protocol + TUNING,
-        known=tuple(known),
-        unknown=tuple(unknown),
+        known=tuple(split.known[i] for i in range(count) if i not in held_out),
+        unknown=tuple(split.known[i] for i in sorted(held_out)),
     )
 
 
 def images_of_held_out(
     source: Source, split: OpenSetSplit, train: LabelledImages, seed: int
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Splits the training images to tune on.
-
-    Args:
-        source: Where the images are from.
-        split: Of `hold_out_classes`.
-        train: The dataset's training images, with dataset labels.
-        seed: Decides which images of the known classes are withheld.
+    """Splits a dataset's training images to tune on, by a split of `hold_out_classes`.
 
     Returns:
         Images of the known classes to train on; and images to validate on: a fifth of
@@ -75,8 +65,5 @@ def images_of_held_out(
     held_out = [source.class_names.index(name) for name in split.unknown]
     is_validation = withheld | np.isin(train.label, held_out)
     return apply_split(
-        source,
-        split,
-        train.take(np.flatnonzero(~is_validation)),
-        train.take(np.flatnonzero(is_validation)),
+        source, split, train.take(~is_validation), train.take(is_validation)
     )

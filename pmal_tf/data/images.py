@@ -36,20 +36,17 @@ class LabelledImages:
 
     def take(self, index: np.ndarray) -> LabelledImages:
         """Returns the images at the given positions, or where a mask is True."""
-        if isinstance(self.image, StoredImages):
-            image: np.ndarray | StoredImages = self.image.take(index)
-        else:
-            image = self.image[index]
+        on_disk = isinstance(self.image, StoredImages)
+        image = self.image.take(index) if on_disk else self.image[index]
         return LabelledImages(image, self.label[index], self.example_id[index])
 
     def followed_by(self, other: LabelledImages) -> LabelledImages:
         """Returns these images and then others; both in memory, or both on disk."""
-        if isinstance(self.image, StoredImages) and isinstance(
-            other.image, StoredImages
-        ):
-            image: np.ndarray | StoredImages = self.image.followed_by(other.image)
+        first, second = self.image, other.image
+        if isinstance(first, StoredImages) and isinstance(second, StoredImages):
+            image: np.ndarray | StoredImages = first.followed_by(second)
         else:
-            image = np.concatenate([self.image[:], other.image[:]])
+            image = np.concatenate([first[:], second[:]])
         return LabelledImages(
             image,
             np.concatenate([self.label, other.label]),
@@ -129,12 +126,10 @@ class Dataset:
 def take_per_class(
     images: LabelledImages, count: int, rank: np.ndarray
 ) -> LabelledImages:
-    """Keeps at most `count` images of each class, those of lowest rank.
+    """Keeps at most `count` images of each class, those of lowest rank, in their order.
 
-    Args:
-        images: The images; their order is kept.
-        count: Images per class; 0 keeps all.
-        rank: [N] numbers, usually seeded hashes of the example ids.
+    `rank` are [N] numbers, usually seeded hashes of the example ids; a count of 0 keeps
+    all.
     """
     if count == 0:
         return images

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
 
 from absl import app, flags
 
@@ -30,24 +29,18 @@ def _main(argv: list[str]) -> None:
         dataset = get_dataset(values.dataset)
         line = dataset.prepare(SourceOptions(data_dir=values.data_dir))
     except PmalError as error:
-        _leave(1, f"Error: {error}")
+        status, message = 1, f"Error: {error}"
     except KeyboardInterrupt:
-        _leave(
-            _INTERRUPTED,
-            "Interrupted. Finished downloads are kept; the same command goes on.",
-        )
-    sys.stdout.write(f"{line}\n")
-
-
-def _leave(status: int, line: str) -> NoReturn:
-    """Ends the process at once.
-
-    A usual exit would wait for the threads of TensorFlow Datasets, which may be busy
-    with a long download that nobody waits for any more.
-    """
+        status = _INTERRUPTED
+        message = "Interrupted. Finished downloads are kept; the same command goes on."
+    else:
+        sys.stdout.write(f"{line}\n")
+        return
     sys.stdout.flush()
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{message}\n")
     sys.stderr.flush()
+    # A usual exit would wait for the threads of TensorFlow Datasets, which may be busy
+    # with a long download that nobody waits for any more.
     os._exit(status)
 
 

@@ -13,6 +13,8 @@ SOURCES: dict[str, Dataset] = {
     for declared in found_in(datasets, "DATASETS")
     for dataset in declared
 }
+# Options that one dataset alone has.
+_OWNERS = {"held_out_classes": "folder", "unknown_dataset": "imagenet_lt"}
 
 
 def get_dataset(name: str) -> Dataset:
@@ -36,13 +38,11 @@ def open_source(name: str, options: SourceOptions) -> Source:
             given that only other datasets have.
     """
     dataset = get_dataset(name)
-    for option, owner in (
-        ("held_out_classes", "folder"),
-        ("unknown_dataset", "imagenet_lt"),
-    ):
-        if getattr(options, option) and name != owner:
+    for option, owner in _OWNERS.items():
+        value = getattr(options, option)
+        if value and name != owner:
             raise PmalError(
                 f"`{option}` is for --dataset={owner} alone. Received: "
-                f"{option}={getattr(options, option)!r} with dataset={name!r}"
+                f"{option}={value!r} with dataset={name!r}"
             )
     return dataset.open(options)

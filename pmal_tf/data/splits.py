@@ -6,25 +6,24 @@ with their image counts.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
 
-from pmal_tf.data.class_lists import (
-    Sides,
-    all_protocols,
-    check_sides,
-    published_trials,
-)
+from pmal_tf.data.class_lists import Sides, published_trials
 from pmal_tf.data.images import LabelledImages, Source
-from pmal_tf.data.settings import SourceOptions
-from pmal_tf.data.sources import SOURCES, open_source
+from pmal_tf.data.settings import DataSettings, SourceOptions
+from pmal_tf.data.sources import open_source
 from pmal_tf.runtime.console import plain_messages
 from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.settings import settings_in
 
 # What a result made with `--known_classes` names as its protocol.
 CUSTOM = "custom"
@@ -85,14 +84,8 @@ def open_set_split(
 ) -> OpenSetSplit:
     """Returns the classes of one trial.
 
-    Where there is one split only, every trial has it, and trials differ by seed.
-
-    Args:
-        source: The dataset.
-        protocol: One of its protocols.
-        trial: Number of the trial.
-        known_classes: Known classes chosen by the user; all others of the trial's are
-            unknown then.
+    Where there is one split only, every trial has it, and trials differ by seed. If the
+    user chooses `known_classes`, all others of the trial's are unknown.
 
     Raises:
         PmalError: If the protocol or trial does not exist, or a class is not of the
@@ -131,20 +124,34 @@ def make_split(
         PmalError: If a name is not a class of the dataset, or is named twice, or fewer
             than two classes are known.
     """
-    check_sides(known, unknown, dataset=source.name, class_names=source.class_names)
+    times = Counter([*known, *unknown])
+    for names, expected in (
+        (
+            [name for name in times if name not in source.class_names],
+            f"A split of {source.name} may name only its classes "
+            f"({_shortened(source.class_names)}).",
+        ),
+        (sorted({*known} & {*unknown}), "A class cannot be known and unknown."),
+        (
+            sorted(name for name in times if times[name] > 1),
+            "A split may name a class only once.",
+        ),
+    ):
+        if names:
+            raise PmalError(f"{expected} Received: {_shortened(names)}")
     if len(known) < 2:
         raise PmalError(
             "At least two classes must be known: a classifier of one has nothing to "
             f"tell apart. Received: known classes {list(known)} of {source.name}"
         )
-    order = {name: label for label, name in enumerate(source.class_names)}
-    return OpenSetSplit(
-        dataset=source.name,
-        protocol=protocol,
-        trial=trial,
-        known=tuple(sorted(known, key=order.__getitem__)),
-        unknown=tuple(sorted(unknown, key=order.__getitem__)),
-    )
+    sides = [tuple(sorted(s, key=source.class_names.index)) for s in (known, unknown)]
+    return OpenSetSplit(source.name, protocol, trial, *sides)
+
+
+def _shortened(names: Sequence[str], most: int = 20) -> str:
+    """Joins names, the first ones of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
 
 
 def apply_split(
@@ -152,36 +159,27 @@ def apply_split(
 ) -> tuple[LabelledImages, LabelledImages]:
     """Keeps the known classes for training and the classes of both sides for testing.
 
-    Args:
-        source: Where the images are from.
-        split: The classes.
-        train: The dataset's training images, with dataset labels.
-        test: The dataset's test images, with dataset labels.
-
     Returns:
-        Training images of the known classes, and all test images; labels are class
-        indices, -1 for unknown classes.
+        Training images of the known classes, and all test images; dataset labels have
+        become class indices, -1 for unknown classes.
 
     Raises:
         PmalError: If a known class has no training images, or no test images are
             known, or none are unknown though classes are.
     """
-    class_index = np.full(len(source.class_names), -1, np.int32)
-    listed = np.zeros(len(source.class_names), bool)
-    label_of = {name: label for label, name in enumerate(source.class_names)}
-    for name in (*split.known, *split.unknown):
-        listed[label_of[name]] = True
+    not_listed = -2
+    class_index = np.full(len(source.class_names), not_listed, np.int32)
+    for name in split.unknown:
+        class_index[source.class_names.index(name)] = -1
     for index, name in enumerate(split.known):
-        class_index[label_of[name]] = index
+        class_index[source.class_names.index(name)] = index
 
-    def remap(images: LabelledImages, kept: np.ndarray) -> LabelledImages:
-        chosen = images.take(np.flatnonzero(kept))
-        return LabelledImages(
-            chosen.image, class_index[chosen.label], chosen.example_id
-        )
+    def relabelled(images: LabelledImages, least: int) -> LabelledImages:
+        label = class_index[images.label]
+        chosen = dataclasses.replace(images, label=label)
+        return chosen.take(label >= least)
 
-    known_train = remap(train, class_index[train.label] >= 0)
-    all_test = remap(test, listed[test.label])
+    known_train, all_test = relabelled(train, 0), relabelled(test, -1)
     missing = _without_images(split, known_train)
     if missing:
         raise PmalError(
@@ -196,7 +194,8 @@ def apply_split(
     if missing:
         logging.warning(
             "No test images of %s: results say nothing of %s.",
-            *(", ".join(missing), "this class" if len(missing) == 1 else "these"),
+            ", ".join(missing),
+            "this class" if len(missing) == 1 else "these",
         )
     if split.unknown and not all_test.is_unknown.any():
         raise PmalError(
@@ -217,9 +216,6 @@ def trials_of_equal_classes(
 ) -> list[list[int]]:
     """Groups trials that have the same known classes; such differ by seed only.
 
-    Args:
-        known_by_trial: Numbers of trials and their known classes.
-
     Returns:
         The groups of at least two trials.
     """
@@ -229,20 +225,16 @@ def trials_of_equal_classes(
     return [group for group in groups.values() if len(group) > 1]
 
 
-def describe_splits(
-    dataset: str,
-    protocol: str,
-    options: SourceOptions,
-    known_classes: Sequence[str] = (),
-) -> str:
+def describe_splits(settings: DataSettings) -> str:
     """Returns a text with the classes and image counts of every trial.
 
     Where the dataset is not prepared it has no counts, but says so.
     """
-    source = open_source(dataset, options)
-    count = 1 if known_classes else len(listed_trials(source, protocol))
+    source, chosen = open_source(settings.dataset, settings), settings.known_classes
+    trials = listed_trials(source, settings.protocol) if not chosen else [chosen]
     splits = [
-        open_set_split(source, protocol, trial, known_classes) for trial in range(count)
+        open_set_split(source, settings.protocol, trial, chosen)
+        for trial in range(len(trials))
     ]
     groups = trials_of_equal_classes((split.trial, split.known) for split in splits)
     first = {trial: group[0] for group in groups for trial in group[1:]}
@@ -259,7 +251,7 @@ def describe_splits(
         if split.trial in first:
             same = f"  (the same known classes as trial {first[split.trial]})"
         lines += [
-            f"{dataset} {split.protocol} trial {split.trial}: "
+            f"{source.name} {split.protocol} trial {split.trial}: "
             f"openness {split.openness:.4f}{same}",
             f"  known:   {', '.join(split.known)}",
             f"  unknown: {', '.join(split.unknown) or 'none'}",
@@ -274,44 +266,35 @@ def describe_splits(
     return "\n".join(lines) + note
 
 
+def _fields() -> list[dataclasses.Field]:
+    """Returns the settings of a run that are flags of this command, too."""
+    asked = ("dataset", "protocol", "known_classes")
+    own = [field for field in settings_in(DataSettings) if field.name in asked]
+    return [*own, *settings_in(SourceOptions)]
+
+
 def _main(argv: list[str]) -> None:
     """Prints the splits that the flags ask for."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     plain_messages()
-    values = flags.FLAGS
-    options = SourceOptions(
-        data_dir=values.data_dir,
-        cache_dir=values.cache_dir,
-        image_size=values.image_size,
-        max_unreadable=values.max_unreadable,
-        held_out_classes=tuple(values.held_out_classes),
-        unknown_dataset=values.unknown_dataset,
-    )
+    values: dict[str, Any] = {}
+    for field in _fields():
+        value = flags.FLAGS[field.name].value
+        values[field.name] = tuple(value) if isinstance(value, list) else value
     try:
-        text = describe_splits(
-            values.dataset, values.protocol, options, tuple(values.known_classes)
-        )
+        text = describe_splits(DataSettings(**values))
     except PmalError as error:
         sys.exit(f"Error: {error}")
     sys.stdout.write(text + "\n")
 
 
-def _define_flags() -> None:
-    """Defines the flags of this command, named as those of a run."""
-    flags.DEFINE_enum("dataset", "digits", list(SOURCES), "The dataset.")
-    flags.DEFINE_enum("protocol", "paper", all_protocols(), "Which published lists.")
-    flags.DEFINE_list("known_classes", [], "Known classes; all others are unknown.")
-    flags.DEFINE_string("data_dir", "", "Folder of prepared datasets, or of images.")
-    flags.DEFINE_string("cache_dir", "", "Folder for decoded images.")
-    flags.DEFINE_integer(
-        "image_size", 0, "Side of the images; 0: the dataset's own.", 0, 1024
-    )
-    flags.DEFINE_integer("max_unreadable", 0, "Unreadable files to put up with.", 0)
-    flags.DEFINE_list("held_out_classes", [], "Classes of a folder held out.")
-    flags.DEFINE_string("unknown_dataset", "", "Dataset of imagenet_lt's unknowns.")
-
-
 if __name__ == "__main__":
-    _define_flags()
+    define: dict[type, Callable] = {
+        int: flags.DEFINE_integer,
+        str: flags.DEFINE_string,
+        tuple: flags.DEFINE_list,
+    }
+    for one in _fields():
+        define[type(one.default)](one.name, one.default, one.metadata["help"])
     app.run(_main)

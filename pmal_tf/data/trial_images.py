@@ -36,7 +36,7 @@ class TrialImages:
         settings: Settings of the data.
         number: The trial.
         run_seed: The seed of the run.
-        folder: The trial's folder, whose `data.json` tells which images there were.
+        folder: The trial's folder, whose `data.json` records which images there were.
     """
 
     settings: DataSettings
@@ -83,7 +83,7 @@ class TrialImages:
     def fingerprint(self, part: str) -> str:
         """Returns the hash of `training`, `test` or `calibration` images.
 
-        That which was written down, where nothing that tells of the images has changed:
+        That which was written down, where nothing that decides the images has changed:
         stages that are finished need no images. Otherwise they are read.
 
         Raises:
@@ -94,30 +94,26 @@ class TrialImages:
         return self._record[part]["sha256"]
 
     @cached_property
+    def _provenance(self) -> dict[str, Any]:
+        """All that decides which images these are."""
+        settings = read_settings(self.settings)
+        return {
+            "of": {**settings, "seed": self.run_seed, "trial": self.number},
+            "state": self.source.state(),
+        }
+
+    @cached_property
     def _stored(self) -> dict[str, Any] | None:
         """What is written down of these very images; None where that is nothing."""
         path = self.folder / DATA_RECORD
         stored = read_json(path) if path.exists() else {}
-        told = {"of": self._of, "state": self.source.state()}
-        same = all(stored.get(name) == value for name, value in told.items())
+        provenance = self._provenance
+        same = all(stored.get(name) == provenance[name] for name in provenance)
         return stored if same else None
-
-    @property
-    def _of(self) -> dict[str, Any]:
-        """All settings that decide which images these are."""
-        return {
-            **read_settings(self.settings),
-            "seed": self.run_seed,
-            "trial": self.number,
-        }
 
     @cached_property
     def _parts(self) -> dict[str, LabelledImages]:
-        """Reads the images.
-
-        Raises:
-            PmalError: If they cannot be read.
-        """
+        """Reads the images."""
         self.source.check()
         train, test = self.source.load()
         if self.settings.tuning_held_out:
@@ -125,9 +121,10 @@ class TrialImages:
             train, test = images_of_held_out(self.source, self.split, train, seed)
         else:
             train, test = apply_split(self.source, self.split, train, test)
-        rank = hash_ids(train.example_id, "calibration images", self.run_seed)
         is_withheld = proportional_share(
-            *(train.label, rank, self.settings.calibration_fraction),
+            train.label,
+            hash_ids(train.example_id, "calibration images", self.run_seed),
+            self.settings.calibration_fraction,
             start=np.random.default_rng(self.run_seed).random(),
         )
         calibration, train = train.take(is_withheld), train.take(~is_withheld)
@@ -136,36 +133,27 @@ class TrialImages:
         unknown = int(test.is_unknown.sum())
         logging.info(
             "%s: %d training images, %d known and %d unknown test images%s",
-            *(self.settings.dataset, len(train), len(test) - unknown, unknown),
+            self.settings.dataset,
+            len(train),
+            len(test) - unknown,
+            unknown,
             f", {len(calibration)} to set thresholds on" if len(calibration) else "",
         )
-        return {
-            "training": train.in_memory(),
-            "test": test.in_memory(),
-            "calibration": calibration.in_memory(),
-        }
+        parts = {"training": train, "test": test, "calibration": calibration}
+        return {name: images.in_memory() for name, images in parts.items()}
 
     @cached_property
     def _record(self) -> dict[str, Any]:
         """What `data.json` says of the images that were read."""
-        test = self.test
-        unknown = int(test.is_unknown.sum())
-        return {
-            "of": self._of,
-            "state": self.source.state(),
-            "training": {
-                "images": len(self.train),
-                "sha256": self.train.fingerprint,
-            },
-            "test": {
-                "known": len(test) - unknown,
-                "unknown": unknown,
-                "sha256": test.fingerprint,
-            },
-            "calibration": {
-                "images": len(self.calibration),
-                "sha256": self.calibration.fingerprint,
-            },
+        unknown = int(self.test.is_unknown.sum())
+        counts = {
+            "training": {"images": len(self.train)},
+            "test": {"known": len(self.test) - unknown, "unknown": unknown},
+            "calibration": {"images": len(self.calibration)},
+        }
+        return self._provenance | {
+            part: {**count, "sha256": self._parts[part].fingerprint}
+            for part, count in counts.items()
         }
 
     def write_record(self) -> None:

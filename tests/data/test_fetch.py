@@ -77,17 +77,19 @@ def test_a_wrong_checksum_is_an_error_and_nothing_is_kept(server, tmp_path):
     assert not files_below(tmp_path)
 
 
-def test_a_refused_connection_is_an_error_and_keeps_what_is_there(tmp_path):
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [("http://127.0.0.1:9", "Connection refused"), ("{server}", "404")],
+)
+def test_a_download_that_cannot_begin_keeps_what_is_there(
+    address, reason, server, tmp_path
+):
     (tmp_path / "a.zip.part").write_bytes(CONTENT[:1000])
-    with pytest.raises(PmalError, match="Connection refused"):
-        download("http://127.0.0.1:9/a.zip", tmp_path / "a.zip", MD5, "")
+    url = f"{address.format(server=server.url)}/a.zip"
+    with pytest.raises(PmalError, match=reason):
+        download(url, tmp_path / "a.zip", MD5, "")
     assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:1000]
-
-
-def test_a_missing_file_is_an_error_with_the_status(server, tmp_path):
-    with pytest.raises(PmalError, match="404"):
-        download(f"{server.url}/a.zip", tmp_path / "a.zip", MD5, "")
-    assert not files_below(tmp_path)
+    assert files_below(tmp_path) == ["a.zip.part"]
 
 
 def test_a_download_that_cannot_be_written_says_so(server, tmp_path):

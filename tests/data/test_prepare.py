@@ -24,17 +24,13 @@ def numbers(tmp_path_factory):
 @pytest.fixture
 def prepare_numbers(numbers, monkeypatch, tmp_path):
     """Prepares that dataset below the test's folder; the server works as usual."""
-    server, builder = numbers
+    server, _ = numbers
     server.asked.clear()
     monkeypatch.setattr(server, "files", dict(server.files))
 
     def run(root=tmp_path / "data", collect=tfds_prepare.check_downloads):
-        return prepare_dataset(
-            "pmal_numbers",
-            SourceOptions(data_dir=str(root)),
-            lambda folder: builder(data_dir=folder),
-            collect,
-        )
+        options = SourceOptions(data_dir=str(root))
+        return prepare_dataset("pmal_numbers", options, collect)
 
     run.server = server
     run.root = tmp_path / "data"

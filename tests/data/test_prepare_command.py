@@ -74,9 +74,9 @@ SCRIPT = """
 import concurrent.futures, runpy, signal, sys, time
 # A shell that starts the tests in the background has its children ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from pmal_tf.data.tiny_imagenet import prepare
+from pmal_tf.data.datasets import tiny_imagenet
 concurrent.futures.ThreadPoolExecutor().submit(time.sleep, 60)  # As TFDS has them.
-prepare.URL = sys.argv.pop()
+tiny_imagenet.URL = sys.argv.pop()
 runpy.run_module("pmal_tf.data.prepare", run_name="__main__")
 """
 

@@ -8,7 +8,7 @@ from tiny_zip import image_bytes
 from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.tfds import fetch
 from pmal_tf.data.tfds import prepare as tfds_prepare
-from pmal_tf.data.tfds.prepare import prepare_tfds
+from pmal_tf.data.tfds.prepare import prepare_all
 from pmal_tf.runtime.errors import PmalError
 
 
@@ -43,7 +43,7 @@ def test_imagenet_asks_for_its_files(name, present, tmp_path):
         (manual / tars[0]).touch()
     received = f"no {' and no '.join(tars[present:])}"
     with pytest.raises(PmalError, match=rf"Received: {received}\. Get") as raised:
-        prepare_tfds(name, SourceOptions(data_dir=str(root)))
+        prepare_all((name,), SourceOptions(data_dir=str(root)))
     assert f"{tars[0]} and {tars[1]} in {str(manual)!r}" in str(raised.value)
     assert not (root / name).exists()
     assert root.exists() == bool(present)
@@ -58,7 +58,7 @@ def test_imagenet_is_prepared_from_its_files_without_a_connection(
     monkeypatch.setattr(fetch.requests.Session, "send", no_connection)
     root = tmp_path / "data"
     write_imagenet_tars(root / "downloads" / "manual", tmp_path)
-    line = prepare_tfds("imagenet2012", SourceOptions(data_dir=str(root)))
+    line = prepare_all(("imagenet2012",), SourceOptions(data_dir=str(root)))
     assert "6 train, 4 validation images" in line
     folder = root / "imagenet2012" / "5.1.0"
     dataset = tfds.builder_from_directory(folder).as_dataset("train")

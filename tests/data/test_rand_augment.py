@@ -17,10 +17,8 @@ from pmal_tf.data.batches.rand_augment import (
     rand_augment,
     rotation_matrices,
     sharpness,
-    shear_matrices,
     solarize,
     transform,
-    translation_matrices,
 )
 
 BLENDS = {
@@ -111,24 +109,26 @@ def test_auto_contrast_equals_pillow_for_every_pair_of_extremes():
     )
 
 
-def test_solarize_equals_pillow_at_each_images_threshold(rng):
+@pytest.mark.parametrize(
+    ("ours", "theirs", "parameter"),
+    [
+        (
+            solarize,
+            ImageOps.solarize,
+            float32([0, 255, 254.5, 0.5, 1, 128, 60, 61, 200, 90, 33, 127.5]),
+        ),
+        (
+            posterize,
+            lambda image, bits: ImageOps.posterize(image, int(bits)),
+            np.array([8, 7, 6, 5, 4, 3, 2, 1, 8, 4, 5, 6], np.int32),
+        ),
+    ],
+)
+def test_operations_on_levels_equal_pillow(ours, theirs, parameter, rng):
     images = example_images(rng, 32, 24)
     images[:, 0, 0] = 255
-    threshold = float32([0, 255, 254.5, 0.5, 1, 128, 60, 61, 200, 90, 33, 127.5])
     np.testing.assert_array_equal(
-        solarize(images, threshold).numpy(),
-        one_by_one(images, ImageOps.solarize, threshold),
-    )
-
-
-def test_posterize_equals_pillow_with_each_images_bits(rng):
-    images = example_images(rng, 32, 24)
-    kept_bits = np.array([8, 7, 6, 5, 4, 3, 2, 1, 8, 4, 5, 6], np.int32)
-    np.testing.assert_array_equal(
-        posterize(images, kept_bits).numpy(),
-        one_by_one(
-            images, lambda image, bits: ImageOps.posterize(image, int(bits)), kept_bits
-        ),
+        ours(images, parameter).numpy(), one_by_one(images, theirs, parameter)
     )
 
 
@@ -345,20 +345,16 @@ def augment(images, bits):
     return rand_augment(images, bits, operations=3, magnitude=21).numpy()
 
 
-def test_the_result_does_not_depend_on_the_order_of_the_batch(batch, rng):
-    images, bits = batch
-    order = rng.permutation(len(bits))
-    together = augment(images, bits)
-    np.testing.assert_array_equal(augment(images[order], bits[order]), together[order])
-
-
-def test_the_result_does_not_depend_on_the_rest_of_the_batch(batch):
+def test_the_result_does_not_depend_on_the_rest_of_the_batch(batch, rng):
     images, bits = batch
     together = augment(images, bits)
-    np.testing.assert_array_equal(augment(images[7:18], bits[7:18]), together[7:18])
-    for row in range(40):
-        own = slice(row, row + 1)
-        np.testing.assert_array_equal(augment(images[own], bits[own]), together[own])
+    for rows in (
+        rng.permutation(len(bits)),
+        range(7, 18),
+        *([row] for row in range(9)),
+    ):
+        rows = list(rows)
+        np.testing.assert_array_equal(augment(images[rows], bits[rows]), together[rows])
 
 
 def test_one_image_under_many_hashes_becomes_many(batch):
@@ -414,14 +410,8 @@ def test_draws_are_the_published_numbers_of_splitmix64():
     drawn = [draw_operations(np.zeros(1, np.uint64), layer) for layer in range(3)]
     wanted = [(0xE220A839 % 14, 1), (0x6E789E6A % 14, -1), (0x06C45D18 % 14, 1)]
     assert [(int(index[0]), float(sign[0])) for index, sign in drawn] == wanted
-
-
-def test_draws_are_of_the_promised_types():
-    operation, sign = draw_operations(hashes(1000), 0)
-    assert operation.dtype == tf.int32
-    assert sign.dtype == tf.float32
-    assert set(operation.numpy()) == set(range(14))
-    assert set(sign.numpy()) == {-1, 1}
+    operation, sign = drawn[0]
+    assert (operation.dtype, sign.dtype) == (tf.int32, tf.float32)
 
 
 def chi_square(cells, count):
@@ -475,17 +465,6 @@ def rows_of(images):
     return images[0, :, :, 0].tolist()
 
 
-def test_posterize_by_hand():
-    image = gray_image([[255, 129], [130, 7]])
-    assert rows_of(posterize(image, np.array([4]))) == [[240, 128], [128, 0]]
-    assert rows_of(posterize(image, np.array([7]))) == [[254, 128], [130, 6]]
-
-
-def test_solarize_by_hand():
-    image = gray_image([[0, 127], [128, 255]])
-    assert rows_of(solarize(image, float32([128]))) == [[0, 127], [127, 0]]
-
-
 def test_auto_contrast_by_hand():
     # Channel 0 grows by 255 / 51 = 5, channel 1 is constant, channel 2 is full.
     image = np.array([[10, 9, 0], [20, 9, 1], [30, 9, 254], [61, 9, 255]], np.uint8)
@@ -519,49 +498,43 @@ def test_color_by_hand():
         assert color(red, float32([factor])).numpy().ravel().tolist() == wanted
 
 
-def test_contrast_by_hand():
-    # The mean is 25.25, rounded to 25.
-    image = gray_image([[10, 20], [30, 41]])
-    assert rows_of(contrast(image, float32([0.5]))) == [[17, 22], [27, 33]]
-    assert rows_of(contrast(image, float32([2]))) == [[0, 15], [35, 57]]
+SQUARE = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+# Smoothed, the centre is 130 * 5 / 13 = 50, and the corner adds 26 / 13 = 2.
+POINT = [[0, 0, 0], [0, 130, 0], [0, 0, 26]]
 
 
-def test_brightness_by_hand():
-    image = gray_image([[0, 101], [170, 200]])
-    assert rows_of(brightness(image, float32([0.5]))) == [[0, 50], [85, 100]]
-    assert rows_of(brightness(image, float32([1.5]))) == [[0, 151], [255, 255]]
+def turned(image, degrees):
+    return transform(image, rotation_matrices(degrees, 3, 3))
 
 
-def test_sharpness_by_hand():
-    # Smoothed, the centre is 130 * 5 / 13 = 50.
-    image = gray_image([[0, 0, 0], [0, 130, 0], [0, 0, 26]])
-    # The corner adds 26 / 13 = 2 to the centre and keeps its own value.
-    smooth = [[0, 0, 0], [0, 52, 0], [0, 0, 26]]
-    sharp = [[0, 0, 0], [0, 208, 0], [0, 0, 26]]
-    assert rows_of(sharpness(image, float32([0]))) == smooth
-    assert rows_of(sharpness(image, float32([2]))) == sharp
+def moved(image, slope, pixels):
+    """A row looks further right than the one above it, and all look to the right."""
+    one, zero = float32([1]), float32([0])
+    numbers = [one, one * slope, one * pixels, zero, one, zero]
+    return transform(image, affine_matrices(numbers))
 
 
-def test_a_quarter_turn_is_counter_clockwise():
-    image = gray_image([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
-    turned = transform(image, rotation_matrices(float32([90]), 3, 3))
-    assert rows_of(turned) == [[3, 6, 9], [2, 5, 8], [1, 4, 7]]
-
-
-def test_shear_by_hand():
-    # The centres of the rows look 0.4, 1.2 and 2 pixels to the right.
-    image = gray_image([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
-    slope, none = float32([0.8]), float32([0])
-    in_x = transform(image, shear_matrices(slope, none))
-    assert rows_of(in_x) == [[1, 2, 3], [5, 6, 0], [9, 0, 0]]
-    in_y = transform(image, shear_matrices(none, slope))
-    assert rows_of(in_y) == [[1, 5, 9], [4, 8, 0], [7, 0, 0]]
-
-
-def test_translation_by_hand():
-    image = gray_image([[1, 2, 3], [4, 5, 6]])
-    one, none = float32([1]), float32([0])
-    left = transform(image, translation_matrices(one, none))
-    assert rows_of(left) == [[2, 3, 0], [5, 6, 0]]
-    up = transform(image, translation_matrices(none, one))
-    assert rows_of(up) == [[4, 5, 6], [0, 0, 0]]
+@pytest.mark.parametrize(
+    ("operation", "rows", "parameter", "wanted"),
+    [
+        (posterize, [[255, 129], [130, 7]], 4, [[240, 128], [128, 0]]),
+        (posterize, [[255, 129], [130, 7]], 7, [[254, 128], [130, 6]]),
+        (solarize, [[0, 127], [128, 255]], 128.0, [[0, 127], [127, 0]]),
+        # The mean is 25.25, rounded to 25.
+        (contrast, [[10, 20], [30, 41]], 0.5, [[17, 22], [27, 33]]),
+        (contrast, [[10, 20], [30, 41]], 2.0, [[0, 15], [35, 57]]),
+        (brightness, [[0, 101], [170, 200]], 0.5, [[0, 50], [85, 100]]),
+        (brightness, [[0, 101], [170, 200]], 1.5, [[0, 151], [255, 255]]),
+        (sharpness, POINT, 0.0, [[0, 0, 0], [0, 52, 0], [0, 0, 26]]),
+        (sharpness, POINT, 2.0, [[0, 0, 0], [0, 208, 0], [0, 0, 26]]),
+        # Counter-clockwise.
+        (turned, SQUARE, 90.0, [[3, 6, 9], [2, 5, 8], [1, 4, 7]]),
+        # The centres of the rows look 0.4, 1.2 and 2 pixels to the right.
+        (lambda i, by: moved(i, by, 0), SQUARE, 0.8, [[1, 2, 3], [5, 6, 0], [9, 0, 0]]),
+        (lambda i, by: moved(i, 0, by), SQUARE, 1.0, [[2, 3, 0], [5, 6, 0], [8, 9, 0]]),
+    ],
+)
+def test_operations_by_hand(operation, rows, parameter, wanted):
+    given = np.array([parameter])
+    given = given.astype(np.int32 if operation is posterize else np.float32)
+    assert rows_of(operation(gray_image(rows), given)) == wanted

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_classifier import tiny_classifier
 
-from pmal_tf.data.batches.pipeline import TrainingPipeline, images_only
+from pmal_tf.data.batches.pipeline import TrainingPipeline
 from pmal_tf.runtime import signals
 from pmal_tf.runtime.errors import PmalError, TrainingDivergedError
 from pmal_tf.training import checkpoints
@@ -91,7 +91,7 @@ def test_loop_takes_the_steps_that_fit_takes(pipeline):
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     theirs.fit(
-        images_only(pipeline.batches(0, 2)),
+        pipeline.batches(0, 2).map(lambda batch, label: (batch["image"], label)),
         epochs=2,
         steps_per_epoch=pipeline.steps_per_epoch,
         verbose=0,

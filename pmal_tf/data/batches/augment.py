@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from pmal_tf.data.hashing import stir_tensor
+from pmal_tf.data.hashing import splitmix64
 
 PADDING = 4  # Pixels a crop may move, as is common for 32-pixel images.
 
 
 def crop_and_flip_parameters(bits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Draws each image's offsets and flip from its hash.
-
-    Args:
-        bits: [batch] uint64 hashes of (seed, epoch, example id).
+    """Draws offsets and flips from [batch] uint64 hashes of (seed, epoch, example id).
 
     Returns:
         Vertical and horizontal offsets in [0, 2 PADDING], [batch] int32, and whether
         to mirror, [batch] boolean.
     """
-    bits = stir_tensor(bits)
+    bits = splitmix64(bits)
+
+    def field(shift: int, mask: int) -> tf.Tensor:
+        shifted = tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint64))
+        return tf.bitwise.bitwise_and(shifted, tf.constant(mask, tf.uint64))
+
     choices = tf.constant(2 * PADDING + 1, tf.uint64)
-
-    def field(shift: int) -> tf.Tensor:
-        return tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint64))
-
-    sixteen_bits = tf.constant(0xFFFF, tf.uint64)
-    vertical = tf.bitwise.bitwise_and(bits, sixteen_bits) % choices
-    horizontal = tf.bitwise.bitwise_and(field(16), sixteen_bits) % choices
-    flip = tf.bitwise.bitwise_and(field(32), tf.constant(1, tf.uint64))
-    return (
-        tf.cast(vertical, tf.int32),
-        tf.cast(horizontal, tf.int32),
-        tf.cast(flip, tf.bool),
-    )
+    vertical = tf.cast(field(0, 0xFFFF) % choices, tf.int32)
+    horizontal = tf.cast(field(16, 0xFFFF) % choices, tf.int32)
+    return vertical, horizontal, tf.cast(field(32, 1), tf.bool)
 
 
 def crop_and_flip(
@@ -41,14 +33,8 @@ def crop_and_flip(
 ) -> tf.Tensor:
     """Pads with zeros, crops to the old size, and mirrors, with one gather.
 
-    Args:
-        images: [batch, H, W, C].
-        vertical: [batch] int32 offsets in [0, 2 PADDING]; PADDING moves nothing.
-        horizontal: [batch] int32 offsets, likewise.
-        flip: [batch] boolean.
-
-    Returns:
-        [batch, H, W, C] of the same type.
+    [batch, H, W, C] stay so. Parameters are those of `crop_and_flip_parameters`; an
+    offset of PADDING moves nothing.
     """
     shape = tf.shape(images)
     batch, height, width = shape[0], shape[1], shape[2]

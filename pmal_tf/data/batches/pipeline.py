@@ -11,7 +11,7 @@ import tensorflow as tf
 from pmal_tf.data.batches.augment import crop_and_flip, crop_and_flip_parameters
 from pmal_tf.data.batches.rand_augment import rand_augment
 from pmal_tf.data.decoding.stored_images import StoredImages
-from pmal_tf.data.hashing import GOLDEN_GAMMA, hash_ids, stir_tensor
+from pmal_tf.data.hashing import GOLDEN_GAMMA, hash_ids, splitmix64
 from pmal_tf.runtime.errors import PmalError
 
 
@@ -79,14 +79,11 @@ class TrainingPipeline:
         skip: int = 0,
         share: Share = ALONE,
     ) -> tf.data.Dataset:
-        """Streams the batches of epochs `first_epoch` to `last_epoch - 1`.
+        """Streams the batches of epochs `first_epoch` to `last_epoch - 1`, from 0.
 
-        Args:
-            first_epoch: The epoch to begin with, counted from 0.
-            last_epoch: The epoch to stop before.
-            skip: Batches of the first epoch to pass over.
-            share: Each global batch is cut into equal parts, one per replica; this
-                host's are streamed, one after the other.
+        The first `skip` batches are passed over. Each global batch is cut into equal
+        parts, one per replica; those of this host's `share` are streamed, one after the
+        other.
 
         Returns:
             A dataset of `({"image": [batch, H, W, 3] uint8, "example_index": [batch]
@@ -96,7 +93,14 @@ class TrainingPipeline:
         Raises:
             PmalError: If a batch cannot be cut into equal parts.
         """
-        part = self._images_per_replica(share)
+        part, rest = divmod(self.images_per_batch, share.replicas)
+        if rest or not part:
+            raise PmalError(
+                "A batch must be divisible by the number of replicas. Received: "
+                f"{self.images_per_batch} images per batch on {share.replicas} "
+                "replicas. Choose another --batch_size (at most the number of training "
+                "images), or use fewer devices."
+            )
         gather_images = self._image_gatherer(part)
         with tf.device("CPU"):
             label = tf.constant(self.label, tf.int32)
@@ -104,7 +108,7 @@ class TrainingPipeline:
 
         def examples_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
             step = tf.cast(epoch + 1, tf.uint64) * tf.constant(GOLDEN_GAMMA, tf.uint64)
-            key = stir_tensor(identity + step)
+            key = splitmix64(identity + step)
             # Shifted into int64's positive half, which argsort can order.
             sortable = tf.cast(
                 tf.bitwise.right_shift(key, tf.constant(1, tf.uint64)), tf.int64
@@ -138,22 +142,6 @@ class TrainingPipeline:
         options.autotune.enabled = False
         return stream.with_options(options)
 
-    def _images_per_replica(self, share: Share) -> int:
-        """Returns the size of a replica's part of every batch.
-
-        Raises:
-            PmalError: If there is none.
-        """
-        part, rest = divmod(self.images_per_batch, share.replicas)
-        if rest or not part:
-            raise PmalError(
-                "A batch must be divisible by the number of replicas. Received: "
-                f"{self.images_per_batch} images per batch on {share.replicas} "
-                "replicas. Choose another --batch_size (at most the number of training "
-                "images), or use fewer devices."
-            )
-        return part
-
     def _image_gatherer(self, count: int) -> Callable[[tf.Tensor], tf.Tensor]:
         """Returns the function from [count] positions to images."""
         stored = self.image
@@ -182,8 +170,3 @@ class TrainingPipeline:
         if self.augment:
             images = crop_and_flip(images, *crop_and_flip_parameters(bits))
         return images
-
-
-def images_only(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Turns the pipeline's batches into the (image, label) pairs of a plain model."""
-    return dataset.map(lambda features, label: (features["image"], label))

@@ -16,15 +16,14 @@ import math
 
 import tensorflow as tf
 
-from pmal_tf.data.hashing import GOLDEN_GAMMA, stir_tensor
+from pmal_tf.data.hashing import GOLDEN_GAMMA, splitmix64
 
 MAX_MAGNITUDE = 30  # The paper's scale.
 
 # The geometric ones come last: they are one group, a transform with several matrices.
-OPERATIONS = (
-    *("identity", "auto_contrast", "equalize", "solarize", "posterize"),
-    *("color", "contrast", "brightness", "sharpness"),
-    *("rotate", "shear_x", "shear_y", "translate_x", "translate_y"),
+OPERATIONS = tuple(
+    "identity auto_contrast equalize solarize posterize color contrast brightness "
+    "sharpness rotate shear_x shear_y translate_x translate_y".split()
 )
 _FIRST_GEOMETRIC = OPERATIONS.index("rotate")
 
@@ -66,21 +65,17 @@ def rand_augment(
 
 
 def draw_operations(bits: tf.Tensor, layer: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Draws each image's operation and sign from its hash.
+    """Draws each image's operation and sign in one layer, from its [batch] uint64 hash.
 
     The hash is the state of a SplitMix64 generator and each layer takes its next
-    number, so layers are independent of each other, and of crop and flip, which stir
+    number, so layers are independent of each other, and of crop and flip, which mix
     the hash itself.
-
-    Args:
-        bits: [batch] uint64 hashes of (seed, epoch, example id).
-        layer: Position in the sequence of operations, from 0.
 
     Returns:
         Indices into `OPERATIONS`, [batch] int32, and signs -1 or +1, [batch] float32.
     """
     step = (layer + 1) * GOLDEN_GAMMA % 2**64
-    bits = stir_tensor(bits + tf.constant(step, tf.uint64))
+    bits = splitmix64(bits + tf.constant(step, tf.uint64))
     upper_half = tf.bitwise.right_shift(bits, tf.constant(32, tf.uint64))
     operation = upper_half % tf.constant(len(OPERATIONS), tf.uint64)
     positive = tf.bitwise.bitwise_and(bits, tf.constant(1, tf.uint64))
@@ -91,16 +86,9 @@ def draw_operations(bits: tf.Tensor, layer: int) -> tuple[tf.Tensor, tf.Tensor]:
 def _apply_drawn(
     images: tf.Tensor, operation: tf.Tensor, sign: tf.Tensor, share: float
 ) -> tf.Tensor:
-    """Applies one layer: to each image the operation drawn for it.
+    """Applies one layer: to each image the operation drawn for it, in their old order.
 
-    Args:
-        images: [batch, H, W, 3] uint8.
-        operation: [batch] int32 indices into `OPERATIONS`.
-        sign: [batch] float32, -1 or +1.
-        share: The magnitude as a share of the largest, in [0, 1].
-
-    Returns:
-        [batch, H, W, 3] uint8, the images in their old order.
+    `share` is the magnitude as a share of the largest, in [0, 1].
     """
     group = tf.minimum(operation, _FIRST_GEOMETRIC)
     position = tf.range(tf.size(operation))
@@ -134,23 +122,22 @@ def _apply_one(
 
 
 def _signed_matrices(share: float, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-    """The matrices of the geometric operations.
+    """The matrices of the geometric operations, [10, 8]: signs -1 and then +1 of each.
 
     They are so few that the batch need only pick from them. That also keeps its size
     out of the sines: vectorised code may round them unlike the code for the rest.
-
-    Returns:
-        [10, 8] float32: sign -1 and then +1 of each operation.
     """
-    sign, zero = tf.constant([-1.0, 1.0]), tf.zeros(2)
+    sign, one, zero = tf.constant([-1.0, 1.0]), tf.ones(2), tf.zeros(2)
     slope = 0.3 * share * sign
     part = 150 / 331 * share * sign
+    right, down = part * tf.cast(width, tf.float32), part * tf.cast(height, tf.float32)
     by_operation = {
         "rotate": rotation_matrices(30.0 * share * sign, height, width),
-        "shear_x": shear_matrices(slope, zero),
-        "shear_y": shear_matrices(zero, slope),
-        "translate_x": translation_matrices(part * tf.cast(width, tf.float32), zero),
-        "translate_y": translation_matrices(zero, part * tf.cast(height, tf.float32)),
+        # About the upper left corner, as the authors do.
+        "shear_x": affine_matrices([one, slope, zero, zero, one, zero]),
+        "shear_y": affine_matrices([one, zero, zero, slope, one, zero]),
+        "translate_x": affine_matrices([one, zero, right, zero, one, zero]),
+        "translate_y": affine_matrices([one, zero, zero, zero, one, down]),
     }
     return tf.concat(
         [by_operation[name] for name in OPERATIONS[_FIRST_GEOMETRIC:]], axis=0
@@ -299,22 +286,6 @@ def rotation_matrices(
     c = x - cosine * x + sine * y
     f = y - sine * x - cosine * y
     return affine_matrices([cosine, -sine, c, sine, cosine, f])
-
-
-def shear_matrices(horizontal: tf.Tensor, vertical: tf.Tensor) -> tf.Tensor:
-    """Shears about the upper left corner, as the authors do. [n] -> [n, 8] float32.
-
-    A row looks `horizontal` pixels further right than the one above it, a column
-    `vertical` pixels further down than the one left of it.
-    """
-    one, zero = tf.ones_like(horizontal), tf.zeros_like(horizontal)
-    return affine_matrices([one, horizontal, zero, vertical, one, zero])
-
-
-def translation_matrices(horizontal: tf.Tensor, vertical: tf.Tensor) -> tf.Tensor:
-    """Moves left by `horizontal`, up by `vertical` pixels. [n] -> [n, 8] float32."""
-    one, zero = tf.ones_like(horizontal), tf.zeros_like(horizontal)
-    return affine_matrices([one, zero, horizontal, zero, one, vertical])
 
 
 _PLAIN = {"identity": tf.identity, "auto_contrast": auto_contrast, "equalize": equalize}

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pmal_tf.data.datasets.small_images import small_dataset
 
-CLASS_NAMES = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
+CLASS_NAMES = tuple(
+    "airplane automobile bird cat deer dog frog horse ship truck".split()
 )
 
-DATASETS = (
-    small_dataset("cifar10", "cifar10", CLASS_NAMES, natural=True, id_feature="id"),
-)
+DATASETS = (small_dataset("cifar10", CLASS_NAMES, natural=True),)

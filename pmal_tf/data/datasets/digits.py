@@ -41,18 +41,11 @@ def _load(options: SourceOptions) -> tuple[LabelledImages, LabelledImages]:
 
 
 def _open(options: SourceOptions) -> Source:
-    """Opens the digits: they come with scikit-learn."""
-    return Source(
-        name="digits",
-        class_names=DIGITS,
-        natural=False,
-        load=functools.partial(_load, options),
-    )
+    load = functools.partial(_load, options)
+    return Source(name="digits", class_names=DIGITS, natural=False, load=load)
 
 
-def _prepare(options: SourceOptions) -> str:
-    """Says that there is nothing to prepare."""
-    del options
+def _prepare(_: SourceOptions) -> str:
     return "digits come with scikit-learn: nothing to download"
 
 

@@ -41,9 +41,10 @@ def _open(options: SourceOptions) -> Source:
             "`data_dir` must name the folder of images. Received: data_dir=''"
         )
     folder = scan(Path(options.data_dir).expanduser())
-    entries = folder.entries
-    classes = sorted({e.class_name for e in entries if e.side != UNKNOWN})
-    strangers = sorted({e.class_name for e in entries if e.side == UNKNOWN})
+    is_stranger = {e.class_name: e.side == UNKNOWN for e in folder.entries}
+    # Those of `unknown/` stand last.
+    class_names = tuple(sorted(is_stranger, key=lambda n: (is_stranger[n], n)))
+    classes = [name for name in class_names if not is_stranger[name]]
     held_out = options.held_out_classes
     missing = [name for name in held_out if name not in classes]
     if missing:
@@ -54,24 +55,20 @@ def _open(options: SourceOptions) -> Source:
             """double quotes: --held_out_classes='"a, b",c'."""
         )
     known = tuple(name for name in classes if name not in held_out)
-    unknown = (*(name for name in classes if name in held_out), *strangers)
-    class_names = (*classes, *strangers)
     return Source(
         name="folder",
         class_names=class_names,
         natural=True,
         load=functools.partial(_load, folder, class_names, options),
         state=functools.partial(_state, folder),
-        own_split=(known, unknown),
+        own_split=(known, tuple(name for name in class_names if name not in known)),
         own_protocol="folder",
         unknown_is_estimate=bool(held_out),
     )
 
 
 def _load(
-    folder: ImageFolder,
-    class_names: Sequence[str],
-    options: SourceOptions,
+    folder: ImageFolder, class_names: Sequence[str], options: SourceOptions
 ) -> tuple[LabelledImages, LabelledImages]:
     """Decodes the images, and holds test images out where there are none."""
     from pmal_tf.data.decoding.decode_once import EncodedImages, decode_once
@@ -85,21 +82,19 @@ def _load(
         name=f"folder_{where}",
         about=len(entries),
         stream=functools.partial(_stream, root, list(label)),
-        made_from=_state(folder),
+        provenance=_state(folder),
     )
-    images = decode_once(
+    decoded = decode_once(
         encoded,
         options.image_size or _SIZE,
         options.cache_dir,
         functools.partial(_check_readable, root, list(label), options.max_unreadable),
     )
-    images = LabelledImages(
-        images.image,
-        np.array([label[path] for path in images.example_id], np.int32),
-        images.example_id,
-    )
+    ids = decoded.example_id
+    labels = np.array([label[path] for path in ids], np.int32)
+    images = LabelledImages(decoded.image, labels, ids)
     in_test = held_out_paths(entries, options.held_out_classes)
-    is_test = np.array([path in in_test for path in images.example_id], bool)
+    is_test = np.array([path in in_test for path in ids], bool)
     return images.take(~is_test), images.take(is_test)
 
 
@@ -148,7 +143,6 @@ def _stream(root: Path, paths: list[str]) -> tf.data.Dataset:
     import tensorflow as tf
 
     _warn_of_orientation(root, paths)
-
     prefix = os.fsencode(root) + b"/"
 
     def read(path: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -161,32 +155,27 @@ def _stream(root: Path, paths: list[str]) -> tf.data.Dataset:
 def _check_readable(
     root: Path, paths: list[str], most: int, readable: np.ndarray
 ) -> bool:
-    """Lists the files that cannot be read.
-
-    Returns:
-        Whether they cannot be read still.
+    """Lists the files that cannot be read, and tells whether they cannot still.
 
     Raises:
         PmalError: If they are more than `most`.
     """
     found = set(readable.tolist())
-    missing = [path for path in paths if path not in found]
-    reasons = {path: _why_unreadable(root / path) for path in missing}
+    reasons = {p: _why_unreadable(root / p) for p in paths if p not in found}
     if not all(reasons.values()):
         return False
-    if not missing:
-        return True
-    lines = [f"  {path}: {reasons[path]}" for path in missing[:_MOST_LISTED]]
-    if len(missing) > _MOST_LISTED:
-        lines.append(f"  and {len(missing) - _MOST_LISTED} more")
-    listed = "\n".join(lines)
-    if len(missing) > most:
+    count = len(reasons)
+    lines = [f"  {path}: {reason}" for path, reason in reasons.items()]
+    more = [f"  and {count - _MOST_LISTED} more"] if count > _MOST_LISTED else []
+    listed = "\n".join(lines[:_MOST_LISTED] + more)
+    if count > most:
         raise PmalError(
             f"At most {most} files of {str(root)!r} may be unreadable. Received: "
-            f"{len(missing)}. Mend or remove them, or pass over them with "
-            f"--max_unreadable={len(missing)}:\n{listed}"
+            f"{count}. Mend or remove them, or pass over them with "
+            f"--max_unreadable={count}:\n{listed}"
         )
-    logging.warning("Passed over %d unreadable files:\n%s", len(missing), listed)
+    if count:
+        logging.warning("Passed over %d unreadable files:\n%s", count, listed)
     return True
 
 
@@ -221,9 +210,7 @@ def _warn_of_orientation(root: Path, paths: list[str]) -> None:
     from PIL import Image
 
     rotated = 0
-    for path in paths:
-        if not path.lower().endswith(JPEG_SUFFIXES):
-            continue
+    for path in (path for path in paths if path.lower().endswith(JPEG_SUFFIXES)):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -236,7 +223,8 @@ def _warn_of_orientation(root: Path, paths: list[str]) -> None:
             "%d of %d images have an EXIF orientation, which is ignored in training "
             "and serving: they are seen as their pixels are stored. Rotate them for "
             "good if that matters.",
-            *(rotated, len(paths)),
+            rotated,
+            len(paths),
         )
 
 
@@ -244,9 +232,9 @@ def _prepare(options: SourceOptions) -> str:
     """Says what is in the folder: there is nothing to download."""
     source = _open(options)
     train, test = source.load()
-    classes = len(source.own_split[0]) if source.own_split else 0
+    known, _ = source.own_split or ((), ())
     return (
-        f"{options.data_dir}: {classes} classes, {len(train)} images "
+        f"{options.data_dir}: {len(known)} classes, {len(train)} images "
         f"to train on and {len(test)} to test on; nothing to download"
     )
 

@@ -6,7 +6,7 @@ import errno
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,16 +53,17 @@ class ImageFolder:
     passed_over: Counter[str]
 
     def warn_of_passed_over(self) -> None:
-        """Tells of folders and files that are no images by their names."""
+        """Warns of folders and files that are no images by their names."""
         folders = [
-            entry.name
+            repr(entry.name)
             for entry in _listed(self.root)
             if entry.name not in _SIDES and _is_folder(entry)
         ]
         if folders:
             logging.warning(
                 "Only train/, test/ and unknown/ are read. Passed over in %s: %s.",
-                *(self.root, ", ".join(map(repr, folders))),
+                self.root,
+                ", ".join(folders),
             )
         if self.passed_over:
             kinds = [f"{n} {kind}" for kind, n in sorted(self.passed_over.items())]
@@ -86,25 +87,31 @@ def scan(root: Path) -> ImageFolder:
         PmalError: If the layout is not that, a class has no image, classes differ in
             case only, or a folder contains itself.
     """
+    wrong = ""
     if not (root / "train").is_dir():
-        raise PmalError(
-            f"A folder of images must hold {_LAYOUT}. Received: data_dir={str(root)!r}"
-            f"{_what_is_there(root)}"
-        )
+        wrong = f"data_dir={str(root)!r}{_what_is_there(root)}"
     for side in _SIDES:
         if os.path.lexists(root / side) and not (root / side).is_dir():
-            raise PmalError(
-                f"A folder of images must hold {_LAYOUT}. Received: "
-                f"{str(root / side)!r}, which is no folder or a link to none"
-            )
-    entries: list[ImageEntry] = []
+            wrong = f"{str(root / side)!r}, which is no folder or a link to none"
+    if wrong:
+        raise PmalError(f"A folder of images must hold {_LAYOUT}. Received: {wrong}")
     passed_over: Counter[str] = Counter()
+    entries: list[ImageEntry] = []
     for side in ("train", "test"):
-        if (root / side).is_dir():
-            for class_folder in _class_folders(root / side):
-                entries += _of_class(root, side, class_folder, passed_over)
+        for folder in _class_folders(root / side):
+            paths = _image_paths(folder, root, passed_over)
+            if not paths:
+                raise PmalError(
+                    "Every class folder must hold an image (JPEG, PNG, BMP or GIF). "
+                    f"Received: none in {str(folder)!r}. Remove the folder, or add "
+                    "images."
+                )
+            entries += [ImageEntry(path, side, folder.name) for path in paths]
     if (root / UNKNOWN).is_dir():
-        entries += _of_unknown(root, passed_over)
+        for path in _image_paths(root / UNKNOWN, root, passed_over):
+            # The folder below `unknown/` tells apart images of no known class.
+            name = "/".join(path.split("/")[:-1][:2])
+            entries.append(ImageEntry(path, UNKNOWN, name))
     _check_classes(root, entries)
     _check_shared_files(root, entries)
     return ImageFolder(root, tuple(entries), passed_over)
@@ -123,7 +130,7 @@ def _what_is_there(root: Path) -> str:
 def _class_folders(side: Path) -> list[Path]:
     """Returns the class folders of one side; images beside them are an error."""
     folders, stray = [], []
-    for entry in _listed(side):
+    for entry in _listed(side) if side.is_dir() else ():
         if _is_folder(entry):
             folders.append(Path(entry.path))
         elif entry.name.lower().endswith(SUFFIXES):
@@ -136,49 +143,22 @@ def _class_folders(side: Path) -> list[Path]:
     return folders
 
 
-def _of_class(
-    root: Path, side: str, folder: Path, passed_over: Counter[str]
-) -> list[ImageEntry]:
-    """Lists the images of a class."""
-    paths = _image_paths(folder, root, passed_over)
-    if not paths:
-        raise PmalError(
-            "Every class folder must hold an image (JPEG, PNG, BMP or GIF). Received: "
-            f"none in {str(folder)!r}. Remove the folder, or add images."
-        )
-    return [ImageEntry(path, side, folder.name) for path in paths]
-
-
-def _of_unknown(root: Path, passed_over: Counter[str]) -> list[ImageEntry]:
-    """Lists the images of no known class; folders below tell them apart."""
-    entries = []
-    for path in _image_paths(root / UNKNOWN, root, passed_over):
-        folders = path.split("/")[:-1]
-        entries.append(ImageEntry(path, UNKNOWN, "/".join(folders[:2])))
-    return entries
-
-
 def _image_paths(folder: Path, root: Path, passed_over: Counter[str]) -> list[str]:
     """Returns the paths of image files below a folder, and counts the others."""
     paths = []
     for path in _walk(folder, (), folder):
-        if path.name.lower().endswith(SUFFIXES):
-            paths.append(_named_in_unicode(path).relative_to(root).as_posix())
-        else:
+        if not path.name.lower().endswith(SUFFIXES):
             passed_over[path.suffix.lower() or "without suffix"] += 1
+            continue
+        try:
+            str(path).encode()  # Example ids must be able to hold it.
+        except UnicodeEncodeError as error:
+            raise PmalError(
+                "File and folder names must be valid UTF-8. Received: "
+                f"{os.fsencode(path)!r}. Rename it."
+            ) from error
+        paths.append(path.relative_to(root).as_posix())
     return sorted(paths)
-
-
-def _named_in_unicode(path: Path) -> Path:
-    """Returns the path if example ids can hold it."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise PmalError(
-            "File and folder names must be valid UTF-8. Received: "
-            f"{os.fsencode(path)!r}. Rename it."
-        ) from error
-    return path
 
 
 def _walk(
@@ -186,10 +166,8 @@ def _walk(
 ) -> Iterator[Path]:
     """Yields the files below a folder, following links.
 
-    Args:
-        folder: Where to look.
-        above: Device and inode of the folders passed through, to notice a circle.
-        link: The last link passed through, which closes a circle if there is one.
+    A folder that is among those `above`, by device and inode, closes a circle; `link`,
+    the last one passed through, is to blame then.
     """
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
@@ -227,21 +205,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         raise
 
 
-def _circle(folder: Path) -> PmalError:
-    """Returns the error for a link that leads back to itself."""
+def _circle(link: Path) -> PmalError:
+    """Makes the error of a link that leads back to itself."""
     return PmalError(
         "A folder of images may not contain itself. Received: the link "
-        f"{str(folder)!r}, which leads back to a folder above it or to itself. Remove "
+        f"{str(link)!r}, which leads back to a folder above it or to itself. Remove "
         "the link."
     )
 
 
-def _check_shared_files(root: Path, entries: list[ImageEntry]) -> None:
-    """Checks that no file is there twice, by a link, as two different things.
-
-    Raises:
-        PmalError: If one is of two classes, or both trained and tested on.
-    """
+def _check_shared_files(root: Path, entries: Iterable[ImageEntry]) -> None:
+    """Checks that no file is there twice, by a link, as two different things."""
     seen: dict[tuple[int, int], ImageEntry] = {}
     for entry in entries:
         try:
@@ -257,12 +231,8 @@ def _check_shared_files(root: Path, entries: list[ImageEntry]) -> None:
             )
 
 
-def _check_classes(root: Path, entries: list[ImageEntry]) -> None:
-    """Checks the names of the classes against each other.
-
-    Raises:
-        PmalError: If they cannot be told apart, or one is only in `test`.
-    """
+def _check_classes(root: Path, entries: Iterable[ImageEntry]) -> None:
+    """Checks that classes can be told apart, and that none is only in `test`."""
     trained = sorted({e.class_name for e in entries if e.side == "train"})
     tested = {e.class_name for e in entries if e.side == "test"}
     seen: dict[str, str] = {}

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from pmal_tf.data.datasets.small_images import DIGITS, small_dataset
 
-DATASETS = (small_dataset("mnist", "mnist", DIGITS, natural=False, id_feature=None),)
+DATASETS = (small_dataset("mnist", DIGITS, natural=False, id_feature=None),)

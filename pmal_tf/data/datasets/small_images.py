@@ -2,53 +2,31 @@
 
 from __future__ import annotations
 
-import functools
-
-from pmal_tf.data.images import Dataset, LabelledImages, Source
+from pmal_tf.data.images import Dataset, LabelledImages
 from pmal_tf.data.settings import SourceOptions
-from pmal_tf.data.tfds.prepare import prepare_all
-from pmal_tf.data.tfds.read import check_prepared, load_split
+from pmal_tf.data.tfds.dataset import tfds_dataset
+from pmal_tf.data.tfds.read import load_split
 
 DIGITS = tuple(str(digit) for digit in range(10))
 
 
 def small_dataset(
     name: str,
-    tfds_name: str,
     class_names: tuple[str, ...],
     *,
     natural: bool,
-    id_feature: str | None,
+    tfds_name: str = "",
+    id_feature: str | None = "id",
 ) -> Dataset:
     """Makes the entry of a dataset that fits in memory, at 32 pixels by default.
 
-    Args:
-        name: The value of `--dataset`.
-        tfds_name: Its name in TensorFlow Datasets.
-        class_names: Name of each label.
-        natural: Whether images may be mirrored and shifted in training.
-        id_feature: See `pmal_tf.data.tfds.read.load_split`.
+    `tfds_name` is its name in TensorFlow Datasets where that is another; see
+    `tfds_dataset` and `load_split` for the rest.
     """
 
     def load(options: SourceOptions) -> tuple[LabelledImages, LabelledImages]:
-        size = options.image_size or 32
-        train, test = (
-            load_split(tfds_name, split, options, size=size, id_feature=id_feature)
-            for split in ("train", "test")
-        )
+        train = load_split(tfds_name or name, "train", options, id_feature=id_feature)
+        test = load_split(tfds_name or name, "test", options, id_feature=id_feature)
         return train, test
 
-    def open_dataset(options: SourceOptions) -> Source:
-        return Source(
-            name=name,
-            class_names=class_names,
-            natural=natural,
-            load=functools.partial(load, options),
-            check=functools.partial(check_prepared, (tfds_name,), options),
-        )
-
-    return Dataset(
-        name=name,
-        open=open_dataset,
-        prepare=functools.partial(prepare_all, (tfds_name,)),
-    )
+    return tfds_dataset(name, class_names, load, (tfds_name or name,), natural=natural)

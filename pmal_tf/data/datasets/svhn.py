@@ -8,6 +8,4 @@ from __future__ import annotations
 
 from pmal_tf.data.datasets.small_images import DIGITS, small_dataset
 
-DATASETS = (
-    small_dataset("svhn", "svhn_cropped", DIGITS, natural=False, id_feature="id"),
-)
+DATASETS = (small_dataset("svhn", DIGITS, natural=False, tfds_name="svhn_cropped"),)

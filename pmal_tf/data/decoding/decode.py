@@ -22,12 +22,9 @@ _HEADER_BYTES = 64
 def declared_size(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Reads an image's size from its header, without decoding it.
 
-    Args:
-        contents: Scalar string, the bytes of a file.
-
     Returns:
-        Height and width in pixels, int64 scalars; both 0 where the bytes are not those
-        of a JPEG, PNG, GIF or BMP file.
+        Height and width in pixels, int64 scalars; both 0 where the bytes, a scalar
+        string, are not those of a JPEG, PNG, GIF or BMP file.
 
     Raises:
         tf.errors.InvalidArgumentError: If the header is cut off or damaged.
@@ -44,10 +41,7 @@ def decode_image(contents: tf.Tensor, size: int) -> tf.Tensor:
 
     Args:
         contents: Scalar string, the bytes of a file.
-        size: Side of the image to make, from the central square.
-
-    Returns:
-        [size, size, 3] uint8.
+        size: Side of the [size, size, 3] uint8 image to make of the central square.
 
     Raises:
         tf.errors.InvalidArgumentError: If the bytes are not a sound image of at most
@@ -73,11 +67,7 @@ def decode_image(contents: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _first_image(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns the bytes to decode, cut off after a GIF's first frame, and their size.
-
-    Returns:
-        Scalar string, height and width as of `declared_size`.
-    """
+    """Returns the bytes to decode, of a GIF its first frame, and height and width."""
     header = _header(contents)
 
     def number(start: int, *, big_endian: bool) -> tf.Tensor:
@@ -93,20 +83,15 @@ def _first_image(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         shape = tf.cast(tf.image.extract_jpeg_shape(contents), tf.int64)
         return contents, shape[0], shape[1]
 
-    def of_png() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return contents, number(20, big_endian=True), number(16, big_endian=True)
-
-    def of_gif() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return first_frame(contents)
-
-    def of_bmp() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return contents, signed(22), signed(18)
-
-    def of_others() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return contents, tf.constant(0, tf.int64), tf.constant(0, tf.int64)
-
-    kinds = [of_jpeg, of_png, of_gif, of_bmp]
-    return tf.switch_case(_kind(contents), [*kinds, of_others])
+    nothing = tf.constant(0, tf.int64)
+    branches = [  # In the order of `_SIGNATURES`, and then of other files.
+        of_jpeg,
+        lambda: (contents, number(20, big_endian=True), number(16, big_endian=True)),
+        lambda: first_frame(contents),
+        lambda: (contents, signed(22), signed(18)),
+        lambda: (contents, nothing, nothing),
+    ]
+    return tf.switch_case(_kind(contents), branches)
 
 
 def _header(contents: tf.Tensor) -> tf.Tensor:

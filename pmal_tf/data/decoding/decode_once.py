@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
 import os
-import platform
 import shutil
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,21 +13,20 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from absl import logging
+from filelock import FileLock
+from tqdm import tqdm
 
 from pmal_tf.data.decoding.decode import decode_image
-from pmal_tf.data.decoding.stored_images import ImageFile, StoredImages, pixel_digests
+from pmal_tf.data.decoding.stored_images import PixelFile, StoredImages, pixel_digests
 from pmal_tf.data.images import LabelledImages
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import save_arrays
 
-_PIXELS, _EXAMPLES, _FACTS = "pixels.bin", "examples.npz", "facts.json"
-_WRITING = "writing_"
+_PIXELS, _EXAMPLES = "pixels.bin", "examples.npz"
 _BATCH = 64
-_ATTEMPTS = 10
-_LEAST_IDLE_SECONDS = 600.0
 # Bytes of pixels that are compared with their hashes at every start.
 _MOST_CHECKED = 2**30
-_SECONDS_BETWEEN_REPORTS = 10.0
+_PATIENCE_SECONDS = 10.0
 # Changes when `decode_image` gives other pixels than before.
 _DECODER = 1
 
@@ -44,19 +39,13 @@ class EncodedImages:
         name: What they are, for messages and the name of the store.
         about: How many there are, for the room they need and the progress.
         stream: Makes a dataset of `{"contents", "label", "example_id"}`.
-        made_from: Text that changes when any of the files does.
+        provenance: Text that changes when any of the files does.
     """
 
     name: str
     about: int
     stream: Callable[[], tf.data.Dataset]
-    made_from: str
-
-
-def default_cache_dir() -> Path:
-    """Returns where decoded images lie: `$XDG_CACHE_HOME/pmal_tf`, or in `~/.cache`."""
-    parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(parent).expanduser() / "pmal_tf"
+    provenance: str
 
 
 def decode_once(
@@ -70,7 +59,8 @@ def decode_once(
     Args:
         encoded: The image files.
         size: Side of the square images in pixels.
-        cache_dir: Folder for the decoded images; empty: the default.
+        cache_dir: Folder for the decoded images; empty: `$XDG_CACHE_HOME/pmal_tf`, or
+            in `~/.cache`.
         check_readable: Called with the ids of the images that can be read; raises
             where these are too few, and then nothing is stored; returns whether the
             others cannot be read still. None: all must be.
@@ -82,72 +72,75 @@ def decode_once(
         PmalError: If the folder cannot be written or has too little room.
         tf.errors.OpError: If an image cannot be read and all must be.
     """
-    root = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "pmal_tf"
+    root = Path(cache_dir or default).expanduser()
     folder = root / f"{encoded.name}_{size}"
-    made_from = hashlib.sha256(f"{_DECODER} {encoded.made_from}".encode()).hexdigest()
-    images = _read_store(folder, size, made_from)
-    if images is not None and check_readable is not None:
-        images = images if check_readable(images.example_id) else None
-    if images is None:
-        try:
-            _write_store(folder, encoded, size, made_from, check_readable)
-        except OSError as error:
-            raise PmalError(
-                "Decoded images need a folder that can be written. Received: "
-                f"{root}: {error.strerror or error}. Name another with --cache_dir."
-            ) from error
-        images = _read_store(folder, size, made_from)
-        if images is None:
-            raise PmalError(
-                f"Decoded images must stay as they were written. Received: {folder}, "
-                "changed by another process. Name a folder of its own with --cache_dir."
-            )
-    return images
+    key = hashlib.sha256(f"{_DECODER} {encoded.provenance}".encode()).hexdigest()
+
+    def stored() -> LabelledImages | None:
+        images = _read_store(folder, size, key)
+        if images is None or check_readable is None:
+            return images
+        return images if check_readable(images.example_id) else None
+
+    images = stored()
+    if images is not None:
+        return images
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        # One process decodes, and the others find its images.
+        with FileLock(f"{folder}.lock"):
+            images = stored()
+            if images is None:
+                images = _write_store(folder, encoded, size, key, check_readable)
+            return images
+    except OSError as error:
+        raise PmalError(
+            "Decoded images need a folder that can be written. Received: "
+            f"{root}: {error.strerror or error}. Name another with --cache_dir."
+        ) from error
 
 
-def _read_store(folder: Path, size: int, made_from: str) -> LabelledImages | None:
+def _read_store(folder: Path, size: int, key: str) -> LabelledImages | None:
     """Returns images that were decoded before, or None where there are no such."""
     try:
-        facts = json.loads((folder / _FACTS).read_text())
         with (folder / _EXAMPLES).open("rb") as opened, np.load(opened) as stored:
             label, example_id = stored["label"], stored["example_id"]
-            digests = stored["digest"]
+            digests, found = stored["digest"], str(stored["key"])
         whole = (folder / _PIXELS).stat().st_size == len(label) * size * size * 3
-        if facts["made_from"] != made_from or not whole:
+        if found != key or not whole:
             return None
-        image = StoredImages.of_file(ImageFile(folder / _PIXELS, size), digests)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        image = StoredImages.of_file(PixelFile(folder / _PIXELS, size), digests)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
-    if image.nbytes <= _MOST_CHECKED and not _is_sound(image):
-        logging.warning("Decoded images in %s are damaged; decoding anew.", folder)
-        return None
+    starts = range(0, len(image), _BATCH) if image.nbytes <= _MOST_CHECKED else ()
+    for start in starts:
+        batch = slice(start, start + _BATCH)
+        if not np.array_equal(pixel_digests(image[batch]), digests[batch]):
+            logging.warning("Decoded images in %s are damaged; decoding anew.", folder)
+            return None
     return LabelledImages(image, label, example_id)
-
-
-def _is_sound(image: StoredImages) -> bool:
-    """Tells whether all pixels are as they were decoded."""
-    return all(
-        np.array_equal(pixel_digests(image[start : start + _BATCH]), digests)
-        for start in range(0, len(image), _BATCH)
-        for digests in [image.digests[start : start + _BATCH]]
-    )
 
 
 def _write_store(
     folder: Path,
     encoded: EncodedImages,
     size: int,
-    made_from: str,
+    key: str,
     check_readable: Callable[[np.ndarray], bool] | None,
-) -> None:
+) -> LabelledImages:
     """Decodes everything into a folder that appears whole or not at all."""
-    _remove_leftovers(folder)
-    prefix = f"{_WRITING}{platform.node()}_{os.getpid()}_"
-    writing = folder.with_name(f"{prefix}{folder.name}")
-    shutil.rmtree(writing, ignore_errors=True)
-    writing.mkdir(parents=True)
+    writing = folder.with_name(f"writing_{folder.name}")
+    shutil.rmtree(writing, ignore_errors=True)  # A process that was killed left it.
+    writing.mkdir()
     try:
-        _check_room(writing, encoded.about * size * size * 3)
+        needed, free = encoded.about * size * size * 3, shutil.disk_usage(writing).free
+        if needed > free:
+            raise PmalError(
+                f"Decoded images need {needed / 1e9:.1f} GB. Received: {folder.parent} "
+                f"with {free / 1e9:.1f} GB free. Name a folder with more room with "
+                "--cache_dir, or lower --image_size."
+            )
         digests: list[np.ndarray] = [np.zeros((0, 16), np.uint8)]
         labels: list[int] = []
         ids: list[str] = []
@@ -160,49 +153,19 @@ def _write_store(
                 ids += [raw.decode() for raw in batch["example_id"]]
             file.flush()
             os.fsync(file.fileno())
-        example_id = np.array(ids, dtype=str)
+        label, example_id = np.array(labels, np.int32), np.array(ids, dtype=str)
+        digest = np.concatenate(digests)
         if check_readable is not None:
             check_readable(example_id)
-        arrays = {
-            "label": np.array(labels, np.int32),
-            "example_id": example_id,
-            "digest": np.concatenate(digests),
-        }
+        arrays = {"label": label, "example_id": example_id, "digest": digest}
+        arrays["key"] = np.array(key)
         save_arrays(writing / _EXAMPLES, arrays, compressed=True)
-        (writing / _FACTS).write_text(json.dumps({"made_from": made_from}))
-        _replace_folder(folder, writing)
+        image = StoredImages.of_file(PixelFile(writing / _PIXELS, size), digest)
+        shutil.rmtree(folder, ignore_errors=True)
+        writing.rename(folder)
     finally:
         shutil.rmtree(writing, ignore_errors=True)
-
-
-def _replace_folder(folder: Path, writing: Path) -> None:
-    """Puts a new folder in the place of an old one, be there other processes at it."""
-    for attempt in range(_ATTEMPTS):
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            writing.rename(folder)
-        except OSError as error:
-            # Another process was quicker between the two lines.
-            if error.errno != errno.ENOTEMPTY or attempt == _ATTEMPTS - 1:
-                raise
-        else:
-            return
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Removes what processes of this machine were writing when they were killed."""
-    for path in folder.parent.glob(f"{_WRITING}{platform.node()}_*_{folder.name}"):
-        process = path.name.removeprefix(f"{_WRITING}{platform.node()}_").split("_")[0]
-        try:
-            # Containers may share a folder and a name but not their processes: what
-            # was written to lately may be alive elsewhere.
-            idle = time.time() - (path / _PIXELS).stat().st_mtime
-            os.kill(int(process), 0)
-        except ProcessLookupError:
-            if idle > _LEAST_IDLE_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
-        except (ValueError, OSError):
-            continue
+    return LabelledImages(image, label, example_id)
 
 
 def _decoded_batches(
@@ -223,30 +186,12 @@ def _decoded_batches(
     stream = stream.batch(_BATCH).prefetch(2)
     options = tf.data.Options()
     options.autotune.enabled = False  # As in the training pipeline.
-    done, began = 0, time.perf_counter()
-    reported = began
-    for batch in stream.with_options(options).as_numpy_iterator():
-        yield batch
-        done += len(batch["label"])
-        now = time.perf_counter()
-        if now - reported > _SECONDS_BETWEEN_REPORTS:
-            reported = now
-            logging.info(
-                "Decoding %s: %d of about %d images, %.0f images/s",
-                *(encoded.name, done, encoded.about, done / (now - began)),
-            )
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    """Checks that the decoded images fit on the disk.
-
-    Raises:
-        PmalError: If they do not.
-    """
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise PmalError(
-            f"Decoded images need {needed / 1e9:.1f} GB. Received: {folder.parent} "
-            f"with {free / 1e9:.1f} GB free. Name a folder with more room with "
-            "--cache_dir, or lower --image_size."
-        )
+    with tqdm(
+        desc=f"Decoding {encoded.name}",
+        total=encoded.about,
+        unit=" images",
+        delay=_PATIENCE_SECONDS,
+    ) as bar:
+        for batch in stream.with_options(options).as_numpy_iterator():
+            yield batch
+            bar.update(len(batch["label"]))

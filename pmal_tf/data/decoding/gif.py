@@ -18,10 +18,7 @@ _TRAILER = b";"
 # Compiled, or each step of the loops would be a call from Python where it runs eagerly.
 @tf.function(input_signature=[tf.TensorSpec((), tf.string)])
 def first_frame(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Cuts a GIF off after its first frame.
-
-    Args:
-        contents: Scalar string, the bytes of a GIF file.
+    """Cuts the bytes of a GIF, a scalar string, off after its first frame.
 
     Returns:
         The bytes of a GIF of one frame, and the height and width of what decoding it

@@ -12,12 +12,7 @@ def resize_images(images: tf.Tensor, size: int) -> tf.Tensor:
     cropping first never enlarges a long, thin image to more than it keeps. Images that
     have the size already pass unchanged, fractions included.
 
-    Args:
-        images: [batch, h, w, c], on the 0-255 scale; h, w >= 1.
-        size: Side of the square to reach, in pixels.
-
-    Returns:
-        [batch, size, size, c] float32.
+    [batch, h, w, c] on the 0-255 scale become [batch, size, size, c] float32.
     """
     shape = tf.shape(images)
     height, width = shape[1], shape[2]

@@ -10,15 +10,11 @@ from typing import Any
 import numpy as np
 
 
-class ImageFile:
+class PixelFile:
     """A file of raw uint8 pixels, square RGB image after image.
 
     It is opened at once, so that images go on to be read from it should another
-    process put a newer file in its place.
-
-    Args:
-        path: The file.
-        size: Side of the images in pixels.
+    process put a newer file in its place. `size` is the side of the images in pixels.
     """
 
     def __init__(self, path: Path, size: int) -> None:
@@ -48,33 +44,27 @@ class StoredImages:
 
     Args:
         files: Where the pixels are; images of one size.
-        file_index: [N] which file each image is in.
-        rows: [N] position of each image in its file.
+        places: [N, 2] which file each image is in, and its position there.
         digests: [N, 16] hashes of the images' pixels, see `pixel_digests`.
     """
 
     def __init__(
-        self,
-        files: tuple[ImageFile, ...],
-        file_index: np.ndarray,
-        rows: np.ndarray,
-        digests: np.ndarray,
+        self, files: tuple[PixelFile, ...], places: np.ndarray, digests: np.ndarray
     ) -> None:
         self._files = files
-        self._file_index = file_index
-        self._rows = rows
+        self._places = places
         self.digests = digests
-        self.shape = (len(rows), files[0].size, files[0].size, 3)
+        self.shape = (len(places), files[0].size, files[0].size, 3)
         self.dtype = np.dtype(np.uint8)
 
     @classmethod
-    def of_file(cls, file: ImageFile, digests: np.ndarray) -> StoredImages:
+    def of_file(cls, file: PixelFile, digests: np.ndarray) -> StoredImages:
         """Returns all images of a file, from their hashes."""
-        count = len(digests)
-        return cls((file,), np.zeros(count, np.int64), np.arange(count), digests)
+        rows = np.arange(len(digests))
+        return cls((file,), np.stack([np.zeros_like(rows), rows], axis=1), digests)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._places)
 
     @property
     def nbytes(self) -> int:
@@ -87,42 +77,29 @@ class StoredImages:
         return hashlib.sha256(self.digests.tobytes()).hexdigest()
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        """Reads images into memory.
+        """Reads [..., size, size, 3] uint8 images into memory.
 
-        Args:
-            index: A position, a slice, or an array of positions of any shape.
-
-        Returns:
-            [..., size, size, 3] uint8.
+        `index` is a position, a slice, or an array of positions of any shape.
         """
-        rows = self._rows[index]
-        image_shape = self.shape[1:]
-        images = np.empty((*np.shape(rows), *image_shape), np.uint8)
-        flat = images.reshape(-1, int(np.prod(image_shape)))
-        places = (np.ravel(self._file_index[index]).tolist(), np.ravel(rows).tolist())
-        for file, row, target in zip(*places, flat, strict=True):
+        places = self._places[index]
+        images = np.empty((*places.shape[:-1], *self.shape[1:]), np.uint8)
+        targets = images.reshape(-1, int(np.prod(self.shape[1:])))
+        for (file, row), target in zip(
+            places.reshape(-1, 2).tolist(), targets, strict=True
+        ):
             self._files[file].read(row, target.data)
         return images
 
     def take(self, index: np.ndarray) -> StoredImages:
-        """Returns some of the images, still on disk.
-
-        Args:
-            index: [n] positions, or [N] boolean.
-        """
-        return StoredImages(
-            self._files,
-            self._file_index[index],
-            self._rows[index],
-            self.digests[index],
-        )
+        """Returns the images at [n] positions, or of an [N] mask, still on disk."""
+        return StoredImages(self._files, self._places[index], self.digests[index])
 
     def followed_by(self, other: StoredImages) -> StoredImages:
         """Returns these images and then others of the same size, still on disk."""
+        moved = other._places + np.array([len(self._files), 0])
         return StoredImages(
             self._files + other._files,
-            np.concatenate([self._file_index, other._file_index + len(self._files)]),
-            np.concatenate([self._rows, other._rows]),
+            np.concatenate([self._places, moved]),
             np.concatenate([self.digests, other.digests]),
         )
 

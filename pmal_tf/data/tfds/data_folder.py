@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import tempfile
@@ -11,11 +10,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pmal_tf.runtime.errors import PmalError, first_line
-
-_UNWRITABLE = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
-    *(errno.ENOSPC, errno.EDQUOT),
-)
 
 
 def manual_folder(root: Path) -> Path:
@@ -25,24 +19,19 @@ def manual_folder(root: Path) -> Path:
 
 @contextlib.contextmanager
 def claimed(root: Path, name: str, archives: Iterable[str]) -> Iterator[None]:
-    """Holds the folder of a dataset for this process while it is prepared.
+    """Holds the folder of dataset `name` for this process while it is prepared.
 
     What an earlier, killed preparation left half-done is removed before, and what this
     one leaves half-done after, together with folders that it made for nothing.
-
-    Args:
-        root: Folder of prepared datasets.
-        name: Name of the dataset.
-        archives: Names of the files that it is made from.
+    `archives` are the names of the files that the dataset is made from.
 
     Raises:
         PmalError: If the folder cannot be written, or another process holds it.
     """
     folder = root / name
-    made: list[Path] = []
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         try:
-            made += [path for path in (folder, *folder.parents) if not path.exists()]
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
@@ -69,22 +58,13 @@ def unwritable(folder: Path, error: BaseException) -> PmalError:
     )
 
 
-def is_unwritable(error: BaseException) -> bool:
-    """Tells whether an error is about the disk rather than about what is written."""
-    return isinstance(error, OSError) and error.errno in _UNWRITABLE
-
-
 def check_space(root: Path, needed: int) -> None:
-    """Checks that a disk has room before long work is begun.
+    """Checks that the disk of a folder has room for so many bytes.
 
     TFDS has such a check, but its datasets no longer state the sizes that it goes by.
 
-    Args:
-        root: An existing folder on the disk.
-        needed: Bytes.
-
     Raises:
-        PmalError: If there is less.
+        PmalError: If it has less.
     """
     free = shutil.disk_usage(root).free
     if free < needed:
@@ -97,24 +77,20 @@ def check_space(root: Path, needed: int) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Locks a folder; the system unlocks it when the process ends, however it ends.
-
-    Raises:
-        PmalError: If another process has locked it.
-    """
+    """Locks a folder; the system unlocks it when the process ends, however it ends."""
     import fcntl  # Only POSIX systems have it, and only preparing needs it.
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PmalError(
-                f"Another process is preparing this dataset. Received: {str(folder)!r} "
-                "is locked. Wait until it has finished."
-            ) from error
-        except OSError:  # Some network file systems have no locks; go without.
-            pass
+        # Some network file systems have no locks; go without there.
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise PmalError(
+                    "Another process is preparing this dataset. Received: "
+                    f"{str(folder)!r} is locked. Wait until it has finished."
+                ) from error
         yield
     finally:
         os.close(descriptor)
@@ -128,14 +104,14 @@ def _remove_leftovers(root: Path, name: str, archives: Iterable[str]) -> None:
     while it unpacks, in a folder that all datasets share.
     """
     downloads = root / "downloads"
+    files = {path.name for path in (downloads / name).rglob("*")} | set(archives)
+    endings = tuple(f".{file}" for file in files)
+    unpacked = (downloads / "extracted").glob("incomplete.*_*.*")
     leftovers = [
         *(root / name).glob("incomplete.*"),
         *(downloads / name).rglob("*.tmp.*"),
+        *(path for path in unpacked if path.name.endswith(endings)),
     ]
-    files = {path.name for path in (downloads / name).rglob("*")} | set(archives)
-    for path in (downloads / "extracted").glob("incomplete.*_*.*"):
-        if any(path.name.endswith(f".{file}") for file in files):
-            leftovers.append(path)
     for path in leftovers:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

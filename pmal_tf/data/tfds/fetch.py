@@ -1,4 +1,7 @@
-"""Downloading a file with progress and resume, and asking whether a host answers."""
+"""Downloading a file with progress and resume, and asking whether a host answers.
+
+TFDS, Keras and pooch download as well, but none goes on where a download broke off.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,8 @@ _BLOCK_BYTES = 1 << 16  # What a broken connection costs at most.
 def check_reachable(urls: Iterable[str], way_out: str) -> None:
     """Asks every host for one file before long work is begun; takes seconds at most.
 
-    Proxies are taken from the environment, as TensorFlow Datasets does.
-
-    Args:
-        urls: What is to be downloaded.
-        way_out: What the user can do, the end of the error's message.
+    Proxies are taken from the environment, as TensorFlow Datasets does. `way_out`, what
+    the user can do, ends the error's message.
 
     Raises:
         PmalError: If a host does not answer, or does not give the file.
@@ -66,7 +66,7 @@ def _why_unreachable(url: str) -> str:
 
 
 def network_reason(error: BaseException) -> str:
-    """Returns what lies at the bottom of a network error.
+    """Returns the cause of a network error.
 
     `requests` wraps the reason of urllib3 in a text that repeats the address.
     """
@@ -79,13 +79,8 @@ def network_reason(error: BaseException) -> str:
 def download(url: str, target: Path, md5: str, way_out: str) -> None:
     """Downloads a file, going on where an earlier try was cut off.
 
-    What is there so far lies in `<target>.part`; the target appears when it is whole.
-
-    Args:
-        url: Where the file is.
-        target: Where it goes.
-        md5: Its checksum.
-        way_out: What the user can do, the end of the error's message.
+    What is there so far lies in `<target>.part`; the target appears when it is whole
+    and has its checksum. `way_out`, what the user can do, ends the error's message.
 
     Raises:
         PmalError: If the connection breaks, the checksum is wrong, or the file cannot
@@ -95,8 +90,15 @@ def download(url: str, target: Path, md5: str, way_out: str) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _receive(url, part)
-        _check_md5(url, part, md5, way_out)
-        part.replace(target)
+        # The published checksum guards against accidents, not attacks.
+        new_md5 = functools.partial(hashlib.md5, usedforsecurity=False)
+        with part.open("rb") as file:
+            found = hashlib.file_digest(file, new_md5).hexdigest()
+        if found == md5:
+            part.replace(target)
+            return
+        size = part.stat().st_size
+        part.unlink()
     except requests.RequestException as error:
         raise PmalError(
             f"The download of {url} broke off. Received: {network_reason(error)}. What "
@@ -108,6 +110,10 @@ def download(url: str, target: Path, md5: str, way_out: str) -> None:
             f"{str(part)!r}: {first_line(error)}. Make room or change its permissions, "
             "or choose another folder with --data_dir."
         ) from error
+    raise PmalError(
+        f"The download of {url} has the wrong checksum and was removed; expected MD5 "
+        f"{md5}. Received: {found} of {size:,} bytes. {way_out}"
+    )
 
 
 def _receive(url: str, part: Path) -> None:
@@ -125,35 +131,13 @@ def _receive(url: str, part: Path) -> None:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {held}-"):
             held = 0
         length = response.headers.get("Content-Length")
+        total = held + int(length) if length else None
         with (
             part.open("ab" if held else "wb") as file,
             tqdm(
-                desc=part.stem,
-                initial=held,
-                total=held + int(length) if length else None,
-                unit="B",
-                unit_scale=True,
+                desc=part.stem, initial=held, total=total, unit="B", unit_scale=True
             ) as bar,
         ):
             for block in response.iter_content(_BLOCK_BYTES):
                 file.write(block)
                 bar.update(len(block))
-
-
-def _check_md5(url: str, part: Path, md5: str, way_out: str) -> None:
-    """Removes a download that is not the file it should be.
-
-    Raises:
-        PmalError: If it was removed.
-    """
-    # The published checksum is an MD5; it guards against accidents, not attacks.
-    new_md5 = functools.partial(hashlib.md5, usedforsecurity=False)
-    with part.open("rb") as file:
-        found = hashlib.file_digest(file, new_md5).hexdigest()
-    if found != md5:
-        size = part.stat().st_size
-        part.unlink()
-        raise PmalError(
-            f"The download of {url} has the wrong checksum and was removed; expected "
-            f"MD5 {md5}. Received: {found} of {size:,} bytes. {way_out}"
-        )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,89 +14,55 @@ from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.tfds.data_folder import (
     check_space,
     claimed,
-    is_unwritable,
     manual_folder,
     unwritable,
 )
 from pmal_tf.data.tfds.fetch import check_reachable, network_reason
-from pmal_tf.data.tfds.read import find_prepared, resolve_data_dir
-from pmal_tf.data.tfds.verify import verify_prepared
+from pmal_tf.data.tfds.read import (
+    find_prepared,
+    prepared_versions,
+    resolve_data_dir,
+    verify_prepared,
+)
 from pmal_tf.runtime.console import quiet_libraries
 from pmal_tf.runtime.errors import PmalError, first_line
 
-# Files that only registered users may download, by dataset, and how much of them is
-# prepared: ImageNet-LT keeps 186 thousand of 1.33 million images.
+# Files that only registered users may download, and how much of them each dataset
+# keeps: ImageNet-LT has 186 thousand of 1.33 million images.
 _IMAGENET_TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
-_BY_USER = {"imagenet2012": _IMAGENET_TARS, "imagenet_lt": _IMAGENET_TARS}
-_SHARE = {"imagenet2012": 1.0, "imagenet_lt": 0.14}
+_SHARE_OF_TARS = {"imagenet2012": 1.0, "imagenet_lt": 0.14}
 _IMAGENET_SITE = "https://image-net.org/download-images"
-
-
-@dataclass(frozen=True)
-class _Download:
-    """A file that TFDS downloads for a dataset: its address and size in bytes."""
-
-    url: str
-    size: int
+_UNWRITABLE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
+    *(errno.ENOSPC, errno.EDQUOT),
+}
 
 
 def prepare_all(names: Sequence[str], options: SourceOptions) -> str:
-    """Prepares datasets, and returns a line on where each lies.
-
-    Raises:
-        PmalError: If that fails.
-    """
-    return "\n".join(prepare_tfds(name, options) for name in names)
-
-
-def prepare_tfds(name: str, options: SourceOptions) -> str:
-    """Downloads, prepares and verifies a dataset that TFDS knows.
-
-    Args:
-        name: Its name in TFDS.
-        options: `data_dir` is the folder of prepared datasets.
-
-    Returns:
-        A line on where it lies.
+    """Prepares datasets that TFDS knows, and returns a line on where each lies.
 
     Raises:
         PmalError: If that fails; nothing half-prepared is left.
     """
-
-    def make_builder(root: Path) -> Any:
-        import tensorflow_datasets as tfds
-
-        return tfds.builder(name, data_dir=root)
-
-    return prepare_dataset(name, options, make_builder, check_downloads)
+    return "\n".join(prepare_dataset(name, options, check_downloads) for name in names)
 
 
 def prepare_dataset(
-    name: str,
-    options: SourceOptions,
-    make_builder: Callable[[Path], Any],
-    collect: Callable[[Any, Path], None],
+    name: str, options: SourceOptions, collect: Callable[[Any, Path], None]
 ) -> str:
-    """Prepares a dataset with a TFDS builder where it is missing, and verifies it.
+    """Prepares a dataset that TFDS knows where it is missing, and verifies it.
 
-    Args:
-        name: Name of the builder.
-        options: `data_dir` is the folder of prepared datasets.
-        make_builder: Makes the builder for that folder.
-        collect: Called with both before TFDS starts. Gets what the builder cannot
-            download itself, and raises a `PmalError` where something is out of reach.
-
-    Returns:
-        A line on where the dataset lies.
-
-    Raises:
-        PmalError: If that fails; nothing half-prepared is left.
+    `collect` is called with its builder and the folder of prepared datasets before TFDS
+    starts. It gets what the builder cannot download itself, and raises a `PmalError`
+    where something is out of reach.
     """
+    import tensorflow_datasets as tfds
+
     root = resolve_data_dir(options.data_dir)
     state = "was already prepared in"
-    if not any((root / name).glob("[0-9]*/dataset_info.json")):
+    if not prepared_versions(name, root):
         state = "was prepared in"
-        builder = make_builder(root)
+        builder = tfds.builder(name, data_dir=root)
         with claimed(root, name, _downloads_of(builder)):
             collect(builder, root)
             _generate(builder, root)
@@ -109,42 +75,45 @@ def prepare_dataset(
 def check_downloads(builder: Any, root: Path) -> None:
     """Checks that TFDS can have all files of a dataset, before it starts.
 
-    TFDS itself tries an unreachable host again for minutes.
-
-    Args:
-        builder: The dataset's builder.
-        root: Folder of prepared datasets.
+    TFDS itself tries an unreachable host again for minutes, and goes on without a file
+    that should have been placed by hand, with fewer splits.
 
     Raises:
         PmalError: If a file has to be placed by hand, or cannot be downloaded now, or
             the disk is too full.
     """
     manual = manual_folder(root)
-    _check_placed(builder, root)
+    by_user = _by_user(builder)
+    absent = [file for file in by_user if not (manual / file).is_file()]
+    if absent:
+        raise PmalError(
+            f"Dataset {builder.name!r} is made from files that only registered users "
+            f"may download; expected {' and '.join(by_user)} in {str(manual)!r}. "
+            f"Received: no {' and no '.join(absent)}. Get them from {_IMAGENET_SITE}, "
+            "put them there and run the command again; or "
+            f"{_copy_prepared(builder, root)}"
+        )
     downloads = _downloads_of(builder)
     stored = _stored_urls(root / "downloads", builder.name)
     wanted = {
-        file: download
-        for file, download in downloads.items()
-        if download.url not in stored and not (manual / file).is_file()
+        file: url
+        for file, (url, _) in downloads.items()
+        if url not in stored and not (manual / file).is_file()
     }
     # What is prepared takes about as much as what it is made from.
-    needed = sum(download.size for download in wanted.values())
-    needed += sum(download.size for download in downloads.values())
-    for file in _BY_USER.get(builder.name, ()):
-        needed += int(_SHARE[builder.name] * (manual / file).stat().st_size)
+    needed = sum(size for _, size in downloads.values())
+    needed += sum(downloads[file][1] for file in wanted)
+    for file in by_user:
+        size = (manual / file).stat().st_size
+        needed += int(_SHARE_OF_TARS[builder.name] * size)
     check_space(root, needed)
-    urls = {file: download.url for file, download in wanted.items()}
-    check_reachable(urls.values(), by_hand(builder, root, urls))
+    check_reachable(wanted.values(), by_hand(builder, root, wanted))
 
 
 def by_hand(builder: Any, root: Path, urls: Mapping[str, str]) -> str:
     """Returns a sentence on how to get a dataset without a connection.
 
-    Args:
-        builder: The dataset's builder.
-        root: Folder of prepared datasets.
-        urls: Addresses of the missing files, by the name that TFDS expects.
+    `urls` are the addresses of the missing files, by the name that TFDS expects.
     """
     files = ", ".join(f"{url} as {file}" for file, url in urls.items())
     return (
@@ -162,36 +131,19 @@ def _copy_prepared(builder: Any, root: Path) -> str:
     )
 
 
-def _check_placed(builder: Any, root: Path) -> None:
-    """Checks for the files that only registered users may download.
-
-    TFDS goes on without one of them, and prepares fewer splits.
-
-    Raises:
-        PmalError: If one is missing.
-    """
-    manual = manual_folder(root)
-    files = _BY_USER.get(builder.name, ())
-    absent = [file for file in files if not (manual / file).is_file()]
-    if absent:
-        raise PmalError(
-            f"Dataset {builder.name!r} is made from files that only registered users "
-            f"may download; expected {' and '.join(files)} in {str(manual)!r}. "
-            f"Received: no {' and no '.join(absent)}. Get them from {_IMAGENET_SITE}, "
-            "put them there and run the command again; or "
-            f"{_copy_prepared(builder, root)}"
-        )
+def _by_user(builder: Any) -> Iterable[str]:
+    """Returns the files of a dataset that only registered users may download."""
+    return _IMAGENET_TARS if builder.name in _SHARE_OF_TARS else ()
 
 
-def _downloads_of(builder: Any) -> dict[str, _Download]:
-    """Returns what TFDS downloads for a dataset, by the name that a file has there."""
-    by_user = _BY_USER.get(builder.name, ())
-    downloads = {}
-    for url, info in (builder.url_infos or {}).items():
-        file = info.filename or PurePosixPath(urlsplit(url).path).name
-        if file not in by_user:
-            downloads[file] = _Download(url, int(info.size))
-    return downloads
+def _downloads_of(builder: Any) -> dict[str, tuple[str, int]]:
+    """Returns address and size in bytes of what TFDS downloads, by the file's name."""
+    named = {
+        info.filename or PurePosixPath(urlsplit(url).path).name: (url, int(info.size))
+        for url, info in (builder.url_infos or {}).items()
+    }
+    by_user = _by_user(builder)
+    return {file: value for file, value in named.items() if file not in by_user}
 
 
 def _stored_urls(downloads: Path, name: str) -> set[str]:
@@ -208,11 +160,7 @@ def _stored_urls(downloads: Path, name: str) -> set[str]:
 
 
 def _generate(builder: Any, root: Path) -> None:
-    """Lets TFDS download and prepare.
-
-    Raises:
-        PmalError: If that fails.
-    """
+    """Lets TFDS download and prepare; its errors become a `PmalError`."""
     import tensorflow_datasets as tfds
 
     # No detour over the bucket of prepared datasets, which is closed.
@@ -233,11 +181,11 @@ def _explained(error: Exception, builder: Any, root: Path) -> PmalError:
     import tensorflow_datasets as tfds
 
     disk_errors = (tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
-    if is_unwritable(error) or isinstance(error, disk_errors):
+    is_os_error = isinstance(error, OSError) and error.errno in _UNWRITABLE
+    if is_os_error or isinstance(error, disk_errors):
         return unwritable(root, error)
-    network_errors = (requests.RequestException, tfds.download.DownloadError)
-    if isinstance(error, network_errors):
-        urls = {file: item.url for file, item in _downloads_of(builder).items()}
+    if isinstance(error, requests.RequestException | tfds.download.DownloadError):
+        urls = {file: url for file, (url, _) in _downloads_of(builder).items()}
         return PmalError(
             f"The download of dataset {builder.name!r} broke off; finished files are "
             f"kept. Received: {network_reason(error)}. {by_hand(builder, root, urls)}"

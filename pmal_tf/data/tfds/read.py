@@ -1,14 +1,15 @@
-"""Reading prepared TensorFlow Datasets, without ever downloading."""
+"""Reading and verifying prepared TensorFlow Datasets, without ever downloading."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from pmal_tf.data.images import LabelledImages
 from pmal_tf.data.settings import SourceOptions
@@ -16,6 +17,7 @@ from pmal_tf.runtime.console import quiet_libraries
 from pmal_tf.runtime.errors import PmalError, first_line
 
 _READ_BATCH = 1000
+_PATIENCE_SECONDS = 1.0
 # Name in TensorFlow Datasets -> the `--dataset` that prepares it.
 _PREPARED_AS = {
     "mnist": "mnist",
@@ -38,6 +40,16 @@ def resolve_data_dir(data_dir: str) -> Path:
     return Path(chosen).expanduser()
 
 
+def prepared_versions(name: str, root: Path) -> list[Path]:
+    """Returns the folders of a dataset's prepared versions, the newest last."""
+    infos = (root / name).glob("[0-9]*/dataset_info.json")
+
+    def by_number(folder: Path) -> tuple[int, ...]:  # 3.0.10 comes after 3.0.9.
+        return tuple(int(part) for part in folder.name.split(".") if part.isdigit())
+
+    return sorted((info.parent for info in infos), key=by_number)
+
+
 def find_prepared(name: str, data_dir: str) -> Path:
     """Returns the newest prepared version of a dataset.
 
@@ -45,48 +57,26 @@ def find_prepared(name: str, data_dir: str) -> Path:
         PmalError: If there is none.
     """
     root = resolve_data_dir(data_dir)
-    versions = [info.parent for info in (root / name).glob("[0-9]*/dataset_info.json")]
-    if not versions:
-        way_out = "Prepare it with TensorFlow Datasets"
-        if name in _PREPARED_AS:
-            way_out = (
-                "Run `python -m pmal_tf.data.prepare "
-                f"--dataset={_PREPARED_AS[name]} --data_dir={root}`"
-            )
-        raise PmalError(
-            f"Dataset {name!r} is not prepared: no {name}/<version>/dataset_info.json "
-            f"under the data folder. Received: data_dir={str(root)!r}. {way_out}, or "
-            "name the folder that holds it with --data_dir or TFDS_DATA_DIR."
+    if versions := prepared_versions(name, root):
+        return versions[-1]
+    way_out = "Prepare it with TensorFlow Datasets"
+    if name in _PREPARED_AS:
+        way_out = (
+            "Run `python -m pmal_tf.data.prepare "
+            f"--dataset={_PREPARED_AS[name]} --data_dir={root}`"
         )
-    return max(versions, key=lambda path: _version_key(path.name))
-
-
-def check_prepared(names: Sequence[str], options: SourceOptions) -> None:
-    """Looks for prepared datasets.
-
-    Raises:
-        PmalError: If one is missing.
-    """
-    for name in names:
-        find_prepared(name, options.data_dir)
-
-
-def _version_key(version: str) -> tuple[int, ...]:
-    """Orders version folders by number: 3.0.10 after 3.0.9."""
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
+    raise PmalError(
+        f"Dataset {name!r} is not prepared: no {name}/<version>/dataset_info.json "
+        f"under the data folder. Received: data_dir={str(root)!r}. {way_out}, or "
+        "name the folder that holds it with --data_dir or TFDS_DATA_DIR."
+    )
 
 
 def open_split(folder: Path, split: str, *, decode: bool = True) -> Any:
     """Returns one split of a prepared dataset as a `tf.data.Dataset`.
 
-    Args:
-        folder: The prepared version.
-        split: Name of the split.
-        decode: Whether to decode the images; otherwise `image` is the bytes of a file.
-
-    Returns:
-        Single examples, in the order in which they are stored whatever the number of
-        shards.
+    It has single examples in the order in which they are stored, whatever the number of
+    shards. Without `decode`, their `image` is the bytes of a file.
 
     Raises:
         PmalError: If there is no such split.
@@ -110,8 +100,17 @@ def open_split(folder: Path, split: str, *, decode: bool = True) -> Any:
         )
 
 
+def damaged(folder: Path, received: str) -> PmalError:
+    """Makes the error of a prepared dataset that cannot be read."""
+    return PmalError(
+        f"The prepared dataset in {str(folder)!r} is damaged; expected a complete copy "
+        f"as TensorFlow Datasets prepares it. Received: {received}. Remove that folder "
+        "and prepare it again."
+    )
+
+
 @contextmanager
-def damage_told(name: str, folder: Path, split: str) -> Iterator[None]:
+def damage_explained(folder: Path, place: str = "") -> Iterator[None]:
     """Turns what TensorFlow Datasets raises over a damaged copy into a `PmalError`."""
     import tensorflow as tf
     from google.protobuf.json_format import ParseError
@@ -121,30 +120,66 @@ def damage_told(name: str, folder: Path, split: str) -> Iterator[None]:
     except PmalError:
         raise
     except (tf.errors.OpError, ParseError, OSError, KeyError, ValueError) as error:
-        raise PmalError(
-            f"Dataset {name!r} cannot be read; expected a complete copy as TensorFlow "
-            f"Datasets prepares it. Received: {str(folder)!r}, split {split!r}: "
-            f"{first_line(error)}. Remove that folder and prepare it again."
-        ) from error
+        prefix = f"{place}: " if place else ""
+        raise damaged(folder, prefix + first_line(error)) from error
+
+
+def verify_prepared(folder: Path) -> dict[str, int]:
+    """Reads all records of a prepared dataset with their checksums, and counts them.
+
+    Images are not decoded; reading is as fast as the disk. `folder` is that of one
+    version, `<name>/<version>`.
+
+    Returns:
+        The number of examples of each split, as its description states it.
+
+    Raises:
+        PmalError: If a record is damaged, or their number is another.
+    """
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    with damage_explained(folder), quiet_libraries():
+        info = tfds.builder_from_directory(folder).info
+    if info.file_format != tfds.core.FileFormat.TFRECORD:
+        raise damaged(folder, f"files of the format {info.file_format}, not TFRecord")
+    if not info.splits:
+        raise damaged(folder, "a description without splits")
+    shards = {
+        Path(path): stated
+        for split in info.splits.values()
+        for path, stated in zip(split.filepaths, split.shard_lengths, strict=True)
+    }
+    if missing := [path.name for path in shards if not path.exists()]:
+        raise damaged(folder, f"no {', '.join(missing)}")
+    # Small datasets are read before a bar could be of use.
+    with tqdm(
+        desc=f"Verifying {folder.parent.name}",
+        total=sum(shards.values()),
+        unit=" images",
+        delay=_PATIENCE_SECONDS,
+    ) as bar:
+        for path, stated in shards.items():
+            found = 0
+            # The lengths stand for the records, so that no batch of images is held.
+            records = tf.data.TFRecordDataset(os.fspath(path)).map(tf.strings.length)
+            with damage_explained(folder, path.name):
+                for batch in records.batch(_READ_BATCH):
+                    found += len(batch)
+                    bar.update(len(batch))
+            if found != stated:
+                raise damaged(folder, f"{found} records in {path.name}, not {stated}")
+    return {name: split.num_examples for name, split in info.splits.items()}
 
 
 def load_split(
-    name: str,
-    split: str,
-    options: SourceOptions,
-    *,
-    size: int,
-    id_feature: str | None = None,
+    name: str, split: str, options: SourceOptions, *, id_feature: str | None = None
 ) -> LabelledImages:
-    """Reads one split of a dataset of small images into memory, in its stored order.
+    """Reads one split of a TFDS dataset of small images into memory, as it is stored.
 
-    Args:
-        name: Name of the TFDS dataset.
-        split: `"train"` or `"test"`.
-        options: Where the dataset lies.
-        size: Side of the images to make, in pixels; grey ones become RGB.
-        id_feature: Feature that names an example; without one, ids are `<split>_<n>`
-            in dataset order, which sharding does not change.
+    Images become RGB of `options.image_size`, by default 32 pixels. `id_feature` names
+    an example; without one, ids are `<split>_<n>` in dataset order, which sharding does
+    not change.
 
     Raises:
         PmalError: If the dataset is not prepared, or cannot be read.
@@ -155,22 +190,25 @@ def load_split(
     from pmal_tf.data.decoding.resize import resize_images
 
     def square(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        image = tf.cast(resize_images(batch["image"], size), tf.uint8)
+        image = resize_images(batch["image"], options.image_size or 32)
+        image = tf.cast(image, tf.uint8)
         if image.shape[-1] == 1:
             image = tf.image.grayscale_to_rgb(image)
         return {**batch, "image": image}
 
-    with damage_told(name, folder, split):
+    with damage_explained(folder, f"split {split!r}"):
         dataset = open_split(folder, split).batch(_READ_BATCH).map(square)
         batches = list(dataset.prefetch(2).as_numpy_iterator())
-        image = np.concatenate([batch["image"] for batch in batches])
-        label = np.concatenate([batch["label"] for batch in batches])
+
+        def column(feature: str) -> np.ndarray:
+            return np.concatenate([batch[feature] for batch in batches])
+
+        image, label = column("image"), column("label").astype(np.int32)
         if id_feature is None:
-            example_id = np.array([f"{split}_{n}" for n in range(len(image))])
+            names = [f"{split}_{n}" for n in range(len(image))]
         else:
-            raw = np.concatenate([batch[id_feature] for batch in batches])
-            example_id = np.array([value.decode() for value in raw])
-    return LabelledImages(image, label.astype(np.int32), example_id)
+            names = [value.decode() for value in column(id_feature)]
+    return LabelledImages(image, label, np.array(names))
 
 
 def load_encoded_split(
@@ -179,19 +217,19 @@ def load_encoded_split(
     options: SourceOptions,
     *,
     size: int,
-    store: str,
     about: int,
+    store: str = "",
     keep_label: Callable[[Any], Any] | None = None,
 ) -> LabelledImages:
-    """Decodes one split of a dataset of large images once, onto the disk.
+    """Decodes one split of a TFDS dataset of large images once, onto the disk.
 
     Args:
         name: Name of the TFDS dataset.
-        split: Name of the split.
+        split: Its split.
         options: Where the dataset lies, and where decoded images go.
-        size: Side of the images to make, in pixels.
-        store: Name of the decoded images.
+        size: Side of the images in pixels where `options.image_size` is 0.
         about: How many images there are, for the room they need and the progress.
+        store: Name of the decoded images; by default that of dataset and split.
         keep_label: Tells for a label, as a tensor, whether its images are wanted.
 
     Returns:
@@ -220,9 +258,8 @@ def load_encoded_split(
             dataset = dataset.filter(lambda example: keep_label(example["label"]))
         return dataset
 
-    with damage_told(name, folder, split):
-        made_from = (
-            f"{folder.resolve()} {split} {(folder / 'dataset_info.json').read_text()}"
-        )
-        encoded = EncodedImages(store, about, stream, made_from)
-        return decode_once(encoded, size, options.cache_dir)
+    with damage_explained(folder, f"split {split!r}"):
+        description = (folder / "dataset_info.json").read_text()
+        provenance = f"{folder.resolve()} {split} {description}"
+        encoded = EncodedImages(store or f"{name}_{split}", about, stream, provenance)
+        return decode_once(encoded, options.image_size or size, options.cache_dir)

@@ -1,7 +1,7 @@
-"""Tiny ImageNet (Le and Yang 2015): 64x64 photographs of 200 classes of ImageNet.
+"""Tiny ImageNet (Le and Yang 2015), in the form of a dataset of TensorFlow Datasets.
 
-A dataset of TensorFlow Datasets is a package of this form. Importing it is cheap: the
-builder, which needs TensorFlow, is a module of its own.
+Importing the package is cheap: the builder, which needs TensorFlow, is a module of its
+own.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pmal_tf.data.tiny_imagenet import wnids
 from pmal_tf.runtime.errors import PmalError, first_line
@@ -16,88 +16,82 @@ from pmal_tf.runtime.errors import PmalError, first_line
 ZIP_NAME = "tiny-imagenet-200.zip"
 
 _TOP = "tiny-imagenet-200/"
-_WAY_OUT = (
-    f"Put the official {ZIP_NAME} in its place, or remove it and run the command again "
-    "to download it."
-)
+_WNIDS, _WORDS = f"{_TOP}wnids.txt", f"{_TOP}words.txt"
+_ANNOTATIONS, _VALIDATION = f"{_TOP}val/val_annotations.txt", f"{_TOP}val/images/"
 
 
-@dataclass(frozen=True)
-class Member:
-    """An image in the zip.
-
-    Attributes:
-        path: Where it lies in the zip.
-        wnid: WordNet id of its class.
-    """
-
-    path: str
-    wnid: str
-
-    @property
-    def file_name(self) -> str:
-        """Its name without folders, which is unique in its split."""
-        return self.path.rsplit("/", 1)[-1]
-
-
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """What the zip holds.
 
     Attributes:
-        train: The training images, sorted by path.
-        test: The official validation images, sorted by path. The official test images
-            have no labels and are left out.
+        train: Class (its wnid) of each training image, by path in the zip, sorted.
+        test: Likewise of the official validation images. The official test images have
+            no labels and are left out.
         words: The first words for each class, such as `goldfish`.
     """
 
-    train: tuple[Member, ...]
-    test: tuple[Member, ...]
+    train: dict[str, str]
+    test: dict[str, str]
     words: dict[str, str]
 
 
 def read_layout(path: Path) -> Layout:
     """Reads which images the zip holds, and of which class each one is.
 
-    Args:
-        path: The zip.
-
     Raises:
         PmalError: If it is no zip, or lacks anything that the official one has. Fewer
             images per class are no error.
     """
     with _opened(path) as archive:
-        members = frozenset(archive.namelist())
-        needed = ("wnids.txt", "words.txt", "val/val_annotations.txt")
-        missing = [name for name in needed if _TOP + name not in members]
-        for folder in ("train/", "val/images/"):
-            if not any(name.startswith(_TOP + folder) for name in members):
-                missing.append(folder)
-        if missing:
-            raise _error(path, f"no {', '.join(_TOP + name for name in missing)}")
-        _check_classes(path, _lines(archive, "wnids.txt"))
-        return Layout(
-            train=_train_members(path, members),
-            test=_test_members(
-                path, members, _lines(archive, "val/val_annotations.txt")
-            ),
-            words=_first_words(path, _lines(archive, "words.txt")),
-        )
+        members = sorted(archive.namelist())
+        lists = (_WNIDS, _WORDS, _ANNOTATIONS)
+        _check(path, "files", set(members).intersection(lists), lists)
+        listed = {line.strip() for line in _lines(archive, _WNIDS)}
+        _check(path, "wnids.txt", listed, wnids())
+
+        # train/<wnid>/images/<file>.JPEG
+        folders = {name: name.removeprefix(_TOP).split("/") for name in members}
+        train = {
+            name: parts[1]
+            for name, parts in folders.items()
+            if parts[0] == "train" and name.endswith(".JPEG") and len(parts) == 4
+        }
+        _check(path, "classes of training images", train.values(), wnids())
+
+        # val/images/<file>.JPEG; a line is the file, its class and a box.
+        rows = [line.split("\t") for line in _lines(archive, _ANNOTATIONS)]
+        times = Counter(row[0] for row in rows)
+        if bad := [row[0] for row in rows if len(row) < 2 or times[row[0]] > 1]:
+            reason = "val_annotations.txt with a line twice or without class"
+            raise _error(path, f"{reason}: {bad[0]}")
+        annotated = {row[0]: row[1] for row in rows}
+        images = {
+            name.removeprefix(_VALIDATION)
+            for name in members
+            if name.startswith(_VALIDATION) and name.endswith(".JPEG")
+        }
+        _check(path, "images in val_annotations.txt", annotated, images)
+        strangers = set(annotated.values()) - set(wnids())
+        _check(path, "classes in val_annotations.txt", strangers, ())
+
+        # The wnid, and its words separated by commas.
+        pairs = [line.partition("\t") for line in _lines(archive, _WORDS)]
+        words = {wnid: listed.split(",")[0].strip() for wnid, _, listed in pairs}
+        named = {wnid: words[wnid] for wnid in wnids() if words.get(wnid)}
+        _check(path, "words.txt", named, wnids())
+    test = {_VALIDATION + file: wnid for file, wnid in sorted(annotated.items())}
+    return Layout(train, test, named)
 
 
-def read_images(path: Path, members: Iterable[Member]) -> Iterator[bytes]:
-    """Reads images, as the bytes of their JPEG files.
-
-    Args:
-        path: The zip.
-        members: Its images, from `read_layout`.
+def read_images(path: Path, members: Iterable[str]) -> Iterator[bytes]:
+    """Reads images, named as in `read_layout`, as the bytes of their JPEG files.
 
     Raises:
         PmalError: If the zip is damaged.
     """
     with _opened(path) as archive:
-        for member in members:
-            yield archive.read(member.path)
+        for name in members:
+            yield archive.read(name)
 
 
 @contextmanager
@@ -115,96 +109,25 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 def _error(path: Path, received: str) -> PmalError:
     return PmalError(
         f"{str(path)!r} cannot be read as Tiny ImageNet; expected a complete zip with "
-        f"the layout of the official {ZIP_NAME}. Received: {received}. {_WAY_OUT}"
+        f"the layout of the official {ZIP_NAME}. Received: {received}. Put the "
+        f"official {ZIP_NAME} in its place, or remove it and run the command again to "
+        "download it."
     )
 
 
 def _lines(archive: zipfile.ZipFile, name: str) -> list[str]:
     """Returns the lines of a list in the zip, without empty ones."""
-    lines = archive.read(_TOP + name).decode("utf-8").splitlines()
+    lines = archive.read(name).decode("utf-8").splitlines()
     return [line for line in lines if line.strip()]
 
 
-def _check_classes(path: Path, listed: list[str]) -> None:
-    """Holds wnids.txt to the 200 classes; its order may be any.
-
-    Raises:
-        PmalError: If it lists others.
-    """
-    found, expected = {line.strip() for line in listed}, set(wnids())
-    if found != expected:
-        raise _error(
-            path,
-            f"a wnids.txt of {len(found)} classes, without "
-            f"{_some(expected - found)} and with the unknown {_some(found - expected)}",
-        )
-
-
-def _train_members(path: Path, members: frozenset[str]) -> tuple[Member, ...]:
-    """Finds `train/<wnid>/images/<file>.JPEG`.
-
-    Raises:
-        PmalError: If a class is unknown or has no images.
-    """
-    found = []
-    for name in sorted(members):
-        folders = name.removeprefix(_TOP).split("/")
-        if folders[0] == "train" and name.endswith(".JPEG") and len(folders) == 4:
-            found.append(Member(name, folders[1]))
-    present = {member.wnid for member in found}
-    if unknown := present - set(wnids()):
-        raise _error(path, f"training images of the unknown class {_some(unknown)}")
-    if empty := set(wnids()) - present:
-        raise _error(path, f"no training images of {_some(empty)}")
-    return tuple(found)
-
-
-def _test_members(
-    path: Path, members: frozenset[str], annotations: list[str]
-) -> tuple[Member, ...]:
-    """Finds `val/images/<file>.JPEG` and its class in val_annotations.txt.
-
-    A line of the annotations is: file, wnid and a box, separated by tabs.
-
-    Raises:
-        PmalError: If images and annotations do not fit together.
-    """
-    rows = [line.split("\t") for line in annotations]
-    if short := [line for line in annotations if "\t" not in line]:
-        raise _error(path, f"val_annotations.txt with a line without class: {short[0]}")
-    names = Counter(row[0] for row in rows)
-    if doubled := {name for name, count in names.items() if count > 1}:
-        raise _error(path, f"val_annotations.txt with two lines for {_some(doubled)}")
-    if strangers := {row[1] for row in rows} - set(wnids()):
-        raise _error(
-            path, f"val_annotations.txt with the unknown class {_some(strangers)}"
-        )
-    folder = f"{_TOP}val/images/"
-    images = {
-        name.removeprefix(folder)
-        for name in members
-        if name.startswith(folder) and name.endswith(".JPEG")
-    }
-    if absent := set(names) - images:
-        raise _error(path, f"no {_some(absent)}, which val_annotations.txt names")
-    if bare := images - set(names):
-        raise _error(path, f"no line in val_annotations.txt for {_some(bare)}")
-    return tuple(Member(folder + row[0], row[1]) for row in sorted(rows))
-
-
-def _first_words(path: Path, lines: list[str]) -> dict[str, str]:
-    """Reads the first words of `wnid<tab>words, other words`.
-
-    Raises:
-        PmalError: If a class is not named.
-    """
-    words = {}
-    for line in lines:
-        wnid, _, listed = line.partition("\t")
-        words[wnid] = listed.split(",")[0].strip()
-    if nameless := {wnid for wnid in wnids() if not words.get(wnid)}:
-        raise _error(path, f"no words in words.txt for {_some(nameless)}")
-    return {wnid: words[wnid] for wnid in wnids()}
+def _check(
+    path: Path, what: str, found: Iterable[str], expected: Iterable[str]
+) -> None:
+    """Holds what was found to what was expected, in any order."""
+    absent, unknown = set(expected) - set(found), set(found) - set(expected)
+    if absent or unknown:
+        raise _error(path, f"{what} without {_some(absent)}, unknown: {_some(unknown)}")
 
 
 def _some(names: set[str]) -> str:

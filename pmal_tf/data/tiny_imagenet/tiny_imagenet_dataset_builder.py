@@ -1,22 +1,16 @@
-"""The TensorFlow Datasets builder that `pmal_tf.data.tiny_imagenet.prepare` runs."""
+"""The TensorFlow Datasets builder that prepares Tiny ImageNet."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from pmal_tf.data.tiny_imagenet import wnids
-from pmal_tf.data.tiny_imagenet.archive import (
-    ZIP_NAME,
-    Layout,
-    Member,
-    read_images,
-    read_layout,
-)
+from pmal_tf.data.tiny_imagenet.archive import ZIP_NAME, read_images, read_layout
 
 _DESCRIPTION = """\
 Tiny ImageNet has 200 classes of ImageNet with 500 training and 50 test images each, of
@@ -58,28 +52,23 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         path = Path(dl_manager.manual_dir) / ZIP_NAME
         layout = read_layout(path)
         return {
-            "train": self._generate_examples(path, layout, layout.train),
-            "test": self._generate_examples(path, layout, layout.test),
+            "train": self._generate_examples(path, layout.train, layout.words),
+            "test": self._generate_examples(path, layout.test, layout.words),
         }
 
     def _generate_examples(
-        self, path: Path, layout: Layout, members: tuple[Member, ...]
+        self, path: Path, images: dict[str, str], words: dict[str, str]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yields a key, which decides the stored order, and an example.
-
-        Args:
-            path: The zip.
-            layout: What it holds.
-            members: The images of the split.
-        """
-        images = read_images(path, members)
-        for member, content in zip(members, images, strict=True):
+        """Yields a key, which decides the stored order, and an example."""
+        contents = read_images(path, images)
+        for (member, wnid), content in zip(images.items(), contents, strict=True):
+            file_name = PurePosixPath(member).name
             yield (
-                member.file_name,
+                file_name,
                 {
                     "image": io.BytesIO(content),
-                    "label": member.wnid,
-                    "name": layout.words[member.wnid],
-                    "file_name": member.file_name,
+                    "label": wnid,
+                    "name": words[wnid],
+                    "file_name": file_name,
                 },
             )
