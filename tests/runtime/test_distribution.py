@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
 from pmal_tf.data.batches.pipeline import TrainingPipeline
-from pmal_tf.methods.pmal.api import embed
 from pmal_tf.methods.pmal.feed import PrototypeFeed
+from pmal_tf.methods.pmal.mine_stages import embed
 from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.methods.pmal.prototypes import Prototypes
 from pmal_tf.methods.pmal.train import fit_pmal

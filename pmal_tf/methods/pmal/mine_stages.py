@@ -7,17 +7,23 @@ count as noise of the data.
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
 from PIL import Image
 
-from pmal_tf.backbones.classifier import head_weights, with_precision
+from pmal_tf.backbones.classifier import (
+    embedding_and_logits,
+    head_weights,
+    with_precision,
+)
+from pmal_tf.backbones.inference import forward_in_batches
 from pmal_tf.methods.loading import load_model
-from pmal_tf.methods.pmal.api import embed
 from pmal_tf.methods.pmal.prototypes import Prototypes
 from pmal_tf.methods.pmal.settings import PMALSettings
 from pmal_tf.methods.trial import Trial
@@ -28,11 +34,68 @@ from pmal_tf.mining.spaces import Space
 from pmal_tf.results.figures.class_sheets import collect_sheets, write_class_sheets
 from pmal_tf.results.page.tables import markdown_table
 from pmal_tf.runtime import distribution
+from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import save_arrays, write_atomically, write_json
 from pmal_tf.runtime.stage import TENSORBOARD, Work
+from pmal_tf.runtime.types import Images
 
 FOLDER = "mining"
 _TOPOLOGY = f"{FOLDER}/topology.npz"
+
+
+def embed(
+    classifier: keras.Model,
+    images: Images,
+    *,
+    path: Path | None = None,
+    jit: bool = False,
+) -> Space:
+    """Embeds images in inference mode, in one pass.
+
+    Args:
+        classifier: A functional model from images to logits.
+        images: [N, H, W, 3].
+        path: `.npy` file to write the embeddings to, batch by batch, as float32; they
+            are memory-mapped then. None keeps them in memory.
+        jit: Whether to compile with XLA.
+
+    Raises:
+        PmalError: If the classifier does not end in a linear layer, or the disk has no
+            room for the file.
+    """
+    network = embedding_and_logits(classifier)
+
+    def forward(batch: tf.Tensor) -> dict[str, tf.Tensor]:
+        embedding = network(batch, training=False)["embedding"]
+        return {"embedding": tf.cast(embedding, tf.float32)}
+
+    def allocate(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        if path is None:
+            return np.empty(shape, dtype)
+        return _new_file(path, shape, dtype)
+
+    outputs = forward_in_batches(forward, images, jit=jit, allocate=allocate)
+    return Space(outputs["embedding"], *head_weights(classifier))
+
+
+def _new_file(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Returns a memory-mapped `.npy` file, all of which is on the disk.
+
+    A sparse file on a disk that fills up would kill the process when it is written to.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    try:
+        with path.open("r+b") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        path.unlink()
+        raise PmalError(
+            f"The disk must have room for {array.nbytes / 2**20:,.0f} MiB of "
+            f"embeddings. Received: {path}: {error.strerror}. Make room and run the "
+            "same command again; finished stages are skipped."
+        ) from error
+    return array
 
 
 def embed_images(
