@@ -12,9 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
-from pmal_tf.methods.pmal.feed import PrototypeFeed
 from pmal_tf.methods.pmal.model import PMALModel
-from pmal_tf.methods.pmal.prototypes import Prototypes
+from pmal_tf.methods.pmal.prototypes import Prototypes, PrototypeSchedule
 from pmal_tf.methods.pmal.settings import PMALSettings
 from pmal_tf.runtime.errors import TrainingDivergedError
 from pmal_tf.training.loop import execution
@@ -150,8 +149,8 @@ def build_step(variant: Variant, setting: Setting, *, jit: bool) -> TrainingStep
             prototype_mode=variant.prototype_mode,
         )
         model.refresh_prototypes(prototypes.image, prototypes.mask)
-        feed = PrototypeFeed(size=variant.size)
-        batches = prototypes.attach(batches, feed=feed)
+        schedule = PrototypeSchedule(size=variant.size)
+        batches = prototypes.attach(batches, schedule=schedule)
     recipe = Recipe(batch_size=setting.batch_size)
     model.compile(optimizer=recipe.build_optimizer(_STEPS_PER_EPOCH))
     # The scaling of losses in float16, where there is one, is around it by now.

@@ -115,7 +115,7 @@ def test_it_goes_on_from_its_checkpoint_to_the_same_bits(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("pmal_tf.methods.network_stage.save_trained", killed)
+        patched.setattr("pmal_tf.methods.trial.save_trained", killed)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(config)
     run_experiment(config)
