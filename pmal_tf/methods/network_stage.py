@@ -17,13 +17,7 @@ from pmal_tf.training.trainable import Trainable
 
 
 class NetworkModel(Trainable):
-    """Trains a network with the losses that a method takes of its outputs.
-
-    Args:
-        network: Functional model to a dict with `logits` and what the losses need.
-        method: Says what the losses are.
-        settings: The method's settings.
-    """
+    """Trains a network with the losses that a method takes of its outputs."""
 
     def __init__(
         self, network: keras.Model, method: NetworkMethod, settings: Any

@@ -96,11 +96,11 @@ class Trial:
 
         Args:
             name: Name of the stage.
-            train: Returns the trained model; it goes on from the records' checkpoint.
-            kind: Name in `--stages`; by default that of the stage.
-            needs: Stages whose results `train` reads.
-            reads: Settings that it reads beside those of every training.
-            inputs: What it reads beside the training images.
+            train: Returns the trained model, and keeps its records.
+            kind: As in `Stage`, by default the name.
+            needs: As in `Stage`.
+            reads: What it reads beside what every training stage does.
+            inputs: As in `Stage`, beside the training images.
         """
 
         def run(work: Work) -> dict[str, Any]:

@@ -349,7 +349,10 @@ def test_keras_file_holds_the_bank_and_needs_no_custom_objects(
     model.save(tmp_path / "model.keras")
     loaded = pmal_tf.load_model(tmp_path / "model.keras")
     assert isinstance(loaded, PMALModel)
-    assert (loaded.margin, loaded.prototype_mode) == (0.3, "inference")
+    assert (loaded.settings.margin, loaded.settings.prototype_mode) == (
+        0.3,
+        "inference",
+    )
     for name, value in model.outputs(image).items():
         np.testing.assert_array_equal(loaded.outputs(image)[name], value)
 
@@ -424,7 +427,9 @@ def test_the_nearest_prototype_can_stand_for_the_set(linear_network, training):
         bank = nearest.prototype_embeddings.numpy()[k][prototypes.mask[k]]
         cosine = bank @ z / np.linalg.norm(bank, axis=1) / np.linalg.norm(z)
         assert distances["nearest"][i, k] == pytest.approx(1 - cosine.max(), abs=1e-5)
-    assert PMALModel.from_config(nearest.get_config()).set_distance == "nearest"
+    assert (
+        PMALModel.from_config(nearest.get_config()).settings.set_distance == "nearest"
+    )
     with pytest.raises(PmalError, match="`set_distance` must be one of"):
         PMALModel(linear_network, WIDTH, set_distance="median")
 

@@ -194,7 +194,7 @@ def test_the_final_bank_is_embedded_afresh_and_saved(pipeline, prototypes, tmp_p
     )
     model.save(tmp_path / "model.keras")
     loaded = pmal_tf.load_model(tmp_path / "model.keras")
-    assert loaded.prototype_mode == "bank"
+    assert loaded.settings.prototype_mode == "bank"
     np.testing.assert_array_equal(
         loaded.prototype_embeddings, model.prototype_embeddings
     )
@@ -238,5 +238,5 @@ def test_python_api_takes_the_grades(pipeline):
         prototype_mode="bank",
         prototype_slice=2,
     )
-    assert model.prototype_mode == "bank"
+    assert model.settings.prototype_mode == "bank"
     assert tf.reduce_any(model.prototype_embeddings != 0)

@@ -109,13 +109,12 @@ def embed(
     path: Path | None = None,
     jit: bool = False,
 ) -> Space:
-    """Embeds [N, H, W, 3] images in inference mode, in one pass.
+    """Embeds [N, H, W, 3] images in inference mode, in one pass, as float32.
 
     Args:
         classifier: A functional model from images to logits.
         images: The images.
-        path: `.npy` file to write the embeddings to, batch by batch, as float32; they
-            are memory-mapped then. None keeps them in memory.
+        path: `.npy` file to memory-map the embeddings to; None keeps them in memory.
         jit: Whether to compile with XLA.
 
     Raises:
@@ -214,23 +213,19 @@ def _mining_stage(
         if distribution.is_chief():
             folder = work.new_path(MINING)
             for name, result in results.items():
-                Prototypes.from_selection(
-                    result.selection,
-                    train.image,
-                    train.example_id,
-                    result.robustness.robustness,
-                ).save(folder / name / "prototypes.npz")
+                robust = result.robustness.robustness
+                prototypes = Prototypes.from_selection(
+                    result.selection, train.image, train.example_id, robust
+                )
+                prototypes.save(folder / name / "prototypes.npz")
             _write_findings(trial, settings, spaces, results[""], folder)
             _draw_sheets(trial, results[""], folder, work.shown / TENSORBOARD / MINING)
         return {}
 
-    models = [*own, *dropout, *itertools.chain(*repeats)]
     names = (*_MINING, "mining_repeats", *(_ROBUSTNESS if repeats else ()))
-    reads = {
-        **trial.seeds_read,
-        **read_settings(settings, *names),
-        "class_names": list(trial.class_names),
-    }
+    reads = {**trial.seeds_read, **read_settings(settings, *names)}
+    reads["class_names"] = list(trial.class_names)
+    models = [*own, *dropout, *itertools.chain(*repeats)]
     needs = ("robustness", *_made_by(models))
     return Stage(MINING, "mine", run, needs, reads, (TRAINING,), (MINING,))
 

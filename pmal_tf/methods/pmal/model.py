@@ -1,7 +1,4 @@
-"""PMAL's model: a classifier trained against fixed prototype images (Section 5).
-
-And what evaluation and export see of it.
-"""
+"""PMAL's model, trained against fixed prototype images (Section 5), and its scorer."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import tensorflow as tf
 from pmal_tf.backbones.inference import forward_in_batches
 from pmal_tf.methods.pmal.losses import own_and_nearest_other, prototype_loss
 from pmal_tf.methods.pmal.prototypes import Prototypes
-from pmal_tf.methods.pmal.settings import PROTOTYPE_MODES
+from pmal_tf.methods.pmal.settings import MODEL_SETTINGS, PMALSettings
 from pmal_tf.methods.scorer import Scorer
 from pmal_tf.mining.distances import SET_DISTANCES
 from pmal_tf.runtime.errors import PmalError
@@ -27,10 +24,6 @@ _LOSSES = ("loss", "classification_loss", "prototype_loss")
 # What shows how the prototypes work on the embedding: means over the training images.
 _DIAGNOSTICS = (
     *("attention_entropy", "active_hinges", "own_distance", "nearest_other_distance"),
-)
-_ARGUMENTS = (
-    *("prototypes_per_class", "margin", "prototype_weight", "prototype_mode"),
-    *("prototype_gradient", "label_smoothing", "set_distance"),
 )
 # What a batch carries.
 _FEATURES = (
@@ -58,18 +51,11 @@ class PMALModel(Trainable):
         network: Functional model to `{"embedding": [batch, D], "logits": [batch, K]}`,
             from `pmal_tf.backbones.classifier.embedding_and_logits`.
         prototypes_per_class: T, at most.
-        margin: delta of Eq. 9.
-        prototype_weight: lambda_p of Eq. 10.
-        prototype_mode: `joint`: all prototypes pass through the network with every
-            batch, in training mode. `inference`: those of the step pass by themselves,
-            in inference mode and without a gradient. `bank`: those of the step pass
-            with the batch. In the last two modes the others stand as they were last
-            embedded; call `refresh_prototypes` before training.
-        prototype_gradient: Whether the gradient flows through prototypes that pass
-            with the batch.
         label_smoothing: Share of a label that is spread evenly over all classes.
-        set_distance: `attention`, Eq. 11, or `nearest`, to the nearest prototype.
-        **kwargs: Passed to `keras.Model`.
+        **settings: `margin`, `prototype_weight`, `set_distance`, `prototype_mode` and
+            `prototype_gradient` of `PMALSettings`, which explains them; call
+            `refresh_prototypes` before training in modes other than `joint`. The rest
+            is passed to `keras.Model`.
     """
 
     def __init__(
@@ -77,32 +63,16 @@ class PMALModel(Trainable):
         network: keras.Model,
         prototypes_per_class: int,
         *,
-        margin: float = 0.5,
-        prototype_weight: float = 1.0,
-        prototype_mode: str = "joint",
-        prototype_gradient: bool = True,
         label_smoothing: float = 0.0,
-        set_distance: str = "attention",
-        **kwargs: Any,
+        **settings: Any,
     ) -> None:
-        super().__init__(*_LOSSES, *_DIAGNOSTICS, **kwargs)
-        for name, value, allowed in (
-            ("set_distance", set_distance, SET_DISTANCES),
-            ("prototype_mode", prototype_mode, PROTOTYPE_MODES),
-        ):
-            if value not in allowed:
-                raise PmalError(
-                    f"`{name}` must be one of {', '.join(allowed)}. "
-                    f"Received: {name}={value!r}"
-                )
+        own = {name: settings.pop(name) for name in MODEL_SETTINGS if name in settings}
+        super().__init__(*_LOSSES, *_DIAGNOSTICS, **settings)
+        self.settings = PMALSettings(**own)
+        self._distance = SET_DISTANCES[self.settings.set_distance]
         self.network = network
         self.prototypes_per_class = prototypes_per_class
-        self.margin = margin
-        self.prototype_weight = prototype_weight
-        self.prototype_mode = prototype_mode
-        self.prototype_gradient = prototype_gradient
         self.label_smoothing = label_smoothing
-        self.set_distance = set_distance
         embedding = network.output["embedding"]
         num_classes = network.output["logits"].shape[-1]
         if num_classes < 2:
@@ -134,7 +104,7 @@ class PMALModel(Trainable):
         """Embeds images, or those of a batch with prototypes; see the class."""
         image = features["image"] if isinstance(features, dict) else features
         outputs = self.network(image, training=training)
-        distance, _ = SET_DISTANCES[self.set_distance](
+        distance, _ = self._distance(
             outputs["embedding"], self.prototype_embeddings, self.prototype_mask
         )
         results = {**outputs, "distance": distance}
@@ -166,10 +136,8 @@ class PMALModel(Trainable):
         Unlike `refresh_prototypes` and `outputs` it changes nothing, so that it may be
         called while the model is being trained. See there for the arguments.
         """
-        distance, _ = SET_DISTANCES[self.set_distance](
-            self._embedded(image), self._embedded_prototypes(prototype_image), mask
-        )
-        return distance.numpy()
+        prototypes = self._embedded_prototypes(prototype_image)
+        return self._distance(self._embedded(image), prototypes, mask)[0].numpy()
 
     def _embedded(self, image: Images) -> np.ndarray:
         """Returns [N, D] embeddings in inference mode."""
@@ -190,19 +158,14 @@ class PMALModel(Trainable):
         )
 
     def score(self, image: np.ndarray, batch_size: int = 256) -> np.ndarray:
-        """Distance-based rejection score (DR, Section 5.2).
+        """Returns [N] DR scores, min_k d(z, P_k) in [0, 2] (Section 5.2).
 
-        Returns:
-            [N] float32, min_k d(z, P_k) in [0, 2]; larger means more likely unknown.
+        Larger means more likely unknown.
         """
         return self.outputs(image, batch_size)["distance"].min(axis=1)
 
     def scorer(self, prototypes: Prototypes | None) -> PMALScorer:
-        """Returns what evaluation and export take for a trained model.
-
-        Args:
-            prototypes: Those that `refresh_prototypes` embedded.
-        """
+        """Returns what evaluation and export take for a trained model."""
         return PMALScorer(self, prototypes)
 
     def get_config(self) -> dict[str, Any]:
@@ -210,7 +173,9 @@ class PMALModel(Trainable):
         return {
             **super().get_config(),
             "network": keras.saving.serialize_keras_object(self.network),
-            **{name: getattr(self, name) for name in _ARGUMENTS},
+            "prototypes_per_class": self.prototypes_per_class,
+            "label_smoothing": self.label_smoothing,
+            **{name: getattr(self.settings, name) for name in MODEL_SETTINGS},
         }
 
     @classmethod
@@ -226,12 +191,7 @@ class PMALModel(Trainable):
 
         Beside them, [batch] each: the entropy of the attention to the own prototypes in
         nats (log T where all count the same), whether the hinge of Eq. 9 is active, and
-        the distances that it compares.
-
-        Args:
-            features: The image with its side input, from `Prototypes.attach`.
-            label: [batch] class indices.
-            training: The mode of the network.
+        the distances that it compares. Features are those of `Prototypes.attach`.
         """
         given = sorted(features) if isinstance(features, dict) else []
         if not set(given).issuperset(_FEATURES):
@@ -246,14 +206,14 @@ class PMALModel(Trainable):
             features["example_index"][:, None, None] == features["prototype_index"]
         )
         mask = features["prototype_mask"] & ~is_self
-        distance, weight = SET_DISTANCES[self.set_distance](embedding, prototypes, mask)
+        distance, weight = self._distance(embedding, prototypes, mask)
         available = tf.reduce_any(mask, axis=-1)
         classification = classification_loss(logits, label, self.label_smoothing)
-        prototype = prototype_loss(distance, label, available, self.margin)
+        prototype = prototype_loss(distance, label, available, self.settings.margin)
         own, nearest_other, _ = own_and_nearest_other(distance, label, available)
         own_weight = tf.gather(weight, label, batch_dims=1)
         return {
-            "loss": classification + self.prototype_weight * prototype,
+            "loss": classification + self.settings.prototype_weight * prototype,
             "classification_loss": classification,
             "prototype_loss": prototype,
             "attention_entropy": -tf.reduce_sum(
@@ -273,7 +233,7 @@ class PMALModel(Trainable):
         Prototypes that do not pass in this step stand as they were last embedded.
         """
         image, passing = features["image"], features["prototype_image"]
-        if self.prototype_mode == "inference":
+        if self.settings.prototype_mode == "inference":
             outputs = self.network(image, training=training)
             embedding, logits = outputs["embedding"], outputs["logits"]
             fresh = tf.stop_gradient(self._embed_alone(passing))
@@ -283,10 +243,10 @@ class PMALModel(Trainable):
             outputs = self.network(together, training=training)
             embedding, logits = outputs["embedding"][:batch], outputs["logits"][:batch]
             fresh = outputs["embedding"][batch:]
-            if not self.prototype_gradient:
+            if not self.settings.prototype_gradient:
                 fresh = tf.stop_gradient(fresh)
         prototypes = self._placed(fresh, features["prototype_slot"])
-        if training and self.prototype_mode != "joint":
+        if training and self.settings.prototype_mode != "joint":
             self.prototype_embeddings.assign(tf.stop_gradient(prototypes))
         return embedding, logits, prototypes
 
@@ -368,7 +328,7 @@ class PMALScorer(Scorer):
     def facts(self) -> dict[str, Any]:
         """Returns how prototypes make a distance, and how many there are."""
         return {
-            "set_distance": self.model.set_distance,
+            "set_distance": self.model.settings.set_distance,
             "prototypes": int(self.mask.sum()),
         }
 
@@ -386,7 +346,7 @@ class PMALScorer(Scorer):
 
     def measure(self, outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Adds `distance` [batch, K] in [0, 2] to `embedding` and `logits`."""
-        distance, _ = SET_DISTANCES[self.model.set_distance](
+        distance, _ = SET_DISTANCES[self.model.settings.set_distance](
             outputs["embedding"], self._embeddings, tf.constant(self.mask)
         )
         return {**outputs, "distance": distance}
@@ -399,7 +359,7 @@ class PMALScorer(Scorer):
         embedding = outputs["embedding"]
         nearest_class = tf.argmin(outputs["distance"], axis=1)
         prototypes = tf.gather(self._embeddings, nearest_class)
-        if self.model.set_distance == "nearest":
+        if self.model.settings.set_distance == "nearest":
             prototypes = tf.math.l2_normalize(prototypes, axis=-1)
         # Not the attention itself: rounded, it may be the same of two of them.
         similarity = tf.einsum("bd,btd->bt", embedding, prototypes)
@@ -419,7 +379,7 @@ class PMALScorer(Scorer):
         model = PMALModel(
             other.network,
             prototypes.mask.shape[1],
-            set_distance=self.model.set_distance,
+            set_distance=self.model.settings.set_distance,
         )
         model.refresh_prototypes(prototypes.image, prototypes.mask)
         return PMALScorer(model, prototypes)

@@ -19,7 +19,7 @@ from pmal_tf.methods.pmal.prototypes import (
     Prototypes,
     PrototypeSchedule,
 )
-from pmal_tf.methods.pmal.settings import PMALSettings
+from pmal_tf.methods.pmal.settings import MODEL_SETTINGS, PMALSettings
 from pmal_tf.methods.trial import Trial
 from pmal_tf.runtime import distribution
 from pmal_tf.runtime.settings import read_settings
@@ -27,17 +27,14 @@ from pmal_tf.runtime.stage import Stage, Work
 from pmal_tf.training.fit import StageRecords, batches_of, fit
 from pmal_tf.training.recipe import Recipe
 
-# The settings that say how a model is trained against its prototypes.
-_MODEL = (
-    *("margin", "prototype_weight", "set_distance", "prototype_mode"),
-    "prototype_gradient",
-)
 # Images of held-out classes and of others that are looked at after each epoch.
 _MOST_VALIDATED = 2000
 
 
 def optimize_stage(trial: Trial, settings: PMALSettings) -> Stage:
     """Returns the stage that trains a `PMALModel`, from M^1 or from scratch."""
+    mode, every = settings.prototype_mode, settings.prototype_every
+    schedule = PrototypeSchedule.of_mode(mode, every, settings.prototype_slice)
 
     def train(work: Work, records: StageRecords) -> PMALModel:
         if settings.init == "pretrained":
@@ -49,7 +46,7 @@ def optimize_stage(trial: Trial, settings: PMALSettings) -> Stage:
             embedding_and_logits(classifier),
             prototypes.mask.shape[1],
             label_smoothing=trial.recipe.label_smoothing,
-            **{name: getattr(settings, name) for name in _MODEL},
+            **{name: getattr(settings, name) for name in MODEL_SETTINGS},
         )
         fit_pmal(
             model,
@@ -57,11 +54,7 @@ def optimize_stage(trial: Trial, settings: PMALSettings) -> Stage:
             prototypes,
             trial.recipe,
             seed=trial.seed("dropout", "optimize"),
-            schedule=PrototypeSchedule.of_mode(
-                settings.prototype_mode,
-                settings.prototype_every,
-                settings.prototype_slice,
-            ),
+            schedule=schedule,
             measure=_held_out_auroc(trial, model, prototypes),
             records=records,
         )
@@ -72,7 +65,7 @@ def optimize_stage(trial: Trial, settings: PMALSettings) -> Stage:
         train,
         needs=("pretrain_0", MINING),
         reads=read_settings(
-            settings, *_MODEL, "prototype_every", "prototype_slice", "init"
+            settings, *MODEL_SETTINGS, "prototype_every", "prototype_slice", "init"
         ),
         inputs=("test",) if trial.data.tuning_held_out else (),
     )
@@ -93,13 +86,13 @@ def fit_pmal(
 
     Args:
         model: The model.
-        pipeline: The training images.
-        prototypes: The mined prototypes, images of `pipeline`.
+        pipeline: The training images; the prototypes are among them.
+        prototypes: The mined prototypes.
         recipe: Optimiser, schedule and budget.
         seed: Seed of dropout.
         schedule: Which prototypes pass through the network in which step.
         measure: Returns numbers to record beside the losses after each epoch.
-        records: Where to keep checkpoints and metrics; None keeps none.
+        records: Where to keep checkpoints and metrics, if anywhere.
 
     Raises:
         PmalError: If the prototypes are of other classes or images.

@@ -1,7 +1,4 @@
-"""The mined prototypes: real training images, a fixed number per class.
-
-And which of them pass through the network in which training step.
-"""
+"""The mined prototypes: real training images, and which a training step embeds."""
 
 from __future__ import annotations
 
@@ -55,10 +52,7 @@ class PrototypeSchedule:
         """Returns the function from a batch's number to the slots it is to embed.
 
         The number, int64, is counted over steps and this host's replicas; slots are [S]
-        int32, k * T + t.
-
-        Args:
-            mask: [K, T] boolean, False where padded.
+        int32, k * T + t, of the [K, T] mask, which is False where padded.
         """
         rank, class_index = np.nonzero(mask.T)
         slots = (class_index * mask.shape[1] + rank).astype(np.int32)
@@ -108,10 +102,10 @@ class Prototypes:
         example_id: np.ndarray,
         robustness: np.ndarray,
     ) -> Prototypes:
-        """Collects the selected training images.
+        """Collects the images at each class's positions among N training images.
 
         Args:
-            selection: For each class, positions among the N training images.
+            selection: The positions, by class.
             image: [N, H, W, 3].
             example_id: [N] strings.
             robustness: [N].
@@ -163,11 +157,7 @@ class Prototypes:
         return np.array(flat, np.int64).reshape(self.mask.shape)
 
     def check_classes(self, example_id: np.ndarray, label: np.ndarray) -> None:
-        """Checks that every prototype is a training image of its class.
-
-        Args:
-            example_id: [N] ids of the training images.
-            label: [N] class indices.
+        """Checks that every prototype is one of [N] training images, of its class.
 
         Raises:
             PmalError: If one is not.
@@ -193,20 +183,16 @@ class Prototypes:
     ) -> tf.data.Dataset:
         """Adds prototypes to every batch, as the side input of `PMALModel`.
 
+        Features then also hold `prototype_image` [S, H, W, 3], the S prototypes that
+        are to pass through the network in this step, `prototype_slot` [S] int32, their
+        places k * T + t, and of all `prototype_index` and `prototype_mask`, [K, T].
+
         Args:
             dataset: Batches of `({"image", "example_index"}, label)`, or of
                 `(image, label)`, which cannot tell that a sample is a prototype itself.
-            example_id: [N] ids of the training images that `example_index` counts;
-                by default the ids are their positions.
+            example_id: As in `example_index`.
             schedule: Which prototypes come with which batch; by default all with each.
-            first_element: Number of the first batch, counted from the start of
-                training.
-
-        Returns:
-            Batches whose features also hold `prototype_image` [S, H, W, 3], the S
-            prototypes that are to pass through the network in this step,
-            `prototype_slot` [S] int32, their places k * T + t, and of all prototypes
-            `prototype_index` [K, T] and `prototype_mask` [K, T].
+            first_element: Number of the first batch since the start of training.
         """
         every_step = {
             "prototype_index": tf.constant(self.example_index(example_id)),
@@ -230,8 +216,7 @@ class Prototypes:
             }
             return {**features, **every_step, **of_step}, label
 
-        numbered = dataset.enumerate(first_element)
-        return numbered.map(lambda number, batch: add(number, batch))
+        return dataset.enumerate(first_element).map(add)
 
     def save(self, path: Path) -> None:
         """Writes one row per prototype, class by class in order of selection."""
