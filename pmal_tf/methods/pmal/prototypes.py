@@ -133,24 +133,17 @@ class Prototypes:
         Raises:
             PmalError: If a prototype is not among them.
         """
+        ids = self.example_id[self.mask].tolist()
         if example_id is None:
-            try:
-                padded = np.where(self.mask, self.example_id, str(_PADDING))
-                return padded.astype(np.int64)
-            except ValueError as error:
-                raise PmalError(
-                    "Prototypes of named images are found among the training images by "
-                    "name; pass the names that `example_index` counts as `example_id`. "
-                    f"Received: prototype {self.example_id[self.mask][0]!r} and no "
-                    "names"
-                ) from error
-        position = {name: index for index, name in enumerate(example_id.tolist())}
-        missing = [name for name in self.example_id[self.mask] if name not in position]
+            position = {name: int(name) for name in ids if name.isdecimal()}
+        else:
+            position = {name: n for n, name in enumerate(example_id.tolist())}
+        missing = [name for name in ids if name not in position]
         if missing:
             raise PmalError(
                 "Every prototype must be one of the training images; these were mined "
-                f"from other data. Received: prototypes {missing[:5]} "
-                f"({len(missing)} in all)"
+                "from other data, or their images have names, which `example_id` must "
+                f"give. Received: prototypes {missing[:5]} ({len(missing)} in all)"
             )
         names = self.example_id.ravel().tolist()
         flat = [position.get(name, _PADDING) for name in names]
