@@ -11,13 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pmal_tf.runtime.version import __version__
 
 if TYPE_CHECKING:
+    from pmal_tf.estimator import OpenSetClassifier, PMALClassifier
     from pmal_tf.methods.loading import load_model
-    from pmal_tf.methods.pmal.api import (
-        as_arrays,
-        mine_prototypes,
-        train_classifier,
-        train_pmal,
-    )
     from pmal_tf.methods.pmal.model import PMALModel
     from pmal_tf.methods.pmal.prototypes import Prototypes
     from pmal_tf.mining.mine import mine
@@ -31,39 +26,35 @@ if TYPE_CHECKING:
 
 _HOME = {
     "MiningSettings": "pmal_tf.mining.settings",
+    "OpenSetClassifier": "pmal_tf.estimator",
+    "PMALClassifier": "pmal_tf.estimator",
     "PMALModel": "pmal_tf.methods.pmal.model",
     "PmalError": "pmal_tf.runtime.errors",
     "Prototypes": "pmal_tf.methods.pmal.prototypes",
     "Recipe": "pmal_tf.training.recipe",
     "Space": "pmal_tf.mining.spaces",
-    "as_arrays": "pmal_tf.methods.pmal.api",
     "conformal_threshold": "pmal_tf.results.calibration",
     "export_saved_model": "pmal_tf.serving.export",
     "load_model": "pmal_tf.methods.loading",
     "mine": "pmal_tf.mining.mine",
-    "mine_prototypes": "pmal_tf.methods.pmal.api",
     "topology_robustness": "pmal_tf.mining.robustness",
-    "train_classifier": "pmal_tf.methods.pmal.api",
-    "train_pmal": "pmal_tf.methods.pmal.api",
 }
 
 __all__ = [
     "MiningSettings",
+    "OpenSetClassifier",
+    "PMALClassifier",
     "PMALModel",
     "PmalError",
     "Prototypes",
     "Recipe",
     "Space",
     "__version__",
-    "as_arrays",
     "conformal_threshold",
     "export_saved_model",
     "load_model",
     "mine",
-    "mine_prototypes",
     "topology_robustness",
-    "train_classifier",
-    "train_pmal",
 ]
 
 

@@ -19,6 +19,7 @@ FLOORS = (
     ("serving",),
     ("workflow",),
     ("benchmark",),
+    ("estimator",),
 )
 # At the root: what `python -m` runs, and the package itself.
 ENTRIES = ("__init__", "cache", "demo", "predict", "report", "run", "tune")

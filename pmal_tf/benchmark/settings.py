@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pmal_tf.backbones.names import backbone_names
-from pmal_tf.backbones.settings import NetworkSettings
+from pmal_tf.backbones.settings import NetworkSettings, backbone_names
 from pmal_tf.mining.settings import MiningSettings
 from pmal_tf.runtime.settings import Interval, check_settings, setting
 from pmal_tf.training.recipe import Recipe

@@ -10,9 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
-from pmal_tf.methods.pmal.feed import PrototypeFeed
 from pmal_tf.methods.pmal.model import PMALModel
-from pmal_tf.methods.pmal.prototypes import Prototypes
+from pmal_tf.methods.pmal.prototypes import Prototypes, PrototypeSchedule
 from pmal_tf.methods.pmal.settings import PMALSettings
 from pmal_tf.runtime.errors import TrainingDivergedError
 from pmal_tf.training.loop import execution
@@ -117,7 +116,8 @@ def build_step(variant: Variant, setting: Setting) -> TrainingStep:
             prototype_mode=variant.prototype_mode,
         )
         model.refresh_prototypes(prototypes.image, prototypes.mask)
-        batches = prototypes.attach(batches, feed=PrototypeFeed(size=variant.fed))
+        schedule = PrototypeSchedule(size=variant.fed)
+        batches = prototypes.attach(batches, schedule=schedule)
     else:
         model = SoftmaxModel(classifier)
     recipe = Recipe(batch_size=setting.batch_size)

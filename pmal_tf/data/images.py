@@ -10,7 +10,6 @@ import numpy as np
 
 from pmal_tf.data.decoding.stored_images import StoredImages
 from pmal_tf.data.settings import SourceOptions
-from pmal_tf.runtime.errors import PmalError
 
 # Bytes of images on disk that are read into memory for good.
 _MOST_IN_MEMORY = 2**30
@@ -167,35 +166,3 @@ def proportional_share(
         if chosen[members].all():
             chosen[members] = False
     return chosen
-
-
-def check_arrays(image: np.ndarray, label: np.ndarray) -> None:
-    """Checks images and class indices that a user hands in.
-
-    Raises:
-        PmalError: If shapes or types do not fit together.
-    """
-    if image.ndim != 4 or image.shape[-1] != 3:
-        raise PmalError(
-            "`images` must have shape [N, H, W, 3]; repeat a grey channel three times "
-            f"first. Received: images.shape={image.shape}"
-        )
-    if np.issubdtype(image.dtype, np.floating):
-        low, high = float(image.min()), float(image.max())
-        if not (np.isfinite([low, high]).all() and 0.0 <= low and 1.0 < high <= 255.0):
-            raise PmalError(
-                "`images` of floating-point numbers must lie on the 0-255 scale; the "
-                f"model scales them itself. Received: values from {low:g} to {high:g}"
-            )
-    if label.shape != image.shape[:1] or not np.issubdtype(label.dtype, np.integer):
-        raise PmalError(
-            "`labels` must hold one integer per image. Received: "
-            f"labels of shape {label.shape} and type {label.dtype} for {len(image)} "
-            "images"
-        )
-    present = np.unique(label)
-    if len(present) < 2 or not np.array_equal(present, np.arange(len(present))):
-        raise PmalError(
-            "`labels` must hold every class index from 0 to K - 1, K >= 2; a class "
-            f"without images cannot be learnt. Received: labels={present.tolist()}"
-        )

@@ -25,11 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ARPLSettings:
-    """ARPL; the defaults are the authors'.
-
-    Raises:
-        PmalError: If a value is not allowed.
-    """
+    """ARPL; the defaults are the authors'."""
 
     radius_weight: float = setting(
         0.1, "Weight of ARPL's bound on the open space.", allowed=Interval(low=0)
@@ -63,9 +59,9 @@ class ARPL(NetworkMethod):
         # As the authors draw them: 0.1 times a standard normal.
         normal, dtype = keras.initializers.RandomNormal(stddev=0.1), full_precision()
         size = embedding.shape[-1]
-        points = Learned(
-            (num_classes, size), normal, dtype=dtype, name="reciprocal_points"
-        )(embedding)
+        shape = (num_classes, size)
+        learned = Learned(shape, normal, dtype=dtype, name="reciprocal_points")
+        points = learned(embedding)
         radius = Learned((1,), dtype=dtype, name="radius")(embedding)
         products = keras.ops.matmul(embedding, keras.ops.transpose(points))
         # |z - P|^2 by its parts: no [batch, K, D] tensor exists.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import keras
 
 from pmal_tf.methods.loading import load_model
 from pmal_tf.methods.trial import Trial
 from pmal_tf.runtime.stage import Stage, Work
-from pmal_tf.training.fit import fit_classifier, is_trained, save_trained
+from pmal_tf.training.fit import StageRecords, fit_classifier
 
 
 def classifier_stage(
@@ -25,30 +28,19 @@ def classifier_stage(
         kind: Its name in `--stages`.
         embedding_dropout: Dropout rate of the embedding before the head.
     """
-    name = f"pretrain_{model}"
-
-    def run(work: Work) -> dict[str, Any]:
-        records = trial.records(work)
-        if not is_trained(records):
-            classifier = trial.new_classifier(
-                "pretrain", model, embedding_dropout=embedding_dropout
-            )
-            fit_classifier(
-                classifier,
-                trial.pipeline("pretrain", model),
-                trial.recipe,
-                seed=trial.seed("dropout", "pretrain", model),
-                records=records,
-            )
-            save_trained(classifier, records)
-        return {}
-
-    reads = {**trial.training_reads, "embedding_dropout": embedding_dropout}
-    return Stage(name, kind, run, (), reads, trial.training_inputs, (name,))
+    purpose, reads = ("pretrain", model), {"embedding_dropout": embedding_dropout}
+    return _stage(
+        trial,
+        f"pretrain_{model}",
+        lambda _: trial.new_classifier(*purpose, **reads),
+        *purpose,
+        kind=kind,
+        reads=reads,
+    )
 
 
 def trained_on_stage(trial: Trial, name: str, start: str, *purpose: str) -> Stage:
-    """Returns the stage that trains a classifier on with the plain loss.
+    """Returns the stage that trains another stage's classifier on with the plain loss.
 
     Args:
         trial: The trial.
@@ -57,19 +49,25 @@ def trained_on_stage(trial: Trial, name: str, start: str, *purpose: str) -> Stag
         *purpose: Order, augmentation and dropout are those of this purpose.
     """
 
-    def run(work: Work) -> dict[str, Any]:
-        records = trial.records(work)
-        if not is_trained(records):
-            classifier = load_model(work.path_of(f"{start}/model.keras"))
-            fit_classifier(
-                classifier,
-                trial.pipeline(*purpose),
-                trial.recipe,
-                seed=trial.seed("dropout", *purpose),
-                records=records,
-            )
-            save_trained(classifier, records)
-        return {}
+    def begin(work: Work) -> keras.Model:
+        return load_model(work.path_of(f"{start}/model.keras"))
 
-    reads, inputs = trial.training_reads, trial.training_inputs
-    return Stage(name, name, run, (start,), reads, inputs, (name,))
+    return _stage(trial, name, begin, *purpose, needs=(start,))
+
+
+def _stage(
+    trial: Trial,
+    name: str,
+    begin: Callable[[Work], keras.Model],
+    *purpose: str | int,
+    **declared: Any,
+) -> Stage:
+    """Returns the stage that trains the classifier that it begins with."""
+
+    def train(work: Work, records: StageRecords) -> keras.Model:
+        classifier, seed = begin(work), trial.seed("dropout", *purpose)
+        pipeline = trial.pipeline(*purpose)
+        fit_classifier(classifier, pipeline, trial.recipe, seed=seed, records=records)
+        return classifier
+
+    return trial.training_stage(name, train, **declared)

@@ -1,8 +1,8 @@
 """The control: M^1 trained on with the plain loss, for as long as PMAL was.
 
 Most of what two-stage training gains may be the second stage's warm start; only against
-this model can one see what the prototypes added. Order and augmentation are
-those of the optimisation.
+this model can one see what the prototypes added. Order and augmentation are those of
+the optimisation.
 """
 
 from __future__ import annotations

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pmal_tf.runtime.errors import PmalError
-from pmal_tf.runtime.settings import read_settings
-from pmal_tf.runtime.stage import Stage
 
 if TYPE_CHECKING:
     import keras
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
 
     from pmal_tf.methods.scorer import Scorer
     from pmal_tf.methods.trial import Trial
+    from pmal_tf.runtime.stage import Stage
 
 # From a path in the trial's folder, e.g. `optimize/model.keras`, to where the file is.
 PathOf = Callable[[str], Path]
@@ -42,8 +41,7 @@ class Method:
         Settings: Dataclass of its settings, made by `runtime.settings.setting`.
         scores: Names of the scores that it is judged by, its own first.
         beside: Methods that are judged beside it by default.
-        baseline: The method that its results are compared with, where it is judged
-            beside it.
+        baseline: The one of these that its results are compared with.
         result_of: Names of the stages that `load` reads from.
         retired: Flags that there were, and what to use in their place.
     """
@@ -70,22 +68,14 @@ class Method:
         """
 
     def stages(self, trial: Trial, settings: Any) -> list[Stage]:
-        """Returns the stages that train it, in order.
+        """Returns the stages that train it, in order, with an instance of `Settings`.
 
         Stages of one name are one stage, whichever methods ask for it.
-
-        Args:
-            trial: The data, the network and the seeds.
-            settings: An instance of `Settings`.
         """
         raise NotImplementedError
 
     def load(self, path_of: PathOf) -> Scorer:
-        """Returns the trained method.
-
-        Args:
-            path_of: Tells where a file of its stages is.
-        """
+        """Returns the trained method, from the files of the stages in `result_of`."""
         raise NotImplementedError
 
 
@@ -102,11 +92,7 @@ class NetworkMethod(Method):
         return (self.name,)
 
     def check(self, trial: Trial, settings: Any) -> None:
-        """Checks that no setting is given that these losses do not know.
-
-        Raises:
-            PmalError: If one is.
-        """
+        """Checks that no setting is given that these losses do not know."""
         smoothing = trial.recipe.label_smoothing
         if smoothing:
             raise PmalError(
@@ -148,18 +134,9 @@ class NetworkMethod(Method):
 
     def stages(self, trial: Trial, settings: Any) -> list[Stage]:
         """Returns the one stage."""
-        from pmal_tf.methods.network_stage import train_network
+        from pmal_tf.methods.network_stage import network_stage
 
-        return [
-            Stage(
-                name=self.name,
-                kind=self.name,
-                run=lambda work: train_network(work, trial, self, settings),
-                reads={**trial.training_reads, **read_settings(settings)},
-                inputs=trial.training_inputs,
-                shows=(self.name,),
-            )
-        ]
+        return [network_stage(trial, self, settings)]
 
     def load(self, path_of: PathOf) -> Scorer:
         """Returns the trained network's scorer."""

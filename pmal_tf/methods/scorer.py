@@ -31,17 +31,14 @@ class Scorer:
 
     Attributes:
         largest_distance: The end of the scale of `distance`, where there is one.
+        prototypes: The training images that distances rest on, where there are such.
     """
 
     largest_distance: float = float(np.finfo(np.float32).max)
+    prototypes: Prototypes | None = None
 
     def __init__(self, network: keras.Model) -> None:
         self.network = network
-
-    @property
-    def prototypes(self) -> Prototypes | None:
-        """The training images that distances rest on, where there are such."""
-        return None
 
     def prototype_embeddings(self) -> np.ndarray | None:
         """Returns [P, D] embeddings of the prototypes, class by class, if any."""
@@ -75,26 +72,14 @@ class Scorer:
         return ()
 
     def beside(self, other: Scorer) -> Scorer:
-        """Returns another method's scorer as it is judged beside this one.
-
-        Args:
-            other: A scorer of the same known classes.
-        """
+        """Returns another method's scorer, of the same classes, as judged beside it."""
         return other
 
     def outputs(self, images: Images, batch_size: int = 256) -> dict[str, np.ndarray]:
-        """Returns `measure`'s outputs as float32 arrays, for any number of images.
-
-        Args:
-            images: [N, H, W, 3] on the 0-255 scale.
-            batch_size: Images per forward pass.
-        """
+        """Returns `measure`'s outputs as float32 arrays, for [N, H, W, 3] images."""
 
         def forward(batch: tf.Tensor) -> dict[str, tf.Tensor]:
             outputs = self.network(batch, training=False)
-            named = {
-                n: tf.cast(outputs[n], tf.float32) for n in ("embedding", "logits")
-            }
-            return self.measure(named)
+            return self.measure({n: tf.cast(outputs[n], tf.float32) for n in OUTPUTS})
 
         return forward_in_batches(forward, images, batch_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,8 +18,8 @@ from pmal_tf.runtime import distribution
 from pmal_tf.runtime.device_settings import DeviceSettings
 from pmal_tf.runtime.seeds import derive_seed
 from pmal_tf.runtime.settings import read_settings
-from pmal_tf.runtime.stage import METRICS, TENSORBOARD, Work
-from pmal_tf.training.fit import StageRecords
+from pmal_tf.runtime.stage import METRICS, TENSORBOARD, Stage, Work
+from pmal_tf.training.fit import StageRecords, is_trained, save_trained
 from pmal_tf.training.recipe import Recipe
 
 # What a training stage reads beside settings: the images, and the file it starts from.
@@ -27,16 +28,7 @@ TRAINING, START = "training", "init_weights"
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial.
-
-    Attributes:
-        number: The trial.
-        run_seed: The seed of the run.
-        images: Its images, read on first use.
-        network: Settings of the network.
-        recipe: How networks are trained.
-        devices: Settings of the machine.
-    """
+    """One trial: its number, the run's seed, its images and the settings in use."""
 
     number: int
     run_seed: int
@@ -61,6 +53,12 @@ class Trial:
         return len(self.class_names)
 
     @property
+    def augments(self) -> bool:
+        """Whether training images are shifted and mirrored."""
+        augment = self.data.augment
+        return self.images.source.natural if augment == "auto" else augment == "on"
+
+    @property
     def seeds_read(self) -> dict[str, Any]:
         """What everything that draws reads."""
         return {"seed": self.run_seed, "trial": self.number}
@@ -72,44 +70,66 @@ class Trial:
         Which images are learnt is told by their fingerprint, not by settings: two
         datasets that know the same classes share what is trained on them.
         """
-        shown = ("rand_augment", "rand_augment_magnitude")
-        return {
+        reads = {
             **self.seeds_read,
             **read_settings(self.network),
             **read_settings(self.recipe),
-            **read_settings(self.data, *shown),
+            **read_settings(self.data, "rand_augment", "rand_augment_magnitude"),
             "augment": self.augments,
-            **self._replicas_read,
         }
+        if not self.recipe.sync_batch_norm:
+            # Each replica has a BatchNorm of its own.
+            reads["replicas"] = distribution.replicas()
+        return reads
 
-    @property
-    def _replicas_read(self) -> dict[str, Any]:
-        """How many replicas there are, where each has a BatchNorm of its own."""
-        if self.recipe.sync_batch_norm:
+    def training_stage(
+        self,
+        name: str,
+        train: Callable[[Work, StageRecords], keras.Model],
+        *,
+        kind: str = "",
+        needs: tuple[str, ...] = (),
+        reads: Mapping[str, Any] | None = None,
+        inputs: tuple[str, ...] = (),
+    ) -> Stage:
+        """Returns a stage that trains a model and saves it as its `model.keras`.
+
+        Args:
+            name: Name of the stage.
+            train: Returns the trained model, and keeps its records.
+            kind: As in `Stage`, by default the name.
+            needs: As in `Stage`.
+            reads: What it reads beside what every training stage does.
+            inputs: As in `Stage`, beside the training images.
+        """
+
+        def run(work: Work) -> dict[str, Any]:
+            shown = work.shown / TENSORBOARD / name
+            records = StageRecords(
+                stage=name,
+                folder=work.folder / name,
+                metrics=work.shown / METRICS,
+                tensorboard=shown if self.devices.tensorboard else None,
+                identity={"made_from": work.key},
+                checkpoint_minutes=self.devices.checkpoint_minutes,
+            )
+            if not is_trained(records):
+                save_trained(train(work, records), records)
             return {}
-        return {"replicas": distribution.replicas()}
 
-    @property
-    def training_inputs(self) -> tuple[str, ...]:
-        """What every training stage reads beside settings."""
-        return (TRAINING, START) if self.network.init_weights else (TRAINING,)
-
-    @property
-    def augments(self) -> bool:
-        """Whether training images are shifted and mirrored."""
-        augment = self.data.augment
-        return self.images.source.natural if augment == "auto" else augment == "on"
+        start = (START,) if self.network.init_weights else ()
+        read = {**self.training_reads, **(reads or {})}
+        inputs = (TRAINING, *start, *inputs)
+        return Stage(name, kind or name, run, needs, read, inputs, (name,))
 
     def seed(self, *purpose: str | int) -> int:
         """Returns a seed derived from (seed, trial, purpose)."""
         return derive_seed(self.run_seed, self.number, *purpose)
 
     def pipeline(self, *purpose: str | int) -> TrainingPipeline:
-        """Returns the training pipeline of a stage.
+        """Returns the training images, in an order and augmented for a purpose.
 
-        Args:
-            *purpose: Names the order and augmentation; stages that are compared with
-                each other share it.
+        Stages that are compared with each other share the purpose.
         """
         train = self.images.train
         return TrainingPipeline(
@@ -141,16 +161,4 @@ class Trial:
             self.images.train.image.shape[1:],
             self.num_classes,
             embedding_dropout=embedding_dropout,
-        )
-
-    def records(self, work: Work) -> StageRecords:
-        """Returns where a training stage keeps its records."""
-        shown = work.shown / TENSORBOARD / work.stage
-        return StageRecords(
-            stage=work.stage,
-            folder=work.folder / work.stage,
-            metrics=work.shown / METRICS,
-            tensorboard=shown if self.devices.tensorboard else None,
-            identity={"made_from": work.key},
-            checkpoint_minutes=self.devices.checkpoint_minutes,
         )

@@ -21,8 +21,7 @@ from sklearn.metrics import roc_auc_score
 from pmal_tf.backbones.build import load_model
 from pmal_tf.data.hashing import hash_ids
 from pmal_tf.methods.classifier_stage import classifier_stage
-from pmal_tf.methods.pmal.api import embed
-from pmal_tf.methods.pmal.stages import MC_DROPOUT
+from pmal_tf.methods.pmal.mine_stages import MC_DROPOUT, embed
 from pmal_tf.mining.points import CentredLogits
 from pmal_tf.mining.qualities import MC_DROPOUT_RATE, QUALITIES, QualityInput
 from pmal_tf.mining.robustness import topology_robustness

@@ -12,7 +12,7 @@ from pmal_tf.backbones.classifier import (
     with_precision,
 )
 from pmal_tf.backbones.settings import backbone_names
-from pmal_tf.methods.pmal.api import embed
+from pmal_tf.methods.pmal.mine_stages import embed
 from pmal_tf.runtime.errors import PmalError
 
 

@@ -154,10 +154,10 @@ def test_prototypes_are_dealt_as_in_training(name, fed, classes):
 
 def test_the_bank_starts_as_in_training_and_keeps_what_is_not_fed():
     step = build_step(dataclasses.replace(VARIANTS["bank"], jit=False), TINY)
-    before = step.model.bank.numpy()
+    before = step.model.prototype_embeddings.numpy()
     assert np.abs(before).sum(axis=-1).min() > 0
     step()
-    changed = np.any(step.model.bank.numpy() != before, axis=-1)
+    changed = np.any(step.model.prototype_embeddings.numpy() != before, axis=-1)
     # The first prototypes of six classes.
     assert changed[:, 0].all()
     assert changed.sum() == 6

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from tiny_run import tiny, trial_folder
 
-from pmal_tf import methods
+from pmal_tf import estimator, methods
 from pmal_tf.methods import registry
 from pmal_tf.workflow.experiment import run_experiment
 from pmal_tf.workflow.flags import all_settings, short_help
@@ -104,3 +104,17 @@ def test_a_second_run_makes_nothing(copy, started):
 def test_its_setting_remakes_what_depends_on_it(copy, started):
     run_experiment(settings(copy, **{SETTING: 0.5}))
     assert started == [NAME, "evaluate", "export"]
+
+
+def test_it_is_a_classifier_for_python(made):
+    importlib.reload(estimator)
+    try:
+        parameters = {"epochs": 1, "width": 0.15, SETTING: 0.5}
+        image, label = np.zeros((60, 8, 8, 3), np.uint8), np.arange(60) % 3
+        image[np.arange(60), label] = 255
+        classifier = estimator.OpenSetClassifier(method=NAME, **parameters)
+        assert classifier.get_params()[SETTING] == 0.5
+        assert set(classifier.fit(image, label).predict(image)) <= {-1, 0, 1, 2}
+    finally:
+        registry.all_methods.cache_clear()
+        importlib.reload(estimator)

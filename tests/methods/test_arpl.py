@@ -56,15 +56,20 @@ def test_losses_are_those_worked_by_hand(head):
     np.testing.assert_allclose(parts["loss"], [classification + 0.1 * bound], rtol=1e-6)
 
 
+def scores_of(folder):
+    return (trial_folder(folder) / "scores_arpl.npz").read_bytes()
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("arpl")
     options = {"method": "arpl", "compare": ("softmax",), "scores": ("energy", "gen")}
-    return folder, options, run_experiment(tiny(folder, **options))
+    table = run_experiment(tiny(folder, **options))
+    return folder, options, table, scores_of(folder)
 
 
 def test_it_is_trained_judged_exported_and_served_like_pmal(trained):
-    folder, _, table = trained
+    folder, _, table, _ = trained
     trial = trial_folder(folder)
     result = json.loads((trial / "result.json").read_text())
     assert list(result["models"]) == ["arpl", "softmax"]
@@ -97,7 +102,7 @@ def test_its_model_loads_without_custom_objects(trained):
 
 
 def test_a_second_start_skips_it_and_its_own_setting_remakes_it(trained, started):
-    folder, options, _ = trained
+    folder, options, *_ = trained
     run_experiment(tiny(folder, **options))
     assert started == []
     run_experiment(tiny(folder, **options, radius_weight=0.2))
@@ -108,21 +113,16 @@ def test_it_goes_on_from_its_checkpoint_to_the_same_bits(
     trained, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("pmal_tf.training.checkpoints._LEAST_SECONDS", 0.0)
-    _, options, _ = trained
+    _, options, _, whole = trained
+    options = {**options, "compare": (), "stages": ("arpl", "evaluate")}
     config = tiny(tmp_path, **options)
 
     def killed(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("pmal_tf.methods.network_stage.save_trained", killed)
+        patched.setattr("pmal_tf.methods.trial.save_trained", killed)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(config)
     run_experiment(config)
-    whole = tiny(tmp_path / "whole", **options)
-    run_experiment(whole)
-    one, other = (
-        (c.run_folder / "trial_0" / "scores_arpl.npz").read_bytes()
-        for c in (config, whole)
-    )
-    assert one == other
+    assert scores_of(tmp_path) == whole

@@ -174,7 +174,7 @@ def test_mixed_precision_takes_the_same_step(policy, rng):
                     break
         finally:
             keras.config.set_dtype_policy(before)
-        assert model.bank.dtype == "float32"
+        assert model.prototype_embeddings.dtype == "float32"
         change[name] = np.concatenate(
             [
                 (w.numpy() - s).ravel()
@@ -285,7 +285,9 @@ def test_inference_paths_use_no_batch_statistics_and_no_dropout(trained_oscri, r
     model.compile(optimizer="sgd")
     model.refresh_prototypes(prototypes.image, prototypes.mask)
     embedding = trained_oscri(image, training=False)["embedding"]
-    np.testing.assert_allclose(tf.reshape(model.bank, (6, -1)), embedding, atol=1e-6)
+    np.testing.assert_allclose(
+        tf.reshape(model.prototype_embeddings, (6, -1)), embedding, atol=1e-6
+    )
     features = {"image": image, "example_index": np.arange(6)}
     label = np.array([0, 0, 1, 1, 2, 2])
     dataset = tf.data.Dataset.from_tensor_slices((features, label)).batch(6)
@@ -309,7 +311,7 @@ def test_mixed_precision_does_not_round_the_bank_or_the_distances(policy, rng):
     model.refresh_prototypes(image.reshape(3, 2, 16, 16, 3), np.ones((3, 2), bool))
     outputs = model.outputs(image)
     exact, _ = attention_to_set(
-        outputs["embedding"], model.bank.numpy(), np.ones((3, 2), bool)
+        outputs["embedding"], model.prototype_embeddings.numpy(), np.ones((3, 2), bool)
     )
     np.testing.assert_allclose(outputs["distance"], exact, atol=1e-6)
 
@@ -318,10 +320,12 @@ def test_padding_of_the_bank_is_masked(linear_network, training):
     image, _label, prototypes = training
     model = PMALModel(linear_network, WIDTH)
     model.refresh_prototypes(prototypes.image, prototypes.mask)
-    np.testing.assert_array_equal(model.bank_mask.numpy(), prototypes.mask)
+    np.testing.assert_array_equal(model.prototype_mask.numpy(), prototypes.mask)
     assert not prototypes.mask.all()
     exact, _ = attention_to_set(
-        model.outputs(image)["embedding"], model.bank.numpy(), prototypes.mask
+        model.outputs(image)["embedding"],
+        model.prototype_embeddings.numpy(),
+        prototypes.mask,
     )
     np.testing.assert_allclose(model.outputs(image)["distance"], exact, atol=1e-6)
 
@@ -345,7 +349,10 @@ def test_keras_file_holds_the_bank_and_needs_no_custom_objects(
     model.save(tmp_path / "model.keras")
     loaded = pmal_tf.load_model(tmp_path / "model.keras")
     assert isinstance(loaded, PMALModel)
-    assert (loaded.margin, loaded.prototype_mode) == (0.3, "inference")
+    assert (loaded.settings.margin, loaded.settings.prototype_mode) == (
+        0.3,
+        "inference",
+    )
     for name, value in model.outputs(image).items():
         np.testing.assert_array_equal(loaded.outputs(image)[name], value)
 
@@ -417,10 +424,12 @@ def test_the_nearest_prototype_can_stand_for_the_set(linear_network, training):
     nearest = models["nearest"]
     for i, k in np.ndindex(8, NUM_CLASSES):
         z = nearest.outputs(image[i : i + 1])["embedding"][0]
-        bank = nearest.bank.numpy()[k][prototypes.mask[k]]
+        bank = nearest.prototype_embeddings.numpy()[k][prototypes.mask[k]]
         cosine = bank @ z / np.linalg.norm(bank, axis=1) / np.linalg.norm(z)
         assert distances["nearest"][i, k] == pytest.approx(1 - cosine.max(), abs=1e-5)
-    assert PMALModel.from_config(nearest.get_config()).set_distance == "nearest"
+    assert (
+        PMALModel.from_config(nearest.get_config()).settings.set_distance == "nearest"
+    )
     with pytest.raises(PmalError, match="`set_distance` must be one of"):
         PMALModel(linear_network, WIDTH, set_distance="median")
 
@@ -431,6 +440,6 @@ def test_distances_by_the_current_weights_leave_the_bank_alone(
     image, _, prototypes = training
     model = PMALModel(linear_network, WIDTH)
     before = model.distance_to(image, prototypes.image, prototypes.mask)
-    assert not model.bank.numpy().any()
+    assert not model.prototype_embeddings.numpy().any()
     model.refresh_prototypes(prototypes.image, prototypes.mask)
     np.testing.assert_allclose(before, model.outputs(image)["distance"], atol=1e-6)

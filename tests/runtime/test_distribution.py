@@ -10,11 +10,10 @@ from tiny_classifier import tiny_classifier
 
 from pmal_tf.backbones.classifier import embedding_and_logits
 from pmal_tf.data.batches.pipeline import TrainingPipeline
-from pmal_tf.methods.pmal.api import embed
-from pmal_tf.methods.pmal.feed import PrototypeFeed
+from pmal_tf.methods.pmal.mine_stages import embed
 from pmal_tf.methods.pmal.model import PMALModel
-from pmal_tf.methods.pmal.prototypes import Prototypes
-from pmal_tf.methods.pmal.train import fit_pmal
+from pmal_tf.methods.pmal.optimize_stage import fit_pmal
+from pmal_tf.methods.pmal.prototypes import Prototypes, PrototypeSchedule
 from pmal_tf.runtime import distribution
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.training.fit import fit_classifier
@@ -80,9 +79,9 @@ def test_pmal_training_is_that_of_one_device(pipeline, mode):
         with on(strategy, "float64"):
             network = embedding_and_logits(tiny_classifier(0.0))
             model = PMALModel(network, 2, prototype_mode=mode, margin=1.0)
-            feed = PrototypeFeed.of_mode(mode, every=2, size=3)
-            fit_pmal(model, pipeline, prototypes, RECIPE, seed=1, feed=feed)
-            kept[strategy] = [*model.get_weights(), model.bank.numpy()]
+            schedule = PrototypeSchedule.of_mode(mode, every=2, size=3)
+            fit_pmal(model, pipeline, prototypes, RECIPE, seed=1, schedule=schedule)
+            kept[strategy] = [*model.get_weights(), model.prototype_embeddings.numpy()]
     assert furthest(kept["default"], kept["mirrored"]) < 1e-12
 
 

@@ -110,9 +110,9 @@ def test_with_the_nearest_prototype_all_weight_is_on_the_one_named(
     # lengths, would always name them, the cosine does not.
     nearest = PMALModel(model.network, 2, set_distance="nearest")
     nearest.refresh_prototypes(prototypes.image, prototypes.mask)
-    bank = nearest.bank.numpy()
+    bank = nearest.prototype_embeddings.numpy()
     bank[:2, 1] *= 10.0
-    nearest.bank.assign(bank)
+    nearest.prototype_embeddings.assign(bank)
     export(nearest, prototypes, tmp_path / "1", 0.1)
     answerer = Answerer(tmp_path / "1")
     named = set()

@@ -62,7 +62,7 @@ def test_nearest_prototype_is_the_one_attended_to_most(loaded, model, prototypes
     images = prototypes.image[IDS != ""].astype(np.float32)
     served = serve(loaded, images)
     embedding = model.outputs(images)["embedding"]
-    bank, mask = model.bank.numpy(), model.bank_mask.numpy()
+    bank, mask = model.prototype_embeddings.numpy(), model.prototype_mask.numpy()
     nearest = served["distance"].argmin(axis=1)
     for row, k in enumerate(nearest):
         similarity = np.where(mask[k], bank[k] @ embedding[row], -np.inf)
@@ -134,7 +134,7 @@ def test_prototypes_lie_beside_the_model(loaded, model, prototypes, exported):
     assert kept.example_id.tolist() == [name for name in IDS.flat if name]
     assert kept.class_index.tolist() == [0, 0, 1, 1, 2]
     np.testing.assert_array_equal(kept.image, prototypes.image[IDS != ""])
-    bank = model.bank.numpy()
+    bank = model.prototype_embeddings.numpy()
     np.testing.assert_array_equal(kept.embedding, bank[IDS != ""])
     assert load_prototype_images(exported.parent) is None
 
@@ -263,7 +263,7 @@ def test_a_model_of_nearest_prototypes_answers_by_these(
     np.testing.assert_allclose(answers["distance"], wanted["distance"], atol=1e-5)
     attention = model.outputs(images)["distance"]
     assert not np.allclose(answers["distance"], attention, atol=1e-4)
-    bank = nearest.bank.numpy()
+    bank = nearest.prototype_embeddings.numpy()
     for i, name in enumerate(answers["nearest_prototype"]):
         k = wanted["distance"][i].argmin()
         members = bank[k][prototypes.mask[k]]

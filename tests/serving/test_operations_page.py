@@ -284,13 +284,15 @@ def test_distance_on_a_device_is_the_model_s(place, version, monkeypatch, capsys
     with pytest.warns(UserWarning, match="Interpreter"):
         names = run(code, place, monkeypatch)
     model, z = place[1], names["z"]
-    wanted = attention_to_set(z[None], model.bank, model.bank_mask)[0][0]
+    wanted = attention_to_set(
+        z[None], model.prototype_embeddings, model.prototype_mask
+    )[0][0]
     got = [names["distance"](z, k) for k in range(len(CLASSES))]
     np.testing.assert_allclose(got, wanted, atol=1e-6)
     assert float(capsys.readouterr().out) == pytest.approx(min(got), abs=1e-6)
     # An untrained network's prototypes are too alike to tell how they are weighed.
-    mask = model.bank_mask.numpy()
-    bank = np.random.default_rng(2).normal(size=model.bank.shape)
+    mask = model.prototype_mask.numpy()
+    bank = np.random.default_rng(2).normal(size=model.prototype_embeddings.shape)
     names["prototypes"] = bank[mask]
     z = np.random.default_rng(3).normal(size=len(z))
     wanted = attention_to_set(z[None], bank, mask)[0][0]

@@ -7,8 +7,8 @@ from tiny_classifier import tiny_classifier
 from pmal_tf.backbones.classifier import embedding_and_logits
 from pmal_tf.data.batches.pipeline import ALONE, TrainingPipeline
 from pmal_tf.methods.pmal.model import PMALModel
+from pmal_tf.methods.pmal.optimize_stage import fit_pmal
 from pmal_tf.methods.pmal.prototypes import Prototypes
-from pmal_tf.methods.pmal.train import fit_pmal
 from pmal_tf.training import fit
 from pmal_tf.training.recipe import Recipe
 

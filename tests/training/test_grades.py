@@ -11,11 +11,10 @@ from tiny_classifier import tiny_classifier
 import pmal_tf
 from pmal_tf.backbones.classifier import embedding_and_logits
 from pmal_tf.data.batches.pipeline import TrainingPipeline
-from pmal_tf.methods.pmal.feed import PrototypeFeed
 from pmal_tf.methods.pmal.losses import prototype_loss
 from pmal_tf.methods.pmal.model import PMALModel
-from pmal_tf.methods.pmal.prototypes import Prototypes
-from pmal_tf.methods.pmal.train import fit_pmal
+from pmal_tf.methods.pmal.optimize_stage import fit_pmal
+from pmal_tf.methods.pmal.prototypes import Prototypes, PrototypeSchedule
 from pmal_tf.mining.distances import attention_to_set
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.training import checkpoints
@@ -58,9 +57,9 @@ def linear_model(mode, **options):
 
 
 def batches(pipeline, prototypes, mode, every=1, size=2):
-    feed = PrototypeFeed.of_mode(mode, every, size)
+    schedule = PrototypeSchedule.of_mode(mode, every, size)
     stream = pipeline.batches(0, 4)
-    return iter(prototypes.attach(stream, pipeline.example_id, feed))
+    return iter(prototypes.attach(stream, pipeline.example_id, schedule))
 
 
 def embedded(model, prototypes):
@@ -71,7 +70,7 @@ def embedded(model, prototypes):
 def test_a_step_of_the_bank_embeds_its_slice_and_leaves_the_rest(pipeline, prototypes):
     model = linear_model("bank")
     model.refresh_prototypes(prototypes.image, prototypes.mask)
-    stale = model.bank.numpy()
+    stale = model.prototype_embeddings.numpy()
     stream = batches(pipeline, prototypes, "bank")
     # In turn: the first of classes 0 and 1, then of class 2 and the second of 0.
     for slice_of_step in ([(0, 0), (1, 0)], [(2, 0), (0, 1)]):
@@ -90,7 +89,7 @@ def test_a_step_of_the_bank_embeds_its_slice_and_leaves_the_rest(pipeline, proto
         model.reset_metrics()
         logs = model.train_step((features, label))
         np.testing.assert_allclose(logs["prototype_loss"], np.mean(loss), rtol=1e-5)
-        np.testing.assert_allclose(model.bank, expected, atol=1e-6)
+        np.testing.assert_allclose(model.prototype_embeddings, expected, atol=1e-6)
         stale = expected
 
 
@@ -98,7 +97,7 @@ def test_gradient_flows_through_the_slice_only(pipeline, prototypes):
     """Against finite differences with the other prototypes held still."""
     model = linear_model("bank", prototype_weight=5.0)
     model.refresh_prototypes(prototypes.image, prototypes.mask)
-    stale = model.bank.numpy()
+    stale = model.prototype_embeddings.numpy()
     features, label = next(batches(pipeline, prototypes, "bank"))
     kernel = model.network.get_layer("embedding").kernel
     rng = np.random.default_rng(1)
@@ -106,10 +105,10 @@ def test_gradient_flows_through_the_slice_only(pipeline, prototypes):
     before, moved = kernel.numpy(), []
     for step in (1e-3, -1e-3):
         kernel.assign(before + step * direction)
-        model.bank.assign(stale)
+        model.prototype_embeddings.assign(stale)
         moved.append(np.mean(model.loss_parts(features, label, training=False)["loss"]))
     kernel.assign(before)
-    model.bank.assign(stale)
+    model.prototype_embeddings.assign(stale)
     slope = (moved[0] - moved[1]) / 2e-3
     model.train_step((features, label))
     taken = float(np.sum((before - kernel.numpy()) / 0.1 * direction))
@@ -127,11 +126,13 @@ def test_inference_mode_embeds_all_every_so_many_steps(pipeline, prototypes):
     model.refresh_prototypes(prototypes.image, prototypes.mask)
     stream = batches(pipeline, prototypes, "inference", every=2)
     for step in range(4):
-        now, stale = embedded(model, prototypes), model.bank.numpy()
+        now, stale = embedded(model, prototypes), model.prototype_embeddings.numpy()
         model.train_step(next(stream))
         expected = now if step % 2 == 0 else stale
         np.testing.assert_allclose(
-            model.bank.numpy()[prototypes.mask], expected[prototypes.mask], atol=1e-6
+            model.prototype_embeddings.numpy()[prototypes.mask],
+            expected[prototypes.mask],
+            atol=1e-6,
         )
 
 
@@ -139,9 +140,9 @@ def test_evaluation_leaves_the_bank_alone(pipeline, prototypes):
     model = linear_model("bank")
     model.refresh_prototypes(prototypes.image, prototypes.mask)
     model.train_step(next(batches(pipeline, prototypes, "bank")))
-    stale = model.bank.numpy()
+    stale = model.prototype_embeddings.numpy()
     model.test_step(next(batches(pipeline, prototypes, "bank")))
-    np.testing.assert_array_equal(model.bank, stale)
+    np.testing.assert_array_equal(model.prototype_embeddings, stale)
 
 
 @pytest.mark.parametrize("mode", ["bank", "inference"])
@@ -158,7 +159,7 @@ def test_killed_training_goes_on_with_its_bank(
         if step == 5:
             raise KeyboardInterrupt
 
-    feed = PrototypeFeed.of_mode(mode, every=4, size=2)
+    schedule = PrototypeSchedule.of_mode(mode, every=4, size=2)
     for name in ("whole", "killed"):
         folder = tmp_path / name
         records = StageRecords(
@@ -174,7 +175,7 @@ def test_killed_training_goes_on_with_its_bank(
                 checkpoints, "save_checkpoint", killed if dies else save
             )
             try:
-                options = {"seed": 1, "feed": feed, "records": records}
+                options = {"seed": 1, "schedule": schedule, "records": records}
                 fit_pmal(model, pipeline, prototypes, RECIPE, **options)
             except KeyboardInterrupt:
                 assert dies
@@ -185,17 +186,19 @@ def test_killed_training_goes_on_with_its_bank(
 
 def test_the_final_bank_is_embedded_afresh_and_saved(pipeline, prototypes, tmp_path):
     model = linear_model("bank")
-    feed = PrototypeFeed.of_mode("bank", 1, 2)
-    fit_pmal(model, pipeline, prototypes, RECIPE, seed=1, feed=feed)
+    schedule = PrototypeSchedule.of_mode("bank", 1, 2)
+    fit_pmal(model, pipeline, prototypes, RECIPE, seed=1, schedule=schedule)
     np.testing.assert_allclose(
-        model.bank.numpy()[prototypes.mask],
+        model.prototype_embeddings.numpy()[prototypes.mask],
         embedded(model, prototypes)[prototypes.mask],
         atol=1e-6,
     )
     model.save(tmp_path / "model.keras")
     loaded = pmal_tf.load_model(tmp_path / "model.keras")
-    assert loaded.prototype_mode == "bank"
-    np.testing.assert_array_equal(loaded.bank, model.bank)
+    assert loaded.settings.prototype_mode == "bank"
+    np.testing.assert_array_equal(
+        loaded.prototype_embeddings, model.prototype_embeddings
+    )
 
 
 def test_xla_takes_the_same_steps_of_every_grade(pipeline, prototypes):
@@ -204,8 +207,8 @@ def test_xla_takes_the_same_steps_of_every_grade(pipeline, prototypes):
         for jit in ("off", "on"):
             model = linear_model(mode)
             recipe = dataclasses.replace(RECIPE, optimizer="sgd", jit=jit)
-            feed = PrototypeFeed.of_mode(mode, 2, 2)
-            fit_pmal(model, pipeline, prototypes, recipe, seed=1, feed=feed)
+            schedule = PrototypeSchedule.of_mode(mode, 2, 2)
+            fit_pmal(model, pipeline, prototypes, recipe, seed=1, schedule=schedule)
             weights.append(model.get_weights())
         for one, other in zip(*weights, strict=True):
             if one.dtype != bool:
@@ -235,5 +238,5 @@ def test_python_api_takes_the_grades(pipeline):
         prototype_mode="bank",
         prototype_slice=2,
     )
-    assert model.prototype_mode == "bank"
-    assert tf.reduce_any(model.bank != 0)
+    assert model.settings.prototype_mode == "bank"
+    assert tf.reduce_any(model.prototype_embeddings != 0)

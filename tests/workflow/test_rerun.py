@@ -204,9 +204,7 @@ def epochs_of(folder, stage):
 
 def test_checkpoints_made_from_other_prototypes_are_not_resumed(run_copy, killed):
     """Killed in `optimize`, then mined anew: the same as never having been killed."""
-    killed(
-        tiny(run_copy, margin=0.3), "pmal_tf.methods.pmal.optimize_stage.save_trained"
-    )
+    killed(tiny(run_copy, margin=0.3), "pmal_tf.methods.trial.save_trained")
     store = run_copy / "runs" / "store"
     (making,) = store.glob("optimize-*.making")
     assert list_checkpoints(making / "optimize")
@@ -331,9 +329,7 @@ def test_the_table_is_of_these_settings_whatever_the_folder_shows(run_copy):
 
 
 def test_records_tell_of_the_settings_that_were_taken(run_copy, killed):
-    killed(
-        tiny(run_copy, margin=0.3), "pmal_tf.methods.pmal.optimize_stage.save_trained"
-    )
+    killed(tiny(run_copy, margin=0.3), "pmal_tf.methods.trial.save_trained")
     config = trial_folder(run_copy) / "config.json"
     assert json.loads(config.read_text())["margin"] == 0.3
     run_experiment(tiny(run_copy))
@@ -342,7 +338,7 @@ def test_records_tell_of_the_settings_that_were_taken(run_copy, killed):
 
 def test_records_of_other_settings_do_not_get_into_a_result(run_copy, killed):
     cut_short = tiny(run_copy, margin=0.3)
-    killed(cut_short, "pmal_tf.methods.pmal.optimize_stage.save_trained")
+    killed(cut_short, "pmal_tf.methods.trial.save_trained")
     run_experiment(tiny(run_copy, margin=0.4))
     other = (trial_folder(run_copy) / "metrics.jsonl").read_text().splitlines()
     run_experiment(cut_short)

@@ -34,10 +34,11 @@ class PMAL(Method):
             check_anchors(settings.topology_anchors, least)
 
     def stages(self, trial: Trial, settings: Any) -> list[Stage]:
-        """Returns the stages: classifiers, embeddings, robustness, mining, training."""
-        from pmal_tf.methods.pmal.stages import stages
+        """Returns those of mining, and the optimisation."""
+        from pmal_tf.methods.pmal.mine_stages import mining_stages
+        from pmal_tf.methods.pmal.optimize_stage import optimize_stage
 
-        return stages(trial, settings)
+        return [*mining_stages(trial, settings), optimize_stage(trial, settings)]
 
     def load(self, path_of: PathOf) -> Scorer:
         """Returns the optimised model's scorer."""

@@ -10,18 +10,15 @@ def prototype_loss(
 ) -> tf.Tensor:
     """Hinge between the own and the nearest other prototype set, Eq. 9.
 
-    For a sample of class m: max(0, d(z, P_m) - min_{k != m} d(z, P_k) + margin).
+    For a sample of class m: max(0, d(z, P_m) - min_{k != m} d(z, P_k) + margin). One
+    without an own set, or without any other, has loss 0; the mean over the batch counts
+    it, as the 1/N of Eq. 9 does.
 
     Args:
         distance: [batch, K] point-to-set distances.
         label: [batch] class indices m in [0, K).
-        available: [batch, K] boolean; False where a set holds no prototype for this
-            sample.
-        margin: The margin delta.
-
-    Returns:
-        [batch] losses. A sample without an own set, or without any other, has loss 0;
-        the mean over the batch counts it, as the 1/N of Eq. 9 does.
+        available: [batch, K] boolean; False where a set has no prototype for a sample.
+        margin: delta.
     """
     own, nearest_other, counted = own_and_nearest_other(distance, label, available)
     hinge = tf.nn.relu(own - nearest_other + margin)
@@ -31,16 +28,10 @@ def prototype_loss(
 def own_and_nearest_other(
     distance: tf.Tensor, label: tf.Tensor, available: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns the two distances that Eq. 9 compares.
+    """Returns the two distances that Eq. 9 compares; see `prototype_loss`.
 
-    Args:
-        distance: See `prototype_loss`.
-        label: See there.
-        available: See there.
-
-    Returns:
-        [batch] distances to the own set, [batch] to the nearest other one, 0 where
-        there is none, and [batch] booleans, whether the sample counts: it has both.
+    They are [batch] to the own set, and [batch] to the nearest other one, 0 where there
+    is none; then [batch] booleans, whether the sample counts: it has both.
     """
     own = tf.one_hot(label, tf.shape(distance)[1], on_value=True, off_value=False)
     own_distance = tf.reduce_sum(tf.where(own, distance, 0.0), axis=1)

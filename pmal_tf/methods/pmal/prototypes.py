@@ -1,14 +1,14 @@
-"""The mined prototypes: real training images, a fixed number per class."""
+"""The mined prototypes: real training images, and which a training step embeds."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from pmal_tf.methods.pmal.feed import EVERY_STEP, PrototypeFeed
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import save_arrays
 from pmal_tf.runtime.types import Images
@@ -16,6 +16,65 @@ from pmal_tf.runtime.types import Images
 # Positions that no training image has, and that differ from each other.
 _PADDING = -1
 _NOBODY = -2
+
+
+@dataclass(frozen=True)
+class PrototypeSchedule:
+    """Deals prototypes to training steps, and within a step to replicas.
+
+    Each replica gets every `replicas`-th of a step's prototypes, so that together they
+    embed each once: copies on every replica would weigh more in a BatchNorm over all.
+
+    Attributes:
+        every: Steps from one that prototypes pass in to the next.
+        size: Prototypes in a step, in turn: all classes' first prototypes, then their
+            second ones, and so on, and around. None: all of them.
+        replicas: Replicas that share a step.
+        first: Number of this host's first replica.
+        local: Replicas of this host; their batches follow each other.
+    """
+
+    every: int = 1
+    size: int | None = None
+    replicas: int = 1
+    first: int = 0
+    local: int = 1
+
+    @classmethod
+    def of_mode(cls, mode: str, every: int, size: int) -> PrototypeSchedule:
+        """Returns a mode's: `every` is that of inference, `size` that of bank."""
+        return cls(
+            every=every if mode == "inference" else 1,
+            size=size if mode == "bank" else None,
+        )
+
+    def chooser(self, mask: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Returns the function from a batch's number to the slots it is to embed.
+
+        The number, int64, is counted over steps and this host's replicas; slots are [S]
+        int32, k * T + t, of the [K, T] mask, which is False where padded.
+        """
+        rank, class_index = np.nonzero(mask.T)
+        slots = (class_index * mask.shape[1] + rank).astype(np.int32)
+        size = len(slots) if self.size is None else min(self.size, len(slots))
+        if self.every == self.replicas == 1 and size == len(slots):
+            return lambda number: tf.constant(slots)
+
+        def choose(number: tf.Tensor) -> tf.Tensor:
+            step = number // self.local
+            replica = self.first + number % self.local
+            turn = (step * size + tf.range(size, dtype=tf.int64)) % len(slots)
+            chosen = tf.gather(slots, turn)
+            if self.replicas > 1:
+                chosen = chosen[replica :: self.replicas]
+            if self.every > 1:
+                chosen = chosen[: tf.where(step % self.every == 0, size, 0)]
+            return chosen
+
+        return choose
+
+
+EVERY_STEP = PrototypeSchedule()
 
 
 @dataclass(frozen=True)
@@ -43,10 +102,10 @@ class Prototypes:
         example_id: np.ndarray,
         robustness: np.ndarray,
     ) -> Prototypes:
-        """Collects the selected training images.
+        """Collects the images at each class's positions among N training images.
 
         Args:
-            selection: For each class, positions among the N training images.
+            selection: The positions, by class.
             image: [N, H, W, 3].
             example_id: [N] strings.
             robustness: [N].
@@ -65,37 +124,33 @@ class Prototypes:
             robustness=np.where(mask, robustness[padded], 0.0),
         )
 
-    def example_index(self, example_id: np.ndarray) -> np.ndarray:
-        """Finds the prototypes among training images.
+    def example_index(self, example_id: np.ndarray | None) -> np.ndarray:
+        """Returns [K, T] int64 positions among training images, -1 where padded.
 
         Args:
-            example_id: [N] ids of the training images.
-
-        Returns:
-            [K, T] int64 positions, -1 where padded.
+            example_id: [N] ids of the training images; None where they are positions.
 
         Raises:
             PmalError: If a prototype is not among them.
         """
-        position = {name: index for index, name in enumerate(example_id.tolist())}
-        missing = [name for name in self.example_id[self.mask] if name not in position]
+        ids = self.example_id[self.mask].tolist()
+        if example_id is None:
+            position = {name: int(name) for name in ids if name.isdecimal()}
+        else:
+            position = {name: n for n, name in enumerate(example_id.tolist())}
+        missing = [name for name in ids if name not in position]
         if missing:
             raise PmalError(
                 "Every prototype must be one of the training images; these were mined "
-                f"from other data. Received: prototypes {missing[:5]} "
-                f"({len(missing)} in all)"
+                "from other data, or their images have names, which `example_id` must "
+                f"give. Received: prototypes {missing[:5]} ({len(missing)} in all)"
             )
-        flat = [
-            position.get(name, _PADDING) for name in self.example_id.ravel().tolist()
-        ]
+        names = self.example_id.ravel().tolist()
+        flat = [position.get(name, _PADDING) for name in names]
         return np.array(flat, np.int64).reshape(self.mask.shape)
 
     def check_classes(self, example_id: np.ndarray, label: np.ndarray) -> None:
-        """Checks that every prototype is a training image of its class.
-
-        Args:
-            example_id: [N] ids of the training images.
-            label: [N] class indices.
+        """Checks that every prototype is one of [N] training images, of its class.
 
         Raises:
             PmalError: If one is not.
@@ -115,36 +170,28 @@ class Prototypes:
         self,
         dataset: tf.data.Dataset,
         example_id: np.ndarray | None = None,
-        feed: PrototypeFeed = EVERY_STEP,
+        schedule: PrototypeSchedule = EVERY_STEP,
         *,
         first_element: int = 0,
     ) -> tf.data.Dataset:
         """Adds prototypes to every batch, as the side input of `PMALModel`.
 
+        Features then also hold `prototype_image` [S, H, W, 3], the S prototypes that
+        are to pass through the network in this step, `prototype_slot` [S] int32, their
+        places k * T + t, and of all `prototype_index` and `prototype_mask`, [K, T].
+
         Args:
             dataset: Batches of `({"image", "example_index"}, label)`, or of
                 `(image, label)`, which cannot tell that a sample is a prototype itself.
-            example_id: [N] ids of the training images that `example_index` counts;
-                by default the ids are their positions.
-            feed: Which prototypes come with which batch; by default all with each.
-            first_element: Number of the first batch, counted from the start of
-                training.
-
-        Returns:
-            Batches whose features also hold `prototype_image` [S, H, W, 3], the S
-            prototypes that are to pass through the network in this step,
-            `prototype_slot` [S] int32, their places k * T + t, and of all prototypes
-            `prototype_index` [K, T] and `prototype_mask` [K, T].
+            example_id: As in `example_index`.
+            schedule: Which prototypes come with which batch; by default all with each.
+            first_element: Number of the first batch since the start of training.
         """
-        if example_id is None:
-            index = self._positions()
-        else:
-            index = self.example_index(example_id)
         every_step = {
-            "prototype_index": tf.constant(index),
+            "prototype_index": tf.constant(self.example_index(example_id)),
             "prototype_mask": tf.constant(self.mask),
         }
-        chosen_for = feed.chooser(self.mask)
+        chosen_for = schedule.chooser(self.mask)
         with tf.device("CPU"):
             image = tf.constant(self.image.reshape(-1, *self.image.shape[2:]))
 
@@ -162,24 +209,7 @@ class Prototypes:
             }
             return {**features, **every_step, **of_step}, label
 
-        numbered = dataset.enumerate(first_element)
-        return numbered.map(lambda number, batch: add(number, batch))
-
-    def _positions(self) -> np.ndarray:
-        """Reads ids that are positions as numbers, [K, T] int64.
-
-        Raises:
-            PmalError: If an id is not a number.
-        """
-        try:
-            padded = np.where(self.mask, self.example_id, str(_PADDING))
-            return padded.astype(np.int64)
-        except ValueError as error:
-            raise PmalError(
-                "Prototypes of named images are found among the training images by "
-                "name; pass the names that `example_index` counts as `example_id`. "
-                f"Received: prototype {self.example_id[self.mask][0]!r} and no names"
-            ) from error
+        return dataset.enumerate(first_element).map(add)
 
     def save(self, path: Path) -> None:
         """Writes one row per prototype, class by class in order of selection."""

@@ -8,12 +8,10 @@ from pmal_tf.mining.settings import MiningSettings
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.settings import Interval, setting
 
-PROTOTYPE_MODES = ("joint", "inference", "bank")
-SET_DISTANCE_NAMES = ("attention", "nearest")
-# Those of the optimisation, wherever its start is from.
-OPTIMISATION = (
-    *("margin", "prototype_weight", "set_distance", "prototype_mode"),
-    *("prototype_gradient", "prototype_every", "prototype_slice"),
+# Those that a model is built with.
+MODEL_SETTINGS = (
+    *("margin", "prototype_weight", "prototype_mode", "prototype_gradient"),
+    "set_distance",
 )
 
 
@@ -53,7 +51,7 @@ class PMALSettings(MiningSettings):
         "attention",
         "Distance to a class: to the attention-weighted mean of its prototypes, Eq. 11 "
         "(attention), or to its nearest prototype (nearest).",
-        allowed=SET_DISTANCE_NAMES,
+        allowed=("attention", "nearest"),
     )
     prototype_mode: str = setting(
         "joint",
@@ -61,7 +59,7 @@ class PMALSettings(MiningSettings):
         "(joint), or by themselves in inference mode without a gradient (inference), "
         "or only a few do with the batch while the others stand as they were last "
         "embedded (bank).",
-        allowed=PROTOTYPE_MODES,
+        allowed=("joint", "inference", "bank"),
     )
     prototype_gradient: bool = setting(
         True, "Let the gradient flow through the prototypes that pass with the batch."
@@ -85,10 +83,8 @@ class PMALSettings(MiningSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, mode in (
-            ("prototype_every", "inference"),
-            ("prototype_slice", "bank"),
-        ):
+        owners = {"prototype_every": "inference", "prototype_slice": "bank"}
+        for name, mode in owners.items():
             value, default = getattr(self, name), getattr(type(self), name)
             if value != default and self.prototype_mode != mode:
                 raise PmalError(
