@@ -87,7 +87,7 @@ _TABLE_3 = PaperTable(
 )
 _TABLE_4 = PaperTable(
     "table_4",
-    "Table 4: rivals of the robustness and of Algorithm 1",
+    "Table 4: baselines for the robustness and for Algorithm 1",
     (
         Cell("probability", {"quality": "probability"}, {"acc": 81.9, "auroc": 79.3}),
         Cell(
