@@ -68,9 +68,10 @@ def make_figures(runs: Path, out: Path, benchmarks: Sequence[Path] = ()) -> Path
     _check_out(out)
     read_benchmarks(benchmarks)
     experiments = collect_runs(runs)
-    tables = ablation_tables(experiments)
     with _replacement_of(out / FIGURES, out.parent) as new:
-        _, skipped = draw_all(experiments, tables, new, benchmarks)
+        _, skipped = draw_all(
+            experiments, ablation_tables(experiments), new, benchmarks
+        )
         for each in skipped:
             logging.info("No figure %s: %s", each.name, each.reason)
     return out / FIGURES
@@ -162,8 +163,8 @@ def read_benchmarks(paths: Sequence[Path]) -> list[dict[str, Any]]:
     return entries
 
 
-def save_results(runs: Path, results: Path) -> Path:
-    """Writes records of all finished runs in a folder into another, which is returned.
+def save_results(runs: Path, results: Path) -> None:
+    """Writes records of all finished runs in a folder into another.
 
     Runs for a cell of an ablation table only are in the record of the table.
 
@@ -174,7 +175,6 @@ def save_results(runs: Path, results: Path) -> Path:
     tables = ablation_tables(experiments)
     cells = cells_only(experiments, tables)
     save_records([e for e in experiments if e.name not in cells], tables, results)
-    return results
 
 
 def main(argv: Sequence[str], given: Any = flags.FLAGS) -> None:

@@ -1,10 +1,11 @@
 import pytest
-from made_runs import make_trial, model
+from made_runs import edit, make_trial, model
 
 from pmal_tf.results.collect.ablation_tables import ablation_tables, orderings
 from pmal_tf.results.collect.paper_ablations import BASE, PAPER_TABLES
 from pmal_tf.results.collect.run_folders import collect_runs
 from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.files import read_json
 
 BASE_LABEL, NEAREST = "(f) all three", "(e) quality, diversity"
 
@@ -152,13 +153,8 @@ def test_equal_numbers_of_the_paper_are_no_order(make, tables):
     pairs = {frozenset((o.higher, o.lower)) for o in orderings(table)}
     assert frozenset(("T = 10", "T = 30")) not in pairs
     assert len(pairs) == 9
-
-
-def test_two_trials_are_too_few_for_an_order(make, tables):
-    make("base", 0.7, 0.7)
-    make("nearest", 0.6, 0.6, set_distance="nearest")
-    verdicts = {o.verdict for o in orderings(tables()[0]) if o.comparison}
-    assert verdicts == {"too few pairs to say (n = 2)"}
+    verdicts = {o.verdict for o in orderings(table) if o.comparison}
+    assert verdicts == {"too few pairs to say (n = 1)"}
 
 
 def test_a_metric_that_is_no_number_is_refused(tmp_path, make, tables):
@@ -170,3 +166,14 @@ def test_a_metric_that_is_no_number_is_refused(tmp_path, make, tables):
     )
     with pytest.raises(PmalError, match=r"must be a number. Received: 'high' as acc"):
         tables()
+
+
+def test_settings_of_a_method_judged_beside_it_part_no_runs(make, tables, tmp_path):
+    make("base", 0.7)
+    make("nearest", 0.6, set_distance="nearest")
+    for trial in tmp_path.glob("*/trial_0"):
+        marker = read_json(trial / "evaluate" / "done.json")
+        weight = {"arpl.radius_weight": 0.1 if trial.parent.name == "base" else 0.2}
+        edit(trial / "config.json", radius_weight=0.1)
+        edit(trial / "evaluate" / "done.json", inputs={**marker["inputs"], **weight})
+    assert [table.paper.name for table in tables()] == ["table_3"]

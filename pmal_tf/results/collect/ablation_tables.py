@@ -90,13 +90,18 @@ class Ordering:
     is_listed: bool
 
     @property
+    def brief(self) -> str:
+        """Whether the order holds here, in a word or three."""
+        words = {"ahead": "holds", "behind": "does not hold"}
+        brief = "missing" if self.comparison is None else self.comparison.brief
+        return words.get(brief, brief)
+
+    @property
     def verdict(self) -> str:
-        """Whether the order holds here, in words."""
-        if self.comparison is None:
-            return "missing"
-        if self.comparison.ahead:
-            return "holds"
-        return "does not hold" if self.comparison.behind else self.comparison.verdict
+        """The same, and why it cannot be said where it cannot."""
+        if self.comparison is None or self.comparison.ahead or self.comparison.behind:
+            return self.brief
+        return self.comparison.verdict
 
 
 def ablation_tables(experiments: Iterable[Experiment]) -> list[AblationTable]:
@@ -116,9 +121,12 @@ def ablation_tables(experiments: Iterable[Experiment]) -> list[AblationTable]:
 
 
 def _shared_settings(run: TrialRun) -> dict[str, Any]:
-    """Returns the settings of a run that no table varies."""
+    """Returns the settings of a run that no table varies.
+
+    Nor do those of methods judged beside it, called `<method>.<setting>`, part runs.
+    """
     left_out = (*BASE, *BESIDE, "seed")
-    return {n: value for n, value in run.settings.items() if n not in left_out}
+    return {n: v for n, v in run.settings.items() if n not in left_out and "." not in n}
 
 
 def _fill(paper: PaperTable, runs: Sequence[TrialRun]) -> AblationTable:
@@ -157,15 +165,15 @@ def compare_runs(
     b: Mapping[tuple[int, int], TrialRun],
     metric: str,
 ) -> Comparison | None:
-    """Compares PMAL in two cells over the trials that both have.
+    """Compares PMAL in two cells.
 
     Args:
-        a: Runs of the first, by (trial, seed).
+        a: Runs of the first cell, by (trial, seed).
         b: Runs of the second.
         metric: E.g. `dr.auroc`.
 
     Returns:
-        First minus second, None where no trial has both measured.
+        First minus second over the trials that both have measured, None for no trial.
     """
     firsts, seconds = [], []
     for key in a:

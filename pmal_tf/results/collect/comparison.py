@@ -48,13 +48,19 @@ class Comparison:
         return self.high is not None and self.high < 0
 
     @property
-    def verdict(self) -> str:
-        """What may be said of the first, in words."""
+    def brief(self) -> str:
+        """What may be said of the first, in a word or three."""
         if self.low is None:
-            return f"too few pairs to say (n = {self.n})"
-        if self.ahead:
-            return "ahead"
-        return "behind" if self.behind else "too close: interval includes 0"
+            return "too few pairs"
+        return "ahead" if self.ahead else "behind" if self.behind else "too close"
+
+    @property
+    def verdict(self) -> str:
+        """What may be said of the first, and why nothing where it is nothing."""
+        few, close = f" to say (n = {self.n})", ": interval includes 0"
+        return self.brief + {"too few pairs": few, "too close": close}.get(
+            self.brief, ""
+        )
 
 
 def paired_bootstrap(a: Sequence[float], b: Sequence[float]) -> Comparison:

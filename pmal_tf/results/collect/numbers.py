@@ -61,10 +61,9 @@ def metric_of(result: Mapping[str, Any], metric: str, model: str = "") -> float 
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any] | None:
-    """Returns mean, sample standard deviation and number of values.
+    """Returns mean, sample standard deviation (None for one value) and n.
 
-    Args:
-        values: Of one value the deviation is None. If one is None, all is.
+    If a value is None, all is.
     """
     measured = [value for value in values if value is not None]
     if not measured or len(measured) < len(values):

@@ -15,7 +15,7 @@ from pmal_tf.data.class_lists import all_protocols
 from pmal_tf.data.held_out import TUNING
 from pmal_tf.results.collect.comparison import Comparison, paired_bootstrap
 from pmal_tf.results.collect.numbers import metric_of
-from pmal_tf.results.collect.summary import summarise
+from pmal_tf.results.collect.summary import REPEATED, summarise
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import MARKER, differences, read_json
 
@@ -23,10 +23,9 @@ from pmal_tf.runtime.files import MARKER, differences, read_json
 _NO_RUNS = {"store", "shared", "tuner"}
 _EVALUATE = "evaluate"
 _NEEDED = ("result.json", "config.json", "environment.json", f"{_EVALUATE}/{MARKER}")
-# What `result.json` repeats of the settings, and what else it must have.
-_REPEATED = ("method", "dataset", "backbone", "protocol", "seed", "epochs")
+# What `result.json` must have.
 _ENTRIES = (
-    *(*_REPEATED, "trial", "known", "unknown", "models"),
+    *(*REPEATED, "trial", "known", "unknown", "models"),
     *("baseline", "titles", "files"),
 )
 # Of these `config.json` has what was asked for, and the marker what that came to.
@@ -175,8 +174,10 @@ def settings_of(trial: Path) -> dict[str, Any]:
             "The marker of a finished stage must hold what it was made with. Received: "
             f"{path} without inputs. {_REPAIR}"
         )
-    # It names images and versions too, which are no settings.
-    return {n: v for n, v in inputs.items() if n in config and n not in _NAMES}
+    # It names images and versions too, which are no settings. Those of a method that is
+    # judged beside the run's own are `<method>.<setting>`.
+    known = {n: v for n, v in inputs.items() if n.rpartition(".")[2] in config}
+    return {n: v for n, v in known.items() if n not in _NAMES}
 
 
 def collect_runs(runs: Path) -> list[Experiment]:
@@ -277,7 +278,7 @@ def _read_trial(number: int, folder: Path) -> TrialRun:
                 "move it elsewhere."
             )
     asked = {n: config[n] for n in settings if n in config and n not in _RESOLVED}
-    repeated = {n: result[n] for n in _REPEATED if n in settings}
+    repeated = {n: result[n] for n in REPEATED if n in settings}
     protocol = result["protocol"]
     if protocol.removesuffix(TUNING) not in all_protocols():
         # The classes are the user's, whatever lists the setting names.

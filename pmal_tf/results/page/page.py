@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,18 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pmal_tf.results.collect.ablation_tables import AblationTable, orderings
-from pmal_tf.results.collect.numbers import in_percent, scores_of
+from pmal_tf.results.collect.ablation_tables import METRICS, AblationTable, orderings
+from pmal_tf.results.collect.numbers import (
+    in_percent,
+    metric_titles,
+    scores_of,
+    spread,
+)
 from pmal_tf.results.collect.paper_ablations import PAPER_TABLES
-from pmal_tf.results.collect.records import budget
+from pmal_tf.results.collect.records import budget, hardware
 from pmal_tf.results.collect.run_folders import Experiment, TrialRun
 from pmal_tf.results.collect.summary import notes_on, paper_metrics
 from pmal_tf.results.figures.figure import Drawn, Skipped
-from pmal_tf.results.page import rows
 from pmal_tf.results.page.tables import markdown_table
 from pmal_tf.results.scores.registry import scores_in
 
@@ -53,18 +58,21 @@ def render_report(
     """
     finished = [experiment for experiment in experiments if experiment.trials]
     cells = cells_only(finished, ablations)
+    shown = [experiment for experiment in finished if experiment.name not in cells]
     drawn, skipped = figures
     content = {
         "runs": runs.as_posix(),
         "experiments": experiments,
         "finished": finished,
         "unfinished": [pair for e in experiments for pair in e.unfinished],
-        "scores": scores_of(m for e in finished for m in e.summary["models"].values()),
-        "results": rows.results_table([e for e in finished if e.name not in cells]),
+        "scores": scores_of(_models(finished)),
+        "shown": shown,
+        "metrics": metric_titles(_models(shown), ("auroc",)),
         "cells_only": cells,
         "paper_tables": PAPER_TABLES,
         "ablations": ablations,
-        "speed": rows.speed_table(speed),
+        "ablation_metrics": METRICS,
+        "speed": speed,
         "drawn": drawn,
         "skipped": skipped,
         "sections": [],
@@ -74,6 +82,11 @@ def render_report(
     # Parts of a template leave empty lines where they show nothing.
     text = re.sub(r"\n{3,}", "\n\n", markdown.render(content)).strip()
     return html.render(content), f"{text}\n"
+
+
+def _models(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
+    """Returns the averages of every model of some experiments."""
+    return [m for e in experiments for m in e.summary["models"].values()]
 
 
 def cells_only(
@@ -105,18 +118,21 @@ def _templates(**options: Any) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        extensions=["jinja2.ext.do"],
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         **options,
     )
-    environment.globals.update(rows=rows)
     for each in (
-        *(budget, in_percent, notes_on, orderings, paper_metrics, scores_in),
-        *(anchor_of, as_flags, base64_of, classes_of, fenced, markdown_rows, text_of),
+        *(budget, in_percent, metric_titles, notes_on, orderings, paper_metrics),
+        *(scores_in, spread, anchor_of, as_flags, base64_of, brief_number, classes_of),
+        *(environments, fenced, interval, padded, percent_of_paper),
+        *(points, seconds_of, text_of),
     ):
         environment.globals[each.__name__] = each
-    environment.filters.update(one_line=one_line, points=rows.points)
+    environment.globals["mean"] = statistics.fmean
+    environment.filters.update(one_line=one_line, points=points)
     return environment
 
 
@@ -132,19 +148,25 @@ def fenced(text: str) -> Markup:
     return Markup(f"{fence}{text}{fence}")
 
 
-def markdown_rows(table: rows.Table) -> Markup:
-    """Renders a table as Markdown, the note of a cell behind a semicolon."""
-    header = [escape_markdown(title) for title in table.header]
-    texts = [
-        [escape_markdown("; ".join(filter(None, cell[:2]))) for cell in row.cells]
-        for row in table.rows
+def padded(header: Sequence[str], lines: str) -> Markup:
+    """Renders a Markdown table with columns of one width.
+
+    Args:
+        header: Titles of the columns.
+        lines: Per row a line of cells, with bars around each.
+    """
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in lines.splitlines()
+        if line.strip()
     ]
-    return Markup(markdown_table(header, texts))
+    return Markup(markdown_table([*map(escape_markdown, header)], rows))
 
 
-def one_line(text: Markup) -> Markup:
+def one_line(text: str) -> str:
     """Puts single spaces between the words of a text that is wrapped in a template."""
-    return Markup(" ".join(text.split()))
+    line = " ".join(text.split())
+    return Markup(line) if isinstance(text, Markup) else line
 
 
 def anchor_of(text: str) -> str:
@@ -167,6 +189,32 @@ def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else "missing"
 
 
+def brief_number(value: Any) -> str:
+    """Renders a number of any size briefly, and None as nothing."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:.4g}" if is_number else "" if value is None else str(value)
+
+
+def points(difference: float) -> str:
+    """Renders a difference of fractions in percent points, with its sign."""
+    # Adding 0 takes the sign from a rounded -0.0.
+    return f"{round(100 * difference, 1) + 0.0:+.1f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Renders the interval of a difference in points."""
+    if low is None or high is None:
+        return "none"
+    return f"{points(low)} to {points(high)}"
+
+
+def percent_of_paper(
+    paper: Mapping[str, float], metrics: Mapping[str, str]
+) -> list[str]:
+    """Renders the paper's numbers in the columns of `metrics`, empty for the others."""
+    return [f"{100 * paper[m]:.1f}" if m in paper else "" for m in metrics]
+
+
 def classes_of(trials: Sequence[TrialRun]) -> str:
     """Lists the known and unknown classes of each trial."""
     return "\n".join(
@@ -174,3 +222,24 @@ def classes_of(trials: Sequence[TrialRun]) -> str:
         f"  unknown  {', '.join(run.result['unknown'])}"
         for run in trials
     )
+
+
+def seconds_of(trials: Sequence[TrialRun]) -> dict[str, list[float]]:
+    """Returns how long each stage took in the trials that have it, then all stages."""
+    names = dict.fromkeys(name for run in trials for name in run.seconds)
+    seconds = {n: [r.seconds[n] for r in trials if n in r.seconds] for n in names}
+    return {**seconds, "all stages": [sum(run.seconds.values()) for run in trials]}
+
+
+def environments(trials: Sequence[TrialRun]) -> dict[str, str]:
+    """Returns what trials ran on, each different machine once, and by which trials."""
+    seen: dict[str, list[str]] = {}
+    for run in trials:
+        told, versions = run.environment, run.versions.items()
+        text = (
+            f"{hardware(told)}; {told.get('platform', 'platform unknown')}; "
+            f"{', '.join(f'{name} {v}' for name, v in versions)}; seed "
+            f"{told.get('seed', '?')}; git commit {told.get('git_commit') or 'unknown'}"
+        )
+        seen.setdefault(text, []).append(str(run.trial))
+    return {text: ", ".join(numbers) for text, numbers in seen.items()}
