@@ -149,6 +149,7 @@ def test_orders_of_the_paper_are_judged_by_intervals(make, tables):
 def test_equal_numbers_of_the_paper_are_no_order(make, tables):
     make("base", 0.7)
     make("thirty", 0.8, prototypes_per_class=30)
+    make("twenty", 0.8, prototypes_per_class=20)
     (table,) = tables()
     pairs = {frozenset((o.higher, o.lower)) for o in orderings(table)}
     assert frozenset(("T = 10", "T = 30")) not in pairs
