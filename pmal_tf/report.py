@@ -2,6 +2,9 @@
 
 `python -m pmal_tf.report --runs=runs --out=report` writes `report.html`, `report.md`
 and `figures/`; `python -m pmal_tf.report figures` draws the figures only.
+
+`python -m pmal_tf.report save` writes records of the runs into `--results`, and
+`--update=README.md` writes the tables between the markers of Markdown files from them.
 """
 
 from __future__ import annotations
@@ -9,24 +12,22 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 
 from pmal_tf.results.collect.ablation_tables import AblationTable, ablation_tables
+from pmal_tf.results.collect.records import save_records
 from pmal_tf.results.collect.run_folders import Experiment, collect_runs
-from pmal_tf.results.page.page import (
-    FIGURES,
-    Figures,
-    cells_only,
-    check_out,
-    replace_folder,
-    write_report,
-)
+from pmal_tf.results.page.page import Figures, cells_only, render_report
+from pmal_tf.results.page.published import update_document
 from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.files import write_text
 
+HTML, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
 _ENTRY = ("name", "value", "unit")
 
 
@@ -46,43 +47,33 @@ def make_report(runs: Path, out: Path, benchmarks: Sequence[Path] = ()) -> Path:
         PmalError: If there is nothing to report, runs cannot be averaged, or `out`
             holds something else; then nothing is written.
     """
-    check_out(out)
+    _check_out(out)
     speed = read_benchmarks(benchmarks)
     experiments = collect_runs(runs)
-
-    def draw(folder: Path, tables: Sequence[AblationTable]) -> Figures:
-        return draw_all(experiments, tables, folder, benchmarks)
-
-    return write_report(runs, experiments, out, speed, draw)
+    tables = ablation_tables(experiments)
+    with _replacement_of(out, out.parent) as new:
+        (new / FIGURES).mkdir()
+        figures = draw_all(experiments, tables, new / FIGURES, benchmarks)
+        page, markdown = render_report(runs, experiments, tables, speed, figures)
+        write_text(new / HTML, page)
+        write_text(new / MARKDOWN, markdown)
+    return out / HTML
 
 
 def make_figures(runs: Path, out: Path, benchmarks: Sequence[Path] = ()) -> Path:
-    """Draws the figures only, into `<out>/figures`.
+    """Draws the figures only, into `<out>/figures`, which is returned.
 
-    Args:
-        runs: The folder of runs.
-        out: The folder of the report.
-        benchmarks: Files of `python -m pmal_tf.benchmark --json`.
-
-    Returns:
-        The folder of figures.
-
-    Raises:
-        PmalError: As `make_report`.
+    Arguments and errors are those of `make_report`.
     """
-    check_out(out)
+    _check_out(out)
     read_benchmarks(benchmarks)
     experiments = collect_runs(runs)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    tables = ablation_tables(experiments)
-    with tempfile.TemporaryDirectory(prefix="writing.", dir=out.parent) as beside:
-        new = Path(beside) / FIGURES
-        new.mkdir()
-        _, skipped = draw_all(experiments, tables, new, benchmarks)
+    with _replacement_of(out / FIGURES, out.parent) as new:
+        _, skipped = draw_all(
+            experiments, ablation_tables(experiments), new, benchmarks
+        )
         for each in skipped:
             logging.info("No figure %s: %s", each.name, each.reason)
-        out.mkdir(exist_ok=True)
-        replace_folder(new, out / FIGURES, Path(beside) / "old")
     return out / FIGURES
 
 
@@ -92,39 +83,63 @@ def draw_all(
     folder: Path,
     benchmarks: Sequence[Path],
 ) -> Figures:
-    """Draws every figure that the runs have the data for.
-
-    Args:
-        experiments: All experiments.
-        tables: The filled tables of the paper.
-        folder: Where the figures go.
-        benchmarks: Benchmark files, for the figures of speed.
+    """Draws every figure that the runs have the data for into a folder.
 
     Returns:
         The figures that were drawn, and those that were not, with the reason.
     """
-    # Matplotlib takes a second, and mistakes should be told before.
+    # Matplotlib takes a second, and mistakes should be reported before.
     from pmal_tf.results.figures.draw import draw_figures
     from pmal_tf.results.figures.figure import Material
 
-    of_cells = cells_only(experiments, tables)
     folders = {
-        experiment.name: [run.folder for run in experiment.trials]
-        for experiment in experiments
-        if experiment.trials
+        e.name: [run.folder for run in e.trials] for e in experiments if e.trials
     }
+    of_cells = cells_only(experiments, tables)
     detailed = [name for name in folders if name not in of_cells]
     return draw_figures(Material(folders, detailed, tables, benchmarks), folder)
 
 
+def _check_out(out: Path) -> None:
+    """Refuses to replace a file, or a folder that holds something else."""
+    if out.is_dir():
+        inside = {path.name for path in out.iterdir()}
+        strange = sorted(inside - {HTML, MARKDOWN, FIGURES})
+    else:
+        strange = ["a file of that name"] if out.exists() else []
+    if strange:
+        raise PmalError(
+            "`out` must be a new folder or an older report, which is replaced. "
+            f"Received: {out}, which holds {', '.join(strange[:5])}. Choose another "
+            "folder with --out."
+        )
+
+
+@contextmanager
+def _replacement_of(target: Path, inside: Path) -> Iterator[Path]:
+    """Yields an empty folder that takes the place of `target` in the end.
+
+    If anything fails, the old folder stays. Until then the new one is in a temporary
+    folder in `inside`, on the same file system.
+    """
+    inside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="writing.", dir=inside) as temporary:
+        new, old = Path(temporary) / "new", Path(temporary) / "old"
+        new.mkdir()
+        yield new
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            target.rename(old)
+        try:
+            new.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+
+
 def read_benchmarks(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Reads files of `python -m pmal_tf.benchmark --json`.
-
-    Args:
-        paths: The files.
-
-    Returns:
-        Their entries, in order.
+    """Reads the entries of files of `python -m pmal_tf.benchmark --json`, in order.
 
     Raises:
         PmalError: If one is missing, or is no such file.
@@ -148,20 +163,46 @@ def read_benchmarks(paths: Sequence[Path]) -> list[dict[str, Any]]:
     return entries
 
 
-def _main(argv: list[str]) -> None:
-    """Makes what the flags ask for."""
-    given = flags.FLAGS
-    if argv[1:] not in ([], ["figures"]):
+def save_results(runs: Path, results: Path) -> None:
+    """Writes records of all finished runs in a folder into another.
+
+    Runs for a cell of an ablation table only are in the record of the table.
+
+    Raises:
+        PmalError: If there is nothing to save, or runs cannot be averaged.
+    """
+    experiments = [each for each in collect_runs(runs) if each.trials]
+    tables = ablation_tables(experiments)
+    cells = cells_only(experiments, tables)
+    save_records([e for e in experiments if e.name not in cells], tables, results)
+
+
+def main(argv: Sequence[str], given: Any = flags.FLAGS) -> None:
+    """Does what the command line asks for, or ends with a sentence and status 1.
+
+    Args:
+        argv: The program, and perhaps `figures` or `save`.
+        given: The flags.
+    """
+    if list(argv[1:]) not in ([], ["figures"], ["save"]):
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    make = make_figures if argv[1:] else make_report
+    runs, out, results = Path(given.runs), Path(given.out), Path(given.results)
     benchmarks = [Path(path) for path in given.benchmarks]
+    made = results
     try:
-        made = make(Path(given.runs), Path(given.out), benchmarks)
+        if "figures" in argv[1:]:
+            made = make_figures(runs, out, benchmarks)
+        elif "save" in argv[1:]:
+            save_results(runs, results)
+        elif not given.update:
+            made = make_report(runs, out, benchmarks)
+        for path in given.update:
+            update_document(Path(path), results)
     except PmalError as error:
         sys.exit(f"Error: {error}")
     except OSError as error:
         sys.exit(f"Error: {error.filename}: {error.strerror}")
-    logging.info("Wrote %s", made)
+    logging.info("Wrote %s", ", ".join(given.update) or made)
 
 
 if __name__ == "__main__":
@@ -170,5 +211,9 @@ if __name__ == "__main__":
     flags.DEFINE_list(
         "benchmarks", [], "Files that python -m pmal_tf.benchmark --json has written."
     )
+    flags.DEFINE_string("results", "experiments/results", "Folder of records.")
+    flags.DEFINE_list(
+        "update", [], "Markdown files whose tables are to be written from --results."
+    )
     logging.set_verbosity(logging.INFO)
-    app.run(_main)
+    app.run(main)

@@ -26,8 +26,6 @@ TITLES = {
     "control": "control (M^1 trained on)",
     "arpl": "ARPL",
 }
-# What `result.json` did not tell before there were other methods.
-NEW_IN_RESULTS = ("method", "baseline", "titles", "files")
 
 
 def model(acc=0.8, dr=0.7, pr=0.72, mls=0.75):
@@ -125,13 +123,3 @@ def edit(path, *left_out, **changes):
     """Changes entries of a JSON file, or takes them out."""
     content = {**read_json(path), **changes}
     write_json(path, {n: v for n, v in content.items() if n not in left_out})
-
-
-def make_old(path):
-    """Turns a trial's records into those of the version that knew no other methods."""
-    edit(path / "result.json", *NEW_IN_RESULTS)
-    later = ("method", "compare", "scores", "set_distance", "mining_repeats")
-    edit(path / "config.json", *later, control=True)
-    inputs = read_json(path / "evaluate" / MARKER)["inputs"]
-    kept = {n: v for n, v in inputs.items() if n in read_json(path / "config.json")}
-    edit(path / "evaluate" / MARKER, inputs={**kept, "control": True})

@@ -1,27 +1,23 @@
 import json
-import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from made_runs import make_old, make_trial
-from PIL import Image
-from tiny_run import tiny
+from absl import app
+from made_runs import make_trial
 
 from pmal_tf import report
 from pmal_tf.runtime.errors import PmalError
-from pmal_tf.workflow.experiment import run_experiment
+from pmal_tf.runtime.files import read_json
 
 
-def run(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "pmal_tf.report", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def main(folder, *words, **changes):
+    """Calls the command line with flags that lie in a folder."""
+    values = {"runs": "runs", "out": "report", "results": "results"}
+    given = {name: str(folder / value) for name, value in values.items()}
+    given = {**given, "benchmarks": [], "update": [], **changes}
+    report.main(["report", *words], SimpleNamespace(**given))
 
 
 @pytest.fixture
@@ -38,13 +34,19 @@ def drawn(monkeypatch):
     return asked
 
 
-def test_mistakes_are_told_in_a_sentence_and_leave_with_status_1(tmp_path):
+def test_mistakes_are_sentences_with_status_1_and_change_nothing(tmp_path):
     make_trial(tmp_path / "runs" / "a", 0)
     make_trial(tmp_path / "runs" / "a", 1, epochs=9)
     old = tmp_path / "report" / "report.md"
     old.parent.mkdir()
     old.write_text("older")
-    answer = run(cwd=tmp_path)
+    answer = subprocess.run(
+        [sys.executable, "-m", "pmal_tf.report"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert answer.returncode == 1
     assert answer.stderr.startswith("Error: Only trials of the same settings")
     assert "Traceback" not in answer.stderr
@@ -52,18 +54,12 @@ def test_mistakes_are_told_in_a_sentence_and_leave_with_status_1(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report", "runs"]
 
 
-def test_a_word_that_is_no_part_of_the_report_is_a_usage_error(tmp_path):
-    answer = run("pictures", cwd=tmp_path)
-    assert answer.returncode == 1
-    assert "Unexpected arguments: ['pictures']" in answer.stdout + answer.stderr
-
-
-def test_the_report_does_not_wait_for_tensorflow_or_matplotlib():
-    code = (
-        "import sys, pmal_tf.report; "
-        "sys.exit(any(m in sys.modules for m in ('tensorflow', 'matplotlib')))"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+def test_other_mistakes_of_the_command_line(tmp_path):
+    with pytest.raises(app.UsageError, match=r"Unexpected arguments: \['pictures'\]"):
+        main(tmp_path, "pictures")
+    missing = str(tmp_path / "none.md")
+    with pytest.raises(SystemExit, match=r"Error: .*none\.md: No such file"):
+        main(tmp_path, update=[missing])
 
 
 def test_the_report_is_made_of_the_runs_and_benchmarks(tmp_path, drawn):
@@ -84,10 +80,10 @@ def test_the_report_is_made_of_the_runs_and_benchmarks(tmp_path, drawn):
 def test_figures_alone_leave_the_texts_as_they_are(tmp_path, drawn):
     make_trial(tmp_path / "runs" / "a", 0)
     out = tmp_path / "report"
-    report.make_report(tmp_path / "runs", out)
+    main(tmp_path)
     before = (out / "report.html").stat().st_mtime_ns
     (out / "figures" / "old.png").write_bytes(b"")
-    assert report.make_figures(tmp_path / "runs", out) == out / "figures"
+    main(tmp_path, "figures")
     assert [path.name for path in (out / "figures").iterdir()] == ["one.png"]
     assert (out / "report.html").stat().st_mtime_ns == before
     assert len(drawn) == 2
@@ -115,31 +111,40 @@ def test_a_file_that_is_no_benchmark_is_refused(tmp_path, drawn, content, reason
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_on_one_s_own_images_stands_beside_an_old_one(finished, tmp_path):
-    images, runs = tmp_path / "images" / "train", tmp_path / "runs"
-    for name, level in (("cat", 40), ("dog", 120), ("emu", 200)):
-        (images / name).mkdir(parents=True)
-        noise = np.random.default_rng(level).normal(level, 15, (30, 10, 10, 3))
-        for number, pixels in enumerate(np.clip(noise, 0, 255).astype(np.uint8)):
-            Image.fromarray(pixels).save(images / name / f"{number}.png")
-    shutil.copytree(finished[0] / "runs" / "tiny", runs / "old")
-    make_old(runs / "old" / "trial_0")
-    run_experiment(
-        tiny(
-            tmp_path,
-            experiment="mine",
-            **{"dataset": "folder", "protocol": "paper", "image_size": 8},
-            **{"data_dir": str(images.parent), "cache_dir": str(tmp_path / "cache")},
-            **{"held_out_classes": ("emu",), "compare": ("softmax",), "epochs": 1},
-            tensorboard=False,
-        )
+def test_figures_are_of_all_finished_runs_and_pictures_not_of_cells(
+    tmp_path, monkeypatch
+):
+    asked = []
+    draw_figures = "pmal_tf.results.figures.draw.draw_figures"
+    monkeypatch.setattr(
+        draw_figures, lambda material, out: (asked.append(material) or [], [])
     )
-    page = report.make_report(runs, tmp_path / "report")
-    markdown = page.with_name("report.md").read_text(encoding="utf-8")
-    for start in ("| old, PMAL ", "| mine, PMAL "):
-        assert start in markdown
-    assert "folder, protocol `folder` (2 known and 1 unknown classes)" in markdown
-    assert "PMAL against control: missing" in markdown
-    assert "--compare=softmax,control" in markdown
-    figures = {path.stem for path in (page.parent / "figures").glob("*.png")}
-    assert {f"{name}_roc" for name in ("old", "mine")} <= figures
+    make_trial(tmp_path / "runs" / "a", 0)
+    make_trial(tmp_path / "runs" / "point", 0, epsilon=0.1)
+    (make_trial(tmp_path / "runs" / "half", 0) / "result.json").unlink()
+    report.make_report(tmp_path / "runs", tmp_path / "report")
+    (material,) = asked
+    folders = {name: [tmp_path / "runs" / name / "trial_0"] for name in ("a", "point")}
+    assert (material.experiments, material.detailed) == (folders, ["a"])
+    assert len(material.tables) == 1
+
+
+def test_records_are_saved_and_documents_updated_from_them(tmp_path):
+    for name, settings in (("a", {}), ("b/c", {}), ("point", {"epsilon": 0.1})):
+        make_trial(tmp_path / "runs" / name, 0, **settings)
+    document = tmp_path / "README.md"
+    document.write_text("<!-- results: a b-c -->\n<!-- end -->\n")
+    main(tmp_path, "save", update=[str(document)])
+    names = sorted(path.name for path in (tmp_path / "results").iterdir())
+    assert names == ["a.json", "ablations_0.json", "b-c.json"]
+    written = document.read_text()
+    assert "| b-c, PMAL | 1 | 80.0 |" in written
+    assert not (tmp_path / "report").exists()
+    # Without `save`, the records are as they are.
+    record = read_json(tmp_path / "results" / "a.json")
+    record["models"]["pmal"]["acc"]["mean"] = 0.123
+    (tmp_path / "results" / "a.json").write_text(json.dumps(record))
+    main(tmp_path, update=[str(document)])
+    assert document.read_text() == written.replace(
+        "| a, PMAL | 1 | 80.0 |", "| a, PMAL | 1 | 12.3 |"
+    )

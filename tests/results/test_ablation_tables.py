@@ -1,12 +1,11 @@
 import pytest
-from made_runs import make_old, make_trial, model
+from made_runs import edit, make_trial, model
 
 from pmal_tf.results.collect.ablation_tables import ablation_tables, orderings
 from pmal_tf.results.collect.paper_ablations import BASE, PAPER_TABLES
 from pmal_tf.results.collect.run_folders import collect_runs
-from pmal_tf.results.page.ablation_sections import ablation_section
-from pmal_tf.results.page.page_blocks import to_markdown
 from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.files import read_json
 
 BASE_LABEL, NEAREST = "(f) all three", "(e) quality, diversity"
 
@@ -67,7 +66,7 @@ def test_cells_are_found_by_settings_and_not_by_name(make, tables):
     make("other", 0.6, 0.63, 0.66, set_distance="nearest")
     (table,) = tables()
     assert table.paper.name == "table_3"
-    assert table.filled == 2
+    assert sum(bool(row.runs) for row in table.rows) == 2
     assert row_of(table, BASE_LABEL).values("dr.auroc") == [0.7, 0.72, 0.74]
     assert row_of(table, BASE_LABEL).differences == {}
     nearest = row_of(table, NEAREST)
@@ -78,16 +77,6 @@ def test_cells_are_found_by_settings_and_not_by_name(make, tables):
     assert (difference.low, difference.high) == pytest.approx((-0.1, -0.08))
     assert difference.behind
     assert row_of(table, "(a) quality only").runs == {}
-
-
-def test_old_runs_are_of_the_paper_s_method_and_of_attention(tmp_path, make, tables):
-    make("base", 0.7)
-    make_old(tmp_path / "base" / "trial_0")
-    make("cell", 0.6, epsilon=0.1)
-    make_old(tmp_path / "cell" / "trial_0")
-    (table,) = tables()
-    assert table.paper.name == "table_5_epsilon"
-    assert row_of(table, "ε = 0.7").values("dr.auroc") == [0.7]
 
 
 def test_runs_of_another_method_fill_no_table(tmp_path, make, tables):
@@ -160,30 +149,13 @@ def test_orders_of_the_paper_are_judged_by_intervals(make, tables):
 def test_equal_numbers_of_the_paper_are_no_order(make, tables):
     make("base", 0.7)
     make("thirty", 0.8, prototypes_per_class=30)
+    make("twenty", 0.8, prototypes_per_class=20)
     (table,) = tables()
     pairs = {frozenset((o.higher, o.lower)) for o in orderings(table)}
     assert frozenset(("T = 10", "T = 30")) not in pairs
     assert len(pairs) == 9
-
-
-def test_two_trials_are_too_few_for_an_order(make, tables):
-    make("base", 0.7, 0.7)
-    make("nearest", 0.6, 0.6, set_distance="nearest")
-    verdicts = {o.verdict for o in orderings(tables()[0]) if o.comparison}
-    assert verdicts == {"too few pairs to say (n = 2)"}
-
-
-def test_section_names_what_is_missing_and_what_was_compared(tmp_path, make, tables):
-    make("base", 0.7, 0.72, 0.74)
-    make("nearest", 0.6, 0.63, 0.66, set_distance="nearest")
-    text = to_markdown(ablation_section(tables()), tmp_path)
-    assert "| 72.0 ± 2.0 (n = 3) " in text
-    assert "63.0 ± 3.0 (n = 3); -9.0 (-10.0 to -8.0), behind" in text
-    assert "1 hold, 14 are missing" in text
-    assert "By the means alone, 1 of 1 have the paper's order" in text
-    assert "paper: TinyImageNet, WRN-40-4" in text
-    assert "ε = 0.1: `--epsilon=0.1`" in text
-    assert text.count("Missing: no two of its cells") == 6
+    verdicts = {o.verdict for o in orderings(table) if o.comparison}
+    assert verdicts == {"too few pairs to say (n = 1)"}
 
 
 def test_a_metric_that_is_no_number_is_refused(tmp_path, make, tables):
@@ -195,3 +167,14 @@ def test_a_metric_that_is_no_number_is_refused(tmp_path, make, tables):
     )
     with pytest.raises(PmalError, match=r"must be a number. Received: 'high' as acc"):
         tables()
+
+
+def test_settings_of_a_method_judged_beside_it_part_no_runs(make, tables, tmp_path):
+    make("base", 0.7)
+    make("nearest", 0.6, set_distance="nearest")
+    for trial in tmp_path.glob("*/trial_0"):
+        marker = read_json(trial / "evaluate" / "done.json")
+        weight = {"arpl.radius_weight": 0.1 if trial.parent.name == "base" else 0.2}
+        edit(trial / "config.json", radius_weight=0.1)
+        edit(trial / "evaluate" / "done.json", inputs={**marker["inputs"], **weight})
+    assert [table.paper.name for table in tables()] == ["table_3"]

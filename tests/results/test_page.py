@@ -1,4 +1,5 @@
 import base64
+import json
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -6,19 +7,11 @@ from types import SimpleNamespace
 import pytest
 from made_runs import make_trial, model
 
-from pmal_tf.results.collect.run_folders import collect_runs
-from pmal_tf.results.page.experiment_sections import points
+from pmal_tf import report as entry
 from pmal_tf.results.page.exports import describe_export
-from pmal_tf.results.page.page import write_report
-from pmal_tf.results.page.page_blocks import (
-    Code,
-    Table,
-    escape_markdown,
-    paragraph,
-    to_html,
-    to_markdown,
-)
+from pmal_tf.results.page.page import escape_markdown, fenced, padded, points
 from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.files import write_json
 
 VOID = {"meta", "img", "br", "link"}
 PIXELS = b"\x89PNG pixels"
@@ -49,7 +42,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def draw_one(folder, tables):
+def draw_one(experiments, tables, folder, benchmarks):
     png, svg = folder / "overview.png", folder / "overview.svg"
     png.write_bytes(PIXELS)
     svg.write_text("<svg/>")
@@ -59,17 +52,14 @@ def draw_one(folder, tables):
 
 
 @pytest.fixture
-def report(tmp_path):
+def report(tmp_path, monkeypatch):
     """Writes a report of `tmp_path/runs` and returns (HTML, Markdown)."""
 
-    def write(draw=draw_one, speed=()):
-        out = tmp_path / "report"
-        runs = tmp_path / "runs"
-        write_report(runs, collect_runs(runs), out, speed, draw)
-        return (
-            (out / "report.html").read_text(encoding="utf-8"),
-            (out / "report.md").read_text(encoding="utf-8"),
-        )
+    def write(draw=draw_one, benchmarks=()):
+        monkeypatch.setattr(entry, "draw_all", draw)
+        page = entry.make_report(tmp_path / "runs", tmp_path / "report", benchmarks)
+        markdown = page.with_suffix(".md")
+        return page.read_text(encoding="utf-8"), markdown.read_text(encoding="utf-8")
 
     return write
 
@@ -108,28 +98,30 @@ def test_numbers_stand_beside_the_papers_and_the_difference(tmp_path, report):
     assert "<pre>--experiment=a\n</pre>" in html
 
 
-def test_ahead_is_said_only_where_the_interval_says_so(tmp_path, report):
-    for trial, auroc in enumerate((0.7, 0.72, 0.5)):
+@pytest.mark.parametrize(
+    ("aurocs", "in_table", "in_section"),
+    [
+        ((0.7, 0.72, 0.74), "ahead", "ahead"),
+        ((0.7, 0.72, 0.5), "too close", "too close: interval includes 0"),
+        ((0.9, 0.9), "too few pairs", "too few pairs to say (n = 2)"),
+    ],
+)
+def test_ahead_is_said_only_where_the_interval_says_so(
+    tmp_path, report, aurocs, in_table, in_section
+):
+    for trial, auroc in enumerate(aurocs):
         make_trial(tmp_path / "runs" / "a", trial, models=with_control(auroc, 0.6))
     _, markdown = report()
-    line = row_of(markdown, "| AUROC DR ")
-    assert "too close: interval includes 0" in line
-    row = row_of(markdown, "| a, PMAL ")
-    assert "; too close" in row
-    assert "ahead" not in row
-
-
-def test_two_trials_are_never_ahead(tmp_path, report):
-    for trial in range(2):
-        make_trial(tmp_path / "runs" / "a", trial, models=with_control(0.9, 0.1))
-    _, markdown = report()
-    assert "| ahead" not in markdown
-    assert "too few pairs to say (n = 2)" in markdown
+    row_of_method = row_of(markdown, "| a, PMAL ")
+    assert re.findall("; ([a-z ]+[a-z])", row_of_method)[1] == in_table
+    assert f"| {in_section} " in row_of(markdown, "| AUROC DR ")
 
 
 def test_what_is_missing_is_said(tmp_path, report):
     models = {"pmal": model(), "softmax": model()}
     make_trial(tmp_path / "runs" / "a", 0, models=models)
+    unmeasured = {"pmal": {**model(), "dr": None, "pr": None, "mls": None}}
+    make_trial(tmp_path / "runs" / "b", 0, models=unmeasured)
     half = make_trial(tmp_path / "runs" / "a", 1)
     (half / "result.json").unlink()
     html, markdown = report()
@@ -139,8 +131,10 @@ def test_what_is_missing_is_said(tmp_path, report):
         assert "it has no result.json" in text
         assert "no benchmarks given" in text
         assert "Not finished, so not in these numbers: trial_1" in text
-    row = row_of(markdown, "| a, control ")
-    assert row.count("missing") == 4
+        assert "rejection was not measured" in text
+    assert row_of(markdown, "| a, control ").count("missing") == 4
+    # A rule that was not measured is no zero.
+    assert row_of(markdown, "| b, PMAL ").count("missing") == 3
 
 
 def test_another_method_is_told_by_its_own_name_and_scores(tmp_path, report):
@@ -187,20 +181,7 @@ def test_an_export_is_told_with_its_threshold(tmp_path, name):
     assert text.endswith("is unknown.\n")
 
 
-def test_a_rule_that_was_not_measured_is_missing_and_no_zero(tmp_path, report):
-    rules = {"dr": None, "pr": None, "mls": None}
-    models = {n: {**model(), **rules} for n in ("pmal", "softmax", "control")}
-    for trial in range(3):
-        make_trial(tmp_path / "runs" / "a", trial, models=models)
-    _, markdown = report()
-    row = row_of(markdown, "| a, PMAL ")
-    assert row.count("missing") == 3
-    assert "rejection was not measured" in markdown
-
-
 def test_thresholds_are_told_beside_what_they_promise(tmp_path, report):
-    from pmal_tf.runtime.files import write_json
-
     for trial, share in enumerate((0.03, 0.05)):
         rule = {"known_rejected": share, "unknown_rejected": None}
         folder = make_trial(tmp_path / "runs" / "a", trial)
@@ -213,7 +194,7 @@ def test_thresholds_are_told_beside_what_they_promise(tmp_path, report):
     assert "missing" in row
 
 
-def test_the_page_needs_nothing_else_and_no_script(tmp_path, report):
+def test_the_page_needs_nothing_else_and_can_be_read_aloud(tmp_path, report):
     make_trial(tmp_path / "runs" / "a", 0)
     page = Page(report()[0])
     used = {tag for tag, _ in page.tags}
@@ -228,11 +209,6 @@ def test_the_page_needs_nothing_else_and_no_script(tmp_path, report):
     style = next(text for text in page.text if "color-scheme" in text)
     assert "url(" not in style
     assert "@import" not in style
-
-
-def test_tables_can_be_read_aloud(tmp_path, report):
-    make_trial(tmp_path / "runs" / "a", 0)
-    page = Page(report()[0])
     count = len(page.attributes("table"))
     assert count > 3
     assert len(page.attributes("caption")) == count
@@ -254,13 +230,36 @@ def test_names_of_users_are_text_and_nothing_else(tmp_path, report):
 
 def test_markdown_escapes_what_would_be_markup():
     assert escape_markdown("a|b <i>\n*c*") == "a\\|b &lt;i> \\*c\\*"
-    assert to_markdown([paragraph("see ", Code("a`b"))], None) == "see ``a`b``\n"
+    assert fenced("a`b") == "``a`b``"
 
 
 def test_rows_of_a_table_have_as_many_cells_as_columns():
     with pytest.raises(ValueError, match="longer"):
-        to_markdown([Table("x", ("a",), (("1", "2"),))], None)
-    assert to_html([Table("x", ("a", "b"), (("1", "2"),))]).count("<td>2</td>") == 1
+        padded(["a"], "| 1 | 2 |\n")
+
+
+def test_the_paper_s_orders_are_counted_and_what_is_missing_is_named(tmp_path, report):
+    for trial in range(3):
+        for name, auroc, settings in (
+            ("base", 0.7 + trial / 50, {}),
+            ("nearest", 0.6 + trial * 0.03, {"set_distance": "nearest"}),
+        ):
+            models = {"pmal": model(dr=auroc)}
+            make_trial(tmp_path / "runs" / name, trial, models=models, **settings)
+    make_trial(tmp_path / "runs" / "twice", 0)
+    html, markdown = report()
+    for text in (html, markdown):
+        assert "72.0 ± 2.0 (n = 3)" in text
+        assert "63.0 ± 3.0 (n = 3)" in text
+        assert "-9.0 (-10.0 to -8.0), behind" in text
+        assert "1 hold, 14 are missing" in text
+        assert "By the means alone, 1 of 1 have the paper's order" in text
+        assert "paper: TinyImageNet, WRN-40-4" in text
+        assert "Runs of dataset cifar10, protocol neal, backbone oscri, width" in text
+        assert text.count("Missing: no two of its cells") == 6
+    assert "ε = 0.1: `--epsilon=0.1`" in markdown
+    assert "another run of the same trial and settings is: `" in markdown
+    assert "runs/twice/trial_0`." in markdown
 
 
 def test_points_of_a_sweep_are_folded_and_not_among_the_results(tmp_path, report):
@@ -275,19 +274,10 @@ def test_points_of_a_sweep_are_folded_and_not_among_the_results(tmp_path, report
 def test_speed_is_shown(tmp_path, report):
     make_trial(tmp_path / "runs" / "a", 0)
     entry = {"name": "scipy_speedup", "value": 6.23456, "unit": "times", "ours": None}
-    _, markdown = report(speed=[entry])
+    (tmp_path / "speed.json").write_text(json.dumps([entry]))
+    html, markdown = report(benchmarks=[tmp_path / "speed.json"])
     assert "| scipy_speedup | 6.235 | times |" in markdown
-
-
-def test_results_are_of_all_experiments_that_are_finished(tmp_path, report):
-    for trial in range(3):
-        models = with_control(0.7 + trial / 100, 0.6)
-        make_trial(tmp_path / "runs" / "a", trial, models=models)
-    (make_trial(tmp_path / "runs" / "b", 0) / "result.json").unlink()
-    _, markdown = report()
-    assert "71.0 ± 1.0; ahead" in row_of(markdown, "| a, PMAL ")
-    assert "| a, control (M^1 trained on) " in markdown
-    assert "| b," not in markdown
+    assert '<a href="#speed">' in html
 
 
 def test_a_new_report_replaces_an_older_one_entirely(tmp_path, report):
@@ -306,7 +296,7 @@ def test_a_report_that_fails_leaves_the_older_one(tmp_path, report):
     make_trial(tmp_path / "runs" / "a", 0)
     before = report()
 
-    def fail(folder, tables):
+    def fail(experiments, tables, folder, benchmarks):
         (folder / "half.png").write_bytes(b"")
         raise PmalError("a figure failed")
 

@@ -1,9 +1,10 @@
-import pytest
-from made_runs import edit, make_old, make_trial, model, write_marker
+import re
 
-from pmal_tf.results.collect.run_folders import collect_runs, read_result
+import pytest
+from made_runs import edit, make_trial, model, write_marker
+
+from pmal_tf.results.collect.run_folders import collect_runs
 from pmal_tf.runtime.errors import PmalError
-from pmal_tf.runtime.files import write_json
 
 
 def test_trials_are_read_in_order_of_number(tmp_path):
@@ -49,23 +50,6 @@ def test_settings_come_without_names_images_and_versions(tmp_path):
     assert experiment.config["compare"] == ["softmax", "control"]
 
 
-def test_results_of_the_version_before_other_methods_are_read(tmp_path):
-    make_old(make_trial(tmp_path / "old", 0))
-    make_trial(tmp_path / "new", 0)
-    new, old = collect_runs(tmp_path)
-    assert new.result == {**old.result, "experiment": "new"}
-    assert old.models == new.models
-    assert list(old.models) == ["pmal", "softmax", "control"]
-    assert old.config["method"] == "pmal"
-    assert old.config["set_distance"] == "attention"
-    assert old.config["mining_repeats"] == 0
-    assert read_result(tmp_path / "old" / "trial_0")["files"] == {
-        "pmal": "scores.npz",
-        "softmax": "scores_softmax.npz",
-        "control": "scores_control.npz",
-    }
-
-
 def test_another_method_has_its_own_name_and_baseline(tmp_path):
     models = {"arpl": model(dr=None), "softmax": model(dr=None)}
     settings = {"method": "arpl", "baseline": "softmax", "compare": ["softmax"]}
@@ -73,17 +57,15 @@ def test_another_method_has_its_own_name_and_baseline(tmp_path):
     (experiment,) = collect_runs(tmp_path)
     assert (experiment.method, experiment.title) == ("arpl", "ARPL")
     assert experiment.models == {"arpl": "ARPL", "softmax": "softmax (M^1)"}
-
-
-def test_a_baseline_that_was_not_run_is_among_the_models(tmp_path):
-    make_trial(tmp_path / "a", 0, models={"pmal": model()})
-    (experiment,) = collect_runs(tmp_path)
-    assert experiment.models == {"pmal": "PMAL", "control": "control"}
+    make_trial(tmp_path / "b", 0, models={"pmal": model()})
+    _, other = collect_runs(tmp_path)
+    assert other.models == {"pmal": "PMAL", "control": "control"}  # It was not run.
 
 
 def test_groups_are_read_and_shared_and_other_folders_are_not(tmp_path):
     make_trial(tmp_path / "b", 0)
-    make_trial(tmp_path / "group" / "a", 0)
+    # Experiments may differ in everything.
+    make_trial(tmp_path / "group" / "a", 0, epochs=9, versions={"tensorflow": "1"})
     make_trial(tmp_path / "shared", 0)
     make_trial(tmp_path / "store", 0)
     (tmp_path / "notes").mkdir()
@@ -100,10 +82,7 @@ def test_a_half_finished_trial_is_listed_and_not_averaged(tmp_path, name):
     (experiment,) = collect_runs(tmp_path)
     assert [run.trial for run in experiment.trials] == [0]
     assert experiment.unfinished == ((half, f"it has no {name}"),)
-
-
-def test_an_evaluation_older_than_the_model_is_unfinished(tmp_path):
-    make_trial(tmp_path / "a", 0)
+    # So is one whose model is newer than its evaluation.
     old = make_trial(tmp_path / "a", 1)
     write_marker(old, "optimize", made="anew")
     (experiment,) = collect_runs(tmp_path)
@@ -111,14 +90,14 @@ def test_an_evaluation_older_than_the_model_is_unfinished(tmp_path):
     assert experiment.unfinished == ((old, expected),)
 
 
-def test_a_stage_that_has_begun_again_makes_a_trial_unfinished(tmp_path):
-    make_trial(tmp_path / "a", 0)
-    again = make_trial(tmp_path / "a", 1)
-    write_json(again / "control" / "started.json", {})
-    write_json(tmp_path / "a" / "trial_0" / "export" / "started.json", {})
-    (experiment,) = collect_runs(tmp_path)
-    assert [run.trial for run in experiment.trials] == [0]
-    assert experiment.unfinished[0][1] == "control has begun and is not finished"
+def test_stages_in_a_circle_are_refused_in_a_sentence(tmp_path):
+    path = make_trial(tmp_path / "a", 0)
+    edit(path / "mining" / "done.json", upstream={"optimize": "any"})
+    message = (
+        r"a/trial_0, where by .* done.json (\w+) is made from \w+ is made from \1\."
+    )
+    with pytest.raises(PmalError, match=message):
+        collect_runs(tmp_path)
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):
@@ -150,38 +129,24 @@ def test_a_result_of_another_trial_than_its_folder_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("change", "message"),
     [
-        ("protocol", "paper"),
-        ("epochs", 6),
-        ("train_images_per_class", 1000),
-        ("width", 0.5),
-        ("batch_size", 32),
-        ("seed", 1),
-        ("set_distance", "nearest"),
-        ("compare", ["softmax"]),
+        ({"protocol": "paper"}, "settings.* protocol: 'neal' -> 'paper'"),
+        ({"epochs": 6}, "settings.* epochs: 5 -> 6"),
+        ({"seed": 1}, "settings.* seed: 0 -> 1"),
+        ({"compare": ["softmax"]}, "settings.* compare: "),
+        (
+            {"versions": {"tensorflow": "2.20.0"}},
+            r"package versions.*tensorflow: '2\.21\.0' -> '2\.20\.0'",
+        ),
     ],
 )
-def test_trials_of_mixed_settings_are_refused(tmp_path, name, value):
+def test_trials_that_are_not_alike_are_refused(tmp_path, change, message):
     make_trial(tmp_path / "a", 0)
-    make_trial(tmp_path / "a", 1, **{name: value})
-    message = rf"same settings.*a/trial_0 and .*a/trial_1, which differ in {name}: "
-    with pytest.raises(PmalError, match=message):
+    make_trial(tmp_path / "a", 1, **change)
+    with pytest.raises(PmalError, match=f"same {message}") as error:
         collect_runs(tmp_path)
-
-
-def test_trials_of_mixed_package_versions_are_refused(tmp_path):
-    make_trial(tmp_path / "a", 0)
-    make_trial(tmp_path / "a", 1, versions={"tensorflow": "2.20.0"})
-    message = r"same package versions.*tensorflow: '2\.21\.0' -> '2\.20\.0'"
-    with pytest.raises(PmalError, match=message):
-        collect_runs(tmp_path)
-
-
-def test_experiments_may_differ_in_everything(tmp_path):
-    make_trial(tmp_path / "a", 0)
-    make_trial(tmp_path / "b", 0, epochs=9, versions={"tensorflow": "2.20.0"})
-    assert len(collect_runs(tmp_path)) == 2
+    assert re.search("a/trial_0 and .*a/trial_1, which differ in ", str(error.value))
 
 
 @pytest.mark.parametrize("name", ["config.json", "result.json"])
@@ -214,28 +179,25 @@ def test_a_dataset_with_a_split_of_its_own_is_no_contradiction(tmp_path, tuning)
         collect_runs(tmp_path)
 
 
-def test_a_damaged_record_is_refused(tmp_path):
-    (make_trial(tmp_path / "a", 0) / "environment.json").write_text("{")
-    with pytest.raises(PmalError, match=r"record of the run is damaged.*environment"):
-        collect_runs(tmp_path)
-
-
-def test_a_result_that_lacks_something_is_refused(tmp_path):
-    path = make_trial(tmp_path / "a", 0)
-    edit(path / "result.json", "known", "models")
-    with pytest.raises(PmalError, match=r"result\.json without known, models"):
-        collect_runs(tmp_path)
-
-
-def test_a_result_without_its_own_method_is_refused(tmp_path):
-    make_trial(tmp_path / "a", 0, models={"softmax": model()})
-    with pytest.raises(PmalError, match=r"result\.json without models of pmal"):
-        collect_runs(tmp_path)
-
-
-def test_a_marker_without_settings_is_refused(tmp_path):
-    edit(make_trial(tmp_path / "a", 0) / "evaluate" / "done.json", inputs=None)
-    with pytest.raises(PmalError, match=r"marker .*evaluate/done\.json without inputs"):
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("environment.json", None, r"record of the run is damaged.*environment"),
+        ("result.json", {"models": {"softmax": model()}}, "without models of pmal"),
+        ("result.json", ("known", "models"), r"result\.json without known, models"),
+        ("result.json", ("method", "files"), r"result\.json without method, files"),
+        ("evaluate/done.json", ("inputs",), r"evaluate/done\.json without inputs"),
+    ],
+)
+def test_damaged_records_are_refused(tmp_path, name, damage, message):
+    path = make_trial(tmp_path / "a", 0) / name
+    if damage is None:
+        path.write_text("{")
+    elif isinstance(damage, dict):
+        edit(path, **damage)
+    else:
+        edit(path, *damage)
+    with pytest.raises(PmalError, match=message):
         collect_runs(tmp_path)
 
 
@@ -259,5 +221,5 @@ def test_a_sweep_beside_other_runs_is_read(tmp_path):
 
 def test_a_run_that_held_nothing_out_has_no_tuning_protocol(tmp_path):
     make_trial(tmp_path / "cifar10", 0, result={"protocol": "neal_tuning"})
-    with pytest.raises(PmalError, match="must tell of the same settings"):
+    with pytest.raises(PmalError, match="must hold the same settings"):
         collect_runs(tmp_path)

@@ -25,7 +25,7 @@ METRICS = {
     "mls.auroc": "AUROC MLS",
     "acc": "ACC",
 }
-# Settings that change what is told beside a method's results, or nothing at all.
+# Settings that change what stands beside a method's results, or nothing at all.
 BESIDE = ("compare", "scores", "control", "reject_rate", "mining_repeats")
 
 
@@ -36,19 +36,19 @@ class CellResult:
     Attributes:
         cell: The settings, and the paper's numbers.
         runs: The trials, by (trial, seed); empty where no run has these settings.
+        repeated: Trials passed over, since another run of the same settings is counted.
         differences: Per metric the difference to the base over the trials that both
             have, in [-1, 1]; empty for the base, and where there is no such trial.
-        repeated: Trials passed over, since another run of the same settings is counted.
     """
 
     cell: Cell
     runs: dict[tuple[int, int], TrialRun]
+    repeated: tuple[TrialRun, ...]
     differences: dict[str, Comparison]
-    repeated: tuple[TrialRun, ...] = ()
 
     def values(self, metric: str) -> list[float]:
         """Returns the measured values of a metric, fractions, in order of trial."""
-        found = (_number(run, metric) for run in self.runs.values())
+        found = (metric_of(run.result, metric) for run in self.runs.values())
         return [value for value in found if value is not None]
 
 
@@ -67,11 +67,6 @@ class AblationTable:
     shared: dict[str, Any]
     versions: dict[str, str]
     rows: tuple[CellResult, ...]
-
-    @property
-    def filled(self) -> int:
-        """Number of cells that runs have filled."""
-        return sum(bool(row.runs) for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -95,22 +90,22 @@ class Ordering:
     is_listed: bool
 
     @property
+    def brief(self) -> str:
+        """Whether the order holds here, in a word or three."""
+        words = {"ahead": "holds", "behind": "does not hold"}
+        brief = "missing" if self.comparison is None else self.comparison.brief
+        return words.get(brief, brief)
+
+    @property
     def verdict(self) -> str:
-        """Whether the order holds here, in words."""
-        if self.comparison is None:
-            return "missing"
-        if self.comparison.low is None:
-            return self.comparison.verdict
-        if self.comparison.ahead:
-            return "holds"
-        return "does not hold" if self.comparison.behind else self.comparison.verdict
+        """The same, and why it cannot be said where it cannot."""
+        if self.comparison is None or self.comparison.ahead or self.comparison.behind:
+            return self.brief
+        return self.comparison.verdict
 
 
 def ablation_tables(experiments: Iterable[Experiment]) -> list[AblationTable]:
     """Fills the paper's ablation tables.
-
-    Args:
-        experiments: Everything that was run.
 
     Returns:
         For each table and each group of runs that share all other settings, that table,
@@ -122,31 +117,32 @@ def ablation_tables(experiments: Iterable[Experiment]) -> list[AblationTable]:
         key = json.dumps([_shared_settings(run), run.versions], sort_keys=True)
         groups.setdefault(key, []).append(run)
     tables = [_fill(paper, runs) for paper in PAPER_TABLES for runs in groups.values()]
-    return [table for table in tables if table.filled > 1]
+    return [table for table in tables if sum(bool(row.runs) for row in table.rows) > 1]
 
 
 def _shared_settings(run: TrialRun) -> dict[str, Any]:
-    """Returns the settings of a run that no table varies."""
+    """Returns the settings of a run that no table varies.
+
+    Nor do those of methods judged beside it, called `<method>.<setting>`, part runs.
+    """
     left_out = (*BASE, *BESIDE, "seed")
-    return {n: value for n, value in run.settings.items() if n not in left_out}
+    return {n: v for n, v in run.settings.items() if n not in left_out and "." not in n}
 
 
 def _fill(paper: PaperTable, runs: Sequence[TrialRun]) -> AblationTable:
     """Fills a table from runs that share all settings that no table varies."""
     found = {cell.label: _runs_of(cell, runs) for cell in paper.cells}
-    base = found[paper.base][0]
-    rows = tuple(
-        CellResult(
-            cell,
-            found[cell.label][0],
-            {}
-            if cell.label == paper.base
-            else _differences(found[cell.label][0], base),
-            found[cell.label][1],
-        )
-        for cell in paper.cells
+    base, _ = found[paper.base]
+    rows = []
+    for cell in paper.cells:
+        counted, repeated = found[cell.label]
+        metrics = METRICS if cell.label != paper.base else ()
+        compared = {metric: compare_runs(counted, base, metric) for metric in metrics}
+        differences = {name: value for name, value in compared.items() if value}
+        rows.append(CellResult(cell, counted, repeated, differences))
+    return AblationTable(
+        paper, _shared_settings(runs[0]), runs[0].versions, tuple(rows)
     )
-    return AblationTable(paper, _shared_settings(runs[0]), runs[0].versions, rows)
 
 
 def _runs_of(
@@ -154,29 +150,14 @@ def _runs_of(
 ) -> tuple[dict[tuple[int, int], TrialRun], tuple[TrialRun, ...]]:
     """Returns the runs that have a cell's settings, and those that repeat one."""
     wanted = {**BASE, **cell.overrides}
-    fitting = [r for r in runs if all(r.settings.get(n) == wanted[n] for n in wanted)]
     counted: dict[tuple[int, int], TrialRun] = {}
     repeated = []
-    for run in fitting:
-        pair = (run.trial, run.settings["seed"])
-        if pair in counted:
+    for run in runs:
+        if any(run.settings.get(name) != value for name, value in wanted.items()):
+            continue
+        if counted.setdefault((run.trial, run.settings["seed"]), run) is not run:
             repeated.append(run)
-        else:
-            counted[pair] = run
     return dict(sorted(counted.items())), tuple(repeated)
-
-
-def _differences(
-    runs: Mapping[tuple[int, int], TrialRun], base: Mapping[tuple[int, int], TrialRun]
-) -> dict[str, Comparison]:
-    """Compares two cells by every metric that was measured in common trials."""
-    compared = {metric: compare_runs(runs, base, metric) for metric in METRICS}
-    return {name: value for name, value in compared.items() if value is not None}
-
-
-def _number(run: TrialRun, metric: str) -> float | None:
-    """Returns a metric of the paper's method, None where it was not measured."""
-    return metric_of(run.result, metric)
 
 
 def compare_runs(
@@ -184,33 +165,28 @@ def compare_runs(
     b: Mapping[tuple[int, int], TrialRun],
     metric: str,
 ) -> Comparison | None:
-    """Compares PMAL in two cells over the trials that both have.
+    """Compares PMAL in two cells.
 
     Args:
-        a: Runs of the first, by (trial, seed).
+        a: Runs of the first cell, by (trial, seed).
         b: Runs of the second.
         metric: E.g. `dr.auroc`.
 
     Returns:
-        First minus second, None where no trial has both measured.
+        First minus second over the trials that both have measured, None for no trial.
     """
-    pairs = [
-        (first, second)
-        for key in a
-        if key in b
-        for first, second in [(_number(a[key], metric), _number(b[key], metric))]
-        if first is not None and second is not None
-    ]
-    if not pairs:
-        return None
-    return paired_bootstrap([p[0] for p in pairs], [p[1] for p in pairs])
+    firsts, seconds = [], []
+    for key in a:
+        first = metric_of(a[key].result, metric)
+        second = metric_of(b[key].result, metric) if key in b else None
+        if first is not None and second is not None:
+            firsts.append(first)
+            seconds.append(second)
+    return paired_bootstrap(firsts, seconds) if firsts else None
 
 
 def orderings(table: AblationTable) -> list[Ordering]:
     """Looks for the orders of the paper's numbers in our own.
-
-    Args:
-        table: A filled table.
 
     Returns:
         All pairs of cells with different numbers in the paper, by each of its metrics;

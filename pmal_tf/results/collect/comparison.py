@@ -13,6 +13,7 @@ from pmal_tf.runtime.errors import PmalError
 # to the larger difference whatever they are, and two differences of like sign come up
 # by a coin's chance of one half: neither tells anything.
 LEAST_PAIRS = 3
+_LEVEL, _RESAMPLES, _SEED = 0.95, 10_000, 0
 
 
 @dataclass(frozen=True)
@@ -20,18 +21,26 @@ class Comparison:
     """A difference between two methods over paired trials.
 
     Attributes:
-        mean_difference: Mean of first minus second, in the unit of the values.
-        low: Lower end of the interval; None for fewer than three pairs.
-        high: Upper end of the interval; None for fewer than three pairs.
-        n: Number of pairs.
-        ahead: Whether the first is ahead: the whole interval lies above 0.
+        differences: First minus second by trial, in the unit of the values.
+        mean_difference: Their mean.
+        low: Lower end of the mean's interval; None for fewer than three pairs.
+        high: Upper end.
     """
 
+    differences: tuple[float, ...]
     mean_difference: float
-    low: float | None
-    high: float | None
-    n: int
-    ahead: bool
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of pairs."""
+        return len(self.differences)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the first is ahead: the whole interval lies above 0."""
+        return self.low is not None and self.low > 0
 
     @property
     def behind(self) -> bool:
@@ -39,41 +48,38 @@ class Comparison:
         return self.high is not None and self.high < 0
 
     @property
-    def verdict(self) -> str:
-        """What may be said of the first, in words."""
+    def brief(self) -> str:
+        """What may be said of the first, in a word or three."""
         if self.low is None:
-            return f"too few pairs to say (n = {self.n})"
-        if self.ahead:
-            return "ahead"
-        return "behind" if self.behind else "too close: interval includes 0"
+            return "too few pairs"
+        return "ahead" if self.ahead else "behind" if self.behind else "too close"
+
+    @property
+    def verdict(self) -> str:
+        """What may be said of the first, and why nothing where it is nothing."""
+        few, close = f" to say (n = {self.n})", ": interval includes 0"
+        return self.brief + {"too few pairs": few, "too close": close}.get(
+            self.brief, ""
+        )
 
 
-def paired_bootstrap(
-    a: Sequence[float],
-    b: Sequence[float],
-    *,
-    level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Comparison:
+def paired_bootstrap(a: Sequence[float], b: Sequence[float]) -> Comparison:
     """Estimates how far the mean of `a - b` may lie from what was measured.
 
     Pairs are drawn with replacement, as many as there are, and the mean difference of
     each such resample is taken; the interval is between two percentiles of these means
-    (Efron's percentile method). It knows nothing of trials that were not run: with
-    n = 3 its ends are the smallest and the largest difference, because a resample of
-    one pair only has a chance of 1/27, more than the 2.5 % that are cut off. Then
-    "ahead" means ahead in every trial, which two equal methods reach in 1 of 8 cases.
+    (Efron's percentile method), the same whenever it is computed. It knows nothing of
+    trials that were not run: with n = 3 its ends are the smallest and the largest
+    difference, because a resample of one pair only has a chance of 1/27, more than the
+    2.5 % that are cut off. Then "ahead" means ahead in every trial, which two equal
+    methods reach in 1 of 8 cases.
 
     Args:
         a: n values of the first method, one per trial.
         b: n values of the second, in the same order of trials.
-        level: Share of the resampled means inside the interval, in (0, 1).
-        resamples: Number of resamples, at least 1.
-        seed: Seed of the draws.
 
     Returns:
-        The mean difference and, from three pairs on, its interval.
+        The differences, their mean and, from three pairs on, its 95 % interval.
 
     Raises:
         PmalError: If the values do not pair, or one is not finite.
@@ -88,13 +94,12 @@ def paired_bootstrap(
         raise PmalError(
             f"`a` and `b` must be finite numbers. Received: a={list(a)}, b={list(b)}"
         )
-    if not 0 < level < 1:
-        raise PmalError(f"`level` must lie in (0, 1). Received: level={level}")
-    count, mean = len(difference), float(difference.mean())
+    count, by_trial = len(difference), tuple(difference.tolist())
+    mean = float(difference.mean())
     if count < LEAST_PAIRS:
-        return Comparison(mean, None, None, count, ahead=False)
-    drawn = np.random.default_rng(seed).integers(count, size=(resamples, count))
+        return Comparison(by_trial, mean)
+    drawn = np.random.default_rng(_SEED).integers(count, size=(_RESAMPLES, count))
     means = difference[drawn].mean(axis=1)
-    tail = (1 - level) / 2
+    tail = (1 - _LEVEL) / 2
     low, high = (float(end) for end in np.quantile(means, (tail, 1 - tail)))
-    return Comparison(mean, low, high, count, ahead=low > 0)
+    return Comparison(by_trial, mean, low, high)

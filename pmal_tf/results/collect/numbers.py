@@ -12,7 +12,7 @@ from pmal_tf.runtime.errors import PmalError
 
 
 def scores_of(models: Iterable[Iterable[str]]) -> tuple[Score, ...]:
-    """Returns the scores that some models have, told by the names of their numbers."""
+    """Returns the scores of some models, given the names of their numbers."""
     names = (name.partition(".")[0] for numbers in models for name in numbers)
     return scores_in(dict.fromkeys(names))
 
@@ -20,14 +20,11 @@ def scores_of(models: Iterable[Iterable[str]]) -> tuple[Score, ...]:
 def metric_titles(
     models: Iterable[Iterable[str]], kinds: Sequence[str] = ("auroc", "oscr")
 ) -> dict[str, str]:
-    """Returns the columns of a table of results: what each metric is called.
+    """Returns titles by metric for the columns of a table of results.
 
     Args:
         models: Of each model, the names of its numbers.
-        kinds: Which metrics to show of each score.
-
-    Returns:
-        Titles by metric: accuracy, then each of `kinds` for every score.
+        kinds: Which metrics to show of each score, after the accuracy.
     """
     scores = scores_of(models)
     titles = {
@@ -64,10 +61,9 @@ def metric_of(result: Mapping[str, Any], metric: str, model: str = "") -> float 
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any] | None:
-    """Returns mean, sample standard deviation and number of values.
+    """Returns mean, sample standard deviation (None for one value) and n.
 
-    Args:
-        values: Of one value the deviation is None. If one is None, all is.
+    If a value is None, all is.
     """
     measured = [value for value in values if value is not None]
     if not measured or len(measured) < len(values):

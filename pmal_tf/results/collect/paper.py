@@ -12,28 +12,6 @@ from pmal_tf.data.class_lists import all_protocols
 
 # The paper's method, the only one that its numbers are of.
 METHOD = "pmal"
-# What results that are older than other methods leave unsaid.
-FIRST_RESULTS: dict[str, Any] = {
-    "method": METHOD,
-    "baseline": "control",
-    "titles": {
-        METHOD: "PMAL",
-        "softmax": "softmax (M^1)",
-        "control": "control (M^1 trained on)",
-    },
-    "files": {
-        METHOD: "scores.npz",
-        "softmax": "scores_softmax.npz",
-        "control": "scores_control.npz",
-    },
-}
-# What their markers leave unsaid: all that was settled before it was a setting.
-FIRST_SETTINGS: dict[str, Any] = {
-    "method": METHOD,
-    "set_distance": "attention",
-    "tuning_held_out": False,
-    "mining_repeats": 0,
-}
 # What is compared here with the paper's AUROC, which is of DR, and with its accuracy.
 COMPARED_WITH = {"auroc": "dr.auroc", "acc": "acc"}
 
@@ -70,14 +48,10 @@ PAPER_PMAL: dict[tuple[str, str], dict[str, float]] = {
 
 
 def paper_numbers(result: Mapping[str, Any]) -> dict[str, float]:
-    """Returns `acc` and `auroc` that the paper has for a result, fractions.
+    """Returns `acc` and `auroc` that the paper has for a `result.json`, fractions.
 
-    Args:
-        result: The content of a `result.json`.
-
-    Returns:
-        Nothing for another method, for classes that nobody has published, and for a
-        network or dataset that the paper does not have.
+    It has none of another method, of classes that nobody has published, and of a
+    network or dataset that it does not use.
     """
     if result["method"] != METHOD or result["protocol"] not in all_protocols():
         return {}

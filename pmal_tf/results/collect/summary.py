@@ -20,23 +20,16 @@ from pmal_tf.results.scores.registry import scores_in
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import write_json, write_text
 
-_EQUAL = ("method", "dataset", "backbone", "protocol", "seed", "epochs")
+# What `result.json` repeats of the settings.
+REPEATED = ("method", "dataset", "backbone", "protocol", "seed", "epochs")
 
 
 def summarise_experiment(
     folder: Path, results: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Averages the results of trials, and writes `summary.json` and `summary.md`.
+    """Writes `summary.json` and `summary.md` into `runs/<experiment>`.
 
-    Args:
-        folder: `runs/<experiment>`.
-        results: As for `summarise`.
-
-    Returns:
-        The content of `summary.json`, see `summarise`.
-
-    Raises:
-        PmalError: As `summarise`.
+    Results, what is returned, and errors are those of `summarise`.
     """
     summary = summarise(folder.name, results)
     write_json(folder / "summary.json", summary)
@@ -49,9 +42,8 @@ def summarise(experiment: str, results: Sequence[dict[str, Any]]) -> dict[str, A
 
     Args:
         experiment: Its name.
-        results: At least one of what `read_result` returns, in order of trial, with the
-            content of `calibration.json` as `calibration` where thresholds are to be
-            told of.
+        results: At least one `result.json`, in order of trial, with the content of
+            `calibration.json` as `calibration` where thresholds are to be shown.
 
     Returns:
         The content of `summary.json`: per model and metric the mean, the sample
@@ -60,7 +52,7 @@ def summarise(experiment: str, results: Sequence[dict[str, Any]]) -> dict[str, A
     Raises:
         PmalError: If the trials differ in more than their number, or are damaged.
     """
-    for name in _EQUAL:
+    for name in REPEATED:
         values = sorted({str(result[name]) for result in results})
         if len(values) > 1:
             raise PmalError(
@@ -71,7 +63,7 @@ def summarise(experiment: str, results: Sequence[dict[str, Any]]) -> dict[str, A
     models = [m for m in first["models"] if all(m in r["models"] for r in results)]
     return {
         "experiment": experiment,
-        **{name: first[name] for name in _EQUAL},
+        **{name: first[name] for name in REPEATED},
         "titles": {model: first["titles"].get(model, model) for model in models},
         "trials": [result["trial"] for result in results],
         "models": {
@@ -99,8 +91,7 @@ def render_summary(summary: dict[str, Any]) -> str:
         f"(n = {len(summary['trials'])}); percent{deviation}.\n"
     )
     notes = "".join(f"{note}\n" for note in notes_on(summary))
-    titles = summary["titles"]
-    columns = metric_titles(summary["models"].values())
+    titles, columns = summary["titles"], metric_titles(summary["models"].values())
     rows = [
         [titles[model], *(in_percent(metrics.get(name)) for name in columns)]
         for model, metrics in summary["models"].items()
@@ -138,7 +129,7 @@ def notes_on(summary: dict[str, Any]) -> list[str]:
 
 
 def _rejection(results: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Averages what thresholds promise and reject, None where it is not told."""
+    """Averages what thresholds promise and reject, None where a trial lacks it."""
     calibrations = [r["calibration"] for r in results if "calibration" in r]
     if len(calibrations) < len(results):
         return None

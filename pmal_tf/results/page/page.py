@@ -1,165 +1,92 @@
-"""The report: one page of HTML that needs nothing else, and the same as Markdown."""
+"""The report: one page of HTML that needs nothing else, and the same as Markdown.
+
+`content.j2` is what it says; `report.html.j2` and `report.md.j2` are how it looks.
+"""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+import base64
+import re
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pmal_tf.results.collect.ablation_tables import AblationTable, ablation_tables
-from pmal_tf.results.collect.numbers import metric_titles, scores_of
-from pmal_tf.results.collect.run_folders import Experiment
-from pmal_tf.results.collect.summary import paper_metrics
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pmal_tf.results.collect.ablation_tables import METRICS, AblationTable, orderings
+from pmal_tf.results.collect.numbers import (
+    in_percent,
+    metric_titles,
+    scores_of,
+    spread,
+)
+from pmal_tf.results.collect.paper_ablations import PAPER_TABLES
+from pmal_tf.results.collect.records import budget, hardware
+from pmal_tf.results.collect.run_folders import Experiment, TrialRun
+from pmal_tf.results.collect.summary import notes_on, paper_metrics
 from pmal_tf.results.figures.figure import Drawn, Skipped
-from pmal_tf.results.page.ablation_sections import ablation_section
-from pmal_tf.results.page.experiment_sections import (
-    against_baseline,
-    experiment_section,
-    metric_cell,
-)
-from pmal_tf.results.page.page_blocks import (
-    Block,
-    Bullets,
-    Cell,
-    Code,
-    FoldedBlocks,
-    Heading,
-    Picture,
-    Table,
-    paragraph,
-    to_html,
-    to_markdown,
-)
-from pmal_tf.results.page.page_style import STYLE
-from pmal_tf.runtime.errors import PmalError
-from pmal_tf.runtime.files import write_text
-
-HTML, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
-_TITLE = "pmal_tf: results"
-
+from pmal_tf.results.page.tables import markdown_table
+from pmal_tf.results.scores.registry import scores_in
 
 Figures = tuple[Sequence[Drawn], Sequence[Skipped]]
 
 
-@dataclass(frozen=True)
-class Content:
-    """What a report tells.
-
-    Attributes:
-        runs: The folder of runs, as the user named it.
-        experiments: All experiments, finished or not.
-        tables: The paper's ablation tables, as far as they are filled.
-        speed: Entries of `python -m pmal_tf.benchmark --json`.
-        figures: Figures that were drawn, and those that were not.
-    """
-
-    runs: Path
-    experiments: Sequence[Experiment]
-    tables: Sequence[AblationTable]
-    speed: Sequence[Mapping[str, Any]]
-    figures: Figures
-
-
-def write_report(
+def render_report(
     runs: Path,
     experiments: Sequence[Experiment],
-    out: Path,
+    ablations: Sequence[AblationTable],
     speed: Sequence[Mapping[str, Any]],
-    draw: Callable[[Path, Sequence[AblationTable]], Figures],
-) -> Path:
-    """Writes `report.html`, `report.md` and `figures/`.
-
-    All of it is made in a folder beside, which takes the place of an older report when
-    it is complete.
+    figures: Figures,
+) -> tuple[str, str]:
+    """Renders a report.
 
     Args:
-        runs: The folder of runs, for the texts.
+        runs: The folder of runs, as the user named it.
         experiments: All experiments, of which at least one has a finished trial.
-        out: The folder to write.
-        speed: Entries of benchmark files; may be empty.
-        draw: Draws the figures into a folder.
+        ablations: The paper's ablation tables, as far as they are filled.
+        speed: Entries of `python -m pmal_tf.benchmark --json`; may be empty.
+        figures: Figures that were drawn, and those that were not, with the reason.
 
     Returns:
-        The HTML page.
+        The page of HTML, and the Markdown, both of a folder with the figures in a
+        folder of its own.
 
     Raises:
-        PmalError: If `out` holds something else than a report.
+        OSError: If a figure or the flags of a run cannot be read.
     """
-    check_out(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    tables = ablation_tables(experiments)
-    with tempfile.TemporaryDirectory(prefix="writing.", dir=out.parent) as beside:
-        new = Path(beside) / "new"
-        (new / FIGURES).mkdir(parents=True)
-        figures = draw(new / FIGURES, tables)
-        content = Content(runs, experiments, tables, speed, figures)
-        blocks = report_blocks(content)
-        write_text(new / HTML, render_page(blocks))
-        write_text(new / MARKDOWN, to_markdown(blocks, new))
-        replace_folder(new, out, Path(beside) / "old")
-    return out / HTML
+    finished = [experiment for experiment in experiments if experiment.trials]
+    cells = cells_only(finished, ablations)
+    shown = [experiment for experiment in finished if experiment.name not in cells]
+    drawn, skipped = figures
+    content = {
+        "runs": runs.as_posix(),
+        "experiments": experiments,
+        "finished": finished,
+        "unfinished": [pair for e in experiments for pair in e.unfinished],
+        "scores": scores_of(_models(finished)),
+        "shown": shown,
+        "metrics": metric_titles(_models(shown), ("auroc",)),
+        "cells_only": cells,
+        "paper_tables": PAPER_TABLES,
+        "ablations": ablations,
+        "ablation_metrics": METRICS,
+        "speed": speed,
+        "drawn": drawn,
+        "skipped": skipped,
+        "sections": [],
+    }
+    html = _templates().get_template("report.html.j2")
+    markdown = markdown_templates().get_template("report.md.j2")
+    # Parts of a template leave empty lines where they show nothing.
+    text = re.sub(r"\n{3,}", "\n\n", markdown.render(content)).strip()
+    return html.render(content), f"{text}\n"
 
 
-def check_out(out: Path) -> None:
-    """Checks that a folder may be replaced by a report.
-
-    Raises:
-        PmalError: If it is a file, or holds something else than a report.
-    """
-    if out.is_dir():
-        inside = {path.name for path in out.iterdir()}
-        strange = sorted(inside - {HTML, MARKDOWN, FIGURES})
-    else:
-        strange = ["a file of that name"] if out.exists() else []
-    if strange:
-        raise PmalError(
-            "`out` must be a new folder or an older report, which is replaced. "
-            f"Received: {out}, which holds {', '.join(strange[:5])}. Choose another "
-            "folder with --out."
-        )
-
-
-def replace_folder(new: Path, target: Path, aside: Path) -> None:
-    """Puts a folder in the place of another, which stays if that fails.
-
-    Args:
-        new: The complete folder, on the same file system.
-        target: Where it goes; may exist.
-        aside: A free name for the old folder, which is removed in the end.
-    """
-    if target.exists():
-        target.rename(aside)
-    try:
-        new.rename(target)
-    except OSError:
-        if aside.exists():
-            aside.rename(target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def report_blocks(content: Content) -> list[Block]:
-    """Returns all parts of a report, in order."""
-    finished = [e for e in content.experiments if e.trials]
-    cells = cells_only(finished, content.tables)
-    blocks: list[Block] = [Heading(1, _TITLE), *_how_to_read(content)]
-    blocks += [Heading(2, "Results", "results"), _results(finished, cells)]
-    blocks += _unfinished(content.experiments)
-    blocks += ablation_section(content.tables)
-    blocks += [*_speed(content.speed), *_figures(content.figures)]
-    blocks.append(Heading(2, "Experiments", "experiments"))
-    for experiment in finished:
-        section = experiment_section(experiment)
-        if experiment.name in cells:
-            summary = f"{experiment.name} (a cell of the tables above)"
-            blocks.append(FoldedBlocks(summary, tuple(section)))
-        else:
-            blocks += section
-    return blocks
+def _models(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
+    """Returns the averages of every model of some experiments."""
+    return [m for e in experiments for m in e.summary["models"].values()]
 
 
 def cells_only(
@@ -176,137 +103,143 @@ def cells_only(
     return {e.name for e in experiments if all(r.folder in folders for r in e.trials)}
 
 
-def _how_to_read(content: Content) -> list[Block]:
-    """Says what the numbers are and when a difference counts."""
-    finished = [e for e in content.experiments if e.trials]
-    trials = sum(len(experiment.trials) for experiment in finished)
-    scores = scores_of(m for e in finished for m in e.summary["models"].values())
-    meanings = ", ".join(f"{s.title} ({s.meaning})" for s in scores)
-    return [
-        paragraph(
-            f"{trials} finished trials of {len(content.experiments)} experiments in ",
-            Code(content.runs.as_posix()),
-            ". ACC is the accuracy on known classes. AUROC is the chance that an "
-            "unknown image scores above a known one, OSCR the chance that a known "
-            "image is classified rightly and scores below an unknown one. Scores are "
-            f"{meanings}.",
-        ),
-        paragraph(
-            "A method is called ahead of what it is judged against only where the 95 % "
-            "interval of a paired bootstrap over trials lies above 0 and there are at "
-            "least 3 pairs. One or two pairs say nothing: resampled they give back "
-            "themselves. With 3 the interval is from the smallest to the largest "
-            "difference, so ahead means ahead in all three, as two equal methods are "
-            "in 1 of 8 cases; many comparisons, as below, will hold a few such.",
-        ),
+def markdown_templates() -> Environment:
+    """Returns the templates of Markdown, where Jinja would escape for HTML."""
+
+    def escaped(value: Any) -> Markup:
+        is_safe = isinstance(value, Markup)
+        return value if is_safe else Markup(escape_markdown(str(value)))
+
+    return _templates(finalize=escaped)
+
+
+def _templates(**options: Any) -> Environment:
+    """Returns the templates, which escape every text, with what they may call."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        extensions=["jinja2.ext.do"],
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+    for each in (
+        *(budget, in_percent, metric_titles, notes_on, orderings, paper_metrics),
+        *(scores_in, spread, anchor_of, as_flags, base64_of, brief_number, classes_of),
+        *(environments, fenced, interval, padded, percent_of_paper),
+        *(points, seconds_of, text_of),
+    ):
+        environment.globals[each.__name__] = each
+    environment.globals["mean"] = statistics.fmean
+    environment.filters.update(one_line=one_line, points=points)
+    return environment
+
+
+def escape_markdown(text: str) -> str:
+    """Keeps a text from being taken for Markdown or HTML, on one line."""
+    text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split("\n")))
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def fenced(text: str) -> Markup:
+    """Renders Markdown code with a fence that it does not hold."""
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    return Markup(f"{fence}{text}{fence}")
+
+
+def padded(header: Sequence[str], lines: str) -> Markup:
+    """Renders a Markdown table with columns of one width.
+
+    Args:
+        header: Titles of the columns.
+        lines: Per row a line of cells, with bars around each.
+    """
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in lines.splitlines()
+        if line.strip()
     ]
+    return Markup(markdown_table([*map(escape_markdown, header)], rows))
 
 
-def _results(experiments: Sequence[Experiment], leave_out: set[str]) -> Table:
-    """Returns the compact table of results."""
-    shown = [e for e in experiments if e.name not in leave_out]
-    models = (m for e in shown for m in e.summary["models"].values())
-    metrics = metric_titles(models, ("auroc",))
-    rows: list[tuple[Cell | str, ...]] = []
-    looks = []
-    for experiment in shown:
-        head = (experiment.result["protocol"], str(len(experiment.trials)))
-        for model, title in experiment.models.items():
-            cells = [_result(experiment, model, metric) for metric in metrics]
-            rows.append((f"{experiment.name}, {title}", *head, *cells))
-            looks.append("main" if model == experiment.method else "")
-        paper = paper_metrics(experiment.summary)
-        if paper:
-            quoted = [f"{100 * paper[m]:.1f}" if m in paper else "" for m in metrics]
-            name = f"{experiment.name}, {experiment.title} in the paper"
-            rows.append((name, "paper", "", *quoted))
-            looks.append("quoted")
-    return Table(
-        "Percent, mean ± standard deviation over n trials; below the numbers of a "
-        "run's own method, how it stands to what it is judged against. The paper's are "
-        "for orientation: the section of an experiment says in what its runs differ.",
-        ("experiment and model", "protocol", "n", *metrics.values()),
-        tuple(rows),
-        tuple(looks),
-    )
+def one_line(text: str) -> str:
+    """Puts single spaces between the words of a text that is wrapped in a template."""
+    line = " ".join(text.split())
+    return Markup(line) if isinstance(text, Markup) else line
 
 
-def _result(experiment: Experiment, model: str, metric: str) -> Cell:
-    """Returns an entry of the compact table."""
-    cell = metric_cell(experiment, model, metric)
-    compared = against_baseline(experiment.trials, metric)
-    if model != experiment.method or compared is None:
-        return cell
-    comparison, _ = compared
-    words = {"ahead": "ahead", "behind": "behind"}.get(comparison.verdict)
-    few = "too few pairs" if comparison.low is None else "too close"
-    return Cell(cell.text, words or few)
+def anchor_of(text: str) -> str:
+    """Returns a name to link to, of letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "section"
 
 
-def _unfinished(experiments: Sequence[Experiment]) -> list[Block]:
-    """Lists the trials that are in no number."""
-    items = tuple(
-        paragraph(Code(path.as_posix()), f": {reason}.")
-        for experiment in experiments
-        for path, reason in experiment.unfinished
-    )
-    if not items:
-        return []
-    return [
-        Heading(2, "Unfinished", "unfinished"),
-        paragraph("These trials are in no number of this report:"),
-        Bullets(items),
-    ]
+def as_flags(settings: Mapping[str, Any]) -> str:
+    """Returns settings as they are typed."""
+    return " ".join(f"--{name}={value}" for name, value in settings.items())
 
 
-def _speed(entries: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """Shows what benchmarks measured."""
-    if not entries:
-        return []
-    rows = tuple(
-        (
-            str(entry.get("name", "")),
-            _plain(entry.get("value")),
-            str(entry.get("unit", "")),
-            _plain(entry.get("ours")),
-            _plain(entry.get("reference")),
-        )
-        for entry in entries
-    )
-    caption = "Speed, each figure with its reference of the same run."
-    header = ("name", "value", "unit", "ours", "reference")
-    return [Heading(2, "Speed", "speed"), Table(caption, header, rows)]
+def base64_of(path: Path) -> str:
+    """Returns the bytes of a file as a data URL has them."""
+    return base64.b64encode(path.read_bytes()).decode()
 
 
-def _plain(value: Any) -> str:
-    """Renders a number of any size briefly."""
+def text_of(path: Path) -> str:
+    """Returns what a file says, `missing` where there is none."""
+    return path.read_text(encoding="utf-8") if path.exists() else "missing"
+
+
+def brief_number(value: Any) -> str:
+    """Renders a number of any size briefly, and None as nothing."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"{value:.4g}" if is_number else "" if value is None else str(value)
 
 
-def _figures(figures: Figures) -> list[Block]:
-    """Shows the figures, and says which there are not."""
-    drawn, skipped = figures
-    blocks: list[Block] = [Heading(2, "Figures", "figures")]
-    blocks += [Picture(f.title, f.caption, f.png, f.svg) for f in drawn]
-    if skipped:
-        items = (paragraph(Code(each.name), f": {each.reason}") for each in skipped)
-        blocks += [paragraph("Missing:"), Bullets(tuple(items))]
-    return blocks if len(blocks) > 1 else []
+def points(difference: float) -> str:
+    """Renders a difference of fractions in percent points, with its sign."""
+    # Adding 0 takes the sign from a rounded -0.0.
+    return f"{round(100 * difference, 1) + 0.0:+.1f}"
 
 
-def render_page(blocks: Sequence[Block]) -> str:
-    """Renders a report as one page of HTML that loads nothing."""
-    links = "".join(
-        f'<li><a href="#{escape(block.anchor)}">{escape(block.text)}</a></li>'
-        for block in blocks
-        if isinstance(block, Heading) and block.level == 2
+def interval(low: float | None, high: float | None) -> str:
+    """Renders the interval of a difference in points."""
+    if low is None or high is None:
+        return "none"
+    return f"{points(low)} to {points(high)}"
+
+
+def percent_of_paper(
+    paper: Mapping[str, float], metrics: Mapping[str, str]
+) -> list[str]:
+    """Renders the paper's numbers in the columns of `metrics`, empty for the others."""
+    return [f"{100 * paper[m]:.1f}" if m in paper else "" for m in metrics]
+
+
+def classes_of(trials: Sequence[TrialRun]) -> str:
+    """Lists the known and unknown classes of each trial."""
+    return "\n".join(
+        f"trial {run.trial}\n  known    {', '.join(run.result['known'])}\n"
+        f"  unknown  {', '.join(run.result['unknown'])}"
+        for run in trials
     )
-    first, *others = blocks
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(_TITLE)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f'<header>{to_html([first])}<nav aria-label="Sections"><ul>{links}</ul></nav>'
-        f"</header>\n<main>\n{to_html(others)}\n</main>\n</body>\n</html>\n"
-    )
+
+
+def seconds_of(trials: Sequence[TrialRun]) -> dict[str, list[float]]:
+    """Returns how long each stage took in the trials that have it, then all stages."""
+    names = dict.fromkeys(name for run in trials for name in run.seconds)
+    seconds = {n: [r.seconds[n] for r in trials if n in r.seconds] for n in names}
+    return {**seconds, "all stages": [sum(run.seconds.values()) for run in trials]}
+
+
+def environments(trials: Sequence[TrialRun]) -> dict[str, str]:
+    """Returns what trials ran on, each different machine once, and by which trials."""
+    seen: dict[str, list[str]] = {}
+    for run in trials:
+        told, versions = run.environment, run.versions.items()
+        text = (
+            f"{hardware(told)}; {told.get('platform', 'platform unknown')}; "
+            f"{', '.join(f'{name} {v}' for name, v in versions)}; seed "
+            f"{told.get('seed', '?')}; git commit {told.get('git_commit') or 'unknown'}"
+        )
+        seen.setdefault(text, []).append(str(run.trial))
+    return {text: ", ".join(numbers) for text, numbers in seen.items()}

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from made_runs import edit, make_old, make_trial, model
+from made_runs import edit, make_trial, model
 from PIL import Image
 from tiny_run import trial_folder
 
@@ -252,14 +252,6 @@ def test_runs_of_other_seeds_or_trials_do_not_stand_beside_each_other(tmp_path):
         assert not pairs_by_number(Material({"base": [base], name: [one]}, []))
 
 
-def test_an_old_run_stands_beside_a_new_one(tmp_path):
-    base = make_trial(tmp_path / "base", 0)
-    one = make_trial(tmp_path / "one", 0, prototypes_per_class=1)
-    make_old(one)
-    ((_, pair),) = pairs_by_number(Material({"base": [base], "one": [one]}, []))
-    assert pair == [one, base]
-
-
 def test_rows_of_table_5_are_drawn(tmp_path):
     for name, auroc, settings in (("base", 0.7, {}), ("low", 0.6, {"epsilon": 0.1})):
         models = {"pmal": model(dr=auroc)}
@@ -269,17 +261,6 @@ def test_rows_of_table_5_are_drawn(tmp_path):
     assert not skipped
     assert figure.name == "table_5_epsilon_0"
     assert figure.caption == "AUROC DR on cifar10. n = 1 trial a point."
-
-
-def test_old_results_have_the_same_figures(finished, tmp_path):
-    figures = []
-    for name in ("new", "old"):
-        trial = tmp_path / name / "trial_0"
-        shutil.copytree(trial_folder(finished[0]), trial)
-        if name == "old":
-            make_old(trial)
-        figures.append(draw_roc(trial, tmp_path / name, "roc"))
-    assert figures[0].svg.read_bytes() == figures[1].svg.read_bytes()
 
 
 def test_a_new_figure_is_one_file(tmp_path, monkeypatch):
