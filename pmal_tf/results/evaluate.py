@@ -63,15 +63,14 @@ def score_images(
     """
     fitted = statistics or {}
     measured = {s.field: s.values(outputs, fitted.get(s.name, {})) for s in scores}
+    kept = {n: outputs[n] for n in ("distance", "embedding") if n in outputs}
     return ImageScores(
         example_id=images.example_id,
         is_unknown=images.is_unknown,
         class_index=images.label,
         predicted=outputs["logits"].argmax(axis=1).astype(np.int32),
         scores=measured,
-        kept={
-            name: outputs[name] for name in ("distance", "embedding") if name in outputs
-        },
+        kept=kept,
     )
 
 

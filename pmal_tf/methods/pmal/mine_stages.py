@@ -123,7 +123,7 @@ def mine_images(
         *(train.image, train.label, result.robustness.robustness, train.example_id),
         result.selection,
     )
-    sheets.save(folder / "sheets.npz")
+    save_arrays(folder / "sheets.npz", sheets, compressed=True)
     pictures = write_class_sheets(sheets, names, folder / "sheets")
     if trial.devices.tensorboard:
         _show_pictures(work.shown / TENSORBOARD / FOLDER, names, pictures)

@@ -107,8 +107,8 @@ def _sides(entry: dict[str, Any]) -> str:
     the unit of the two sides; the name does.
     """
     both = (entry["ours"], entry["reference"])
-    told = " / ".join(f"{v:,.0f}" if v >= 1000 else f"{v:.3g}" for v in both)
-    return told if entry["unit"] == "ratio" else f"{told} {entry['unit']}"
+    sides = " / ".join(f"{v:,.0f}" if v >= 1000 else f"{v:.3g}" for v in both)
+    return sides if entry["unit"] == "ratio" else f"{sides} {entry['unit']}"
 
 
 def _limits(ratio: np.ndarray) -> tuple[float, float]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from pmal_tf.results.figures.sheets import captioned_sheet, text_line, thumbnails
-from pmal_tf.runtime.files import save_arrays, write_atomically
+from pmal_tf.runtime.files import write_atomically
 from pmal_tf.runtime.types import Images
 
 _LABELS = {
@@ -25,24 +24,6 @@ _LEAST_SIDE = 60  # Smaller images are magnified.
 _LEAST_COLUMNS = 6  # Room for the title above a class of few images.
 
 
-@dataclass(frozen=True)
-class SheetImages:
-    """The n images on the sheets, class by class and strip by strip.
-
-    Strips are "highest", "median" and "lowest" in robustness, and "prototype".
-    """
-
-    image: np.ndarray  # [n, h, w, 3] uint8.
-    class_index: np.ndarray
-    strip: np.ndarray
-    robustness: np.ndarray
-    example_id: np.ndarray
-
-    def save(self, path: Path) -> None:
-        """Writes all arrays to an .npz file."""
-        save_arrays(path, vars(self), compressed=True)
-
-
 def collect_sheets(
     image: Images,
     class_index: np.ndarray,
@@ -53,7 +34,7 @@ def collect_sheets(
     per_strip: int = 10,
     most_classes: int = 100,
     thumbnail: int = 64,
-) -> SheetImages:
+) -> dict[str, np.ndarray]:
     """Collects small copies of the images that the sheets show.
 
     Images of the first three strips stand from high to low robustness, ties by example
@@ -69,6 +50,11 @@ def collect_sheets(
         per_strip: Images per strip, if the class has so many; prototypes are all shown.
         most_classes: Classes after so many are left out.
         thumbnail: Longest side of the copies in pixels; larger images are shrunk.
+
+    Returns:
+        The content of `sheets.npz`, class by class and strip by strip: `image`
+        [n, h, w, 3] uint8, `class_index`, `strip` ("highest", "median", "lowest" or
+        "prototype"), `robustness` and `example_id`.
     """
     positions, strips, copies = [], [], []
     for index, chosen in enumerate(selection[:most_classes]):
@@ -88,31 +74,33 @@ def collect_sheets(
         positions.append(shown)
         strips += [name for name, part in parts.items() for _ in part]
     flat = np.concatenate(positions)
-    return SheetImages(
-        image=np.concatenate(copies),
-        class_index=class_index[flat],
-        strip=np.array(strips, str),
-        robustness=robustness[flat],
+    return {
+        "image": np.concatenate(copies),
+        "class_index": class_index[flat],
+        "strip": np.array(strips, str),
+        "robustness": robustness[flat],
         # Strings of fixed length: an array of objects could not be saved.
-        example_id=example_id[flat].astype(str),
-    )
+        "example_id": example_id[flat].astype(str),
+    }
 
 
 def draw_class_sheet(
-    sheets: SheetImages, class_index: int, class_name: str
+    sheets: Mapping[str, np.ndarray], class_index: int, class_name: str
 ) -> np.ndarray:
     """Draws one class: four strips, the robustness under each image.
 
     Returns [height, width, 3] uint8; all classes of `sheets` have the same width.
     """
-    scale = -(-_LEAST_SIDE // max(sheets.image.shape[1:3]))
-    shown = np.bincount(sheets.class_index[sheets.strip == "highest"], minlength=1)
+    scale = -(-_LEAST_SIDE // max(sheets["image"].shape[1:3]))
+    shown = np.bincount(
+        sheets["class_index"][sheets["strip"] == "highest"], minlength=1
+    )
     columns = max(_LEAST_COLUMNS, int(shown.max()))
     parts = []
     for strip, label in _LABELS.items():
-        rows = (sheets.class_index == class_index) & (sheets.strip == strip)
-        captions = [f"{value:.3f}" for value in sheets.robustness[rows].tolist()]
-        grid = captioned_sheet(sheets.image[rows], captions, columns, scale)
+        rows = (sheets["class_index"] == class_index) & (sheets["strip"] == strip)
+        captions = [f"{value:.3f}" for value in sheets["robustness"][rows].tolist()]
+        grid = captioned_sheet(sheets["image"][rows], captions, columns, scale)
         parts += [text_line(label, grid.shape[1], _LABEL), grid]
     title = f"Class {class_index}: {class_name}"
     picture = np.concatenate([text_line(title, parts[0].shape[1], _TITLE), *parts])
@@ -121,7 +109,7 @@ def draw_class_sheet(
 
 
 def write_class_sheets(
-    sheets: SheetImages, class_names: Sequence[str], folder: Path
+    sheets: Mapping[str, np.ndarray], class_names: Sequence[str], folder: Path
 ) -> list[Path]:
     """Writes the sheet of every collected class as `<class index>_<class name>.png`.
 
@@ -130,7 +118,7 @@ def write_class_sheets(
     """
     digits = len(str(len(class_names) - 1))
     paths = []
-    for index in np.unique(sheets.class_index).tolist():
+    for index in np.unique(sheets["class_index"]).tolist():
         name = class_names[index]
         # Short and in ASCII: a file's name may have 255 bytes.
         safe = re.sub("[^A-Za-z0-9_-]", "_", name)[:80]

@@ -56,19 +56,13 @@ def draw_sweep(
     panels = 2 if paper else 1
     figure = Figure(figsize=(4.2, 4.4 if paper else 3.0))
     all_axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
-    all_axes[0].errorbar(
-        *([values.index(value) for value in ours], mean),
-        yerr=deviation,
-        capsize=3,
-        **_line(0, values),
-    )
+    x = [values.index(value) for value in ours]
+    all_axes[0].errorbar(x, mean, yerr=deviation, capsize=3, **_line(0, values))
     all_axes[0].set_title("measured here")
     if paper:
         theirs = [value for value in values if value in paper]
-        all_axes[1].plot(
-            *([values.index(v) for v in theirs], [paper[v] for v in theirs]),
-            **_line(1, theirs),
-        )
+        x = [values.index(value) for value in theirs]
+        all_axes[1].plot(x, [paper[v] for v in theirs], **_line(1, theirs))
         all_axes[1].set_title("paper (TinyImageNet, WRN-40-4)")
     for axes in all_axes:
         axes.set_ylabel("AUROC, %")

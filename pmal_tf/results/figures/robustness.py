@@ -1,4 +1,4 @@
-"""What the robustness r tells: of one class (Fig. 3b), and of accuracy (Fig. 4a)."""
+"""The robustness r in one class (Fig. 3b), and accuracy by r (Fig. 4a)."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from pmal_tf.results.figures.robustness import (
     intervals,
 )
 from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.files import save_arrays
 
 RESULT = {
     **{"experiment": "digits", "dataset": "digits", "protocol": "neal", "trial": 0},
@@ -40,7 +41,7 @@ def trial(tmp_path):
     sheets = collect_sheets(
         image, label, r, ids, selection, per_strip=3, most_classes=2
     )
-    sheets.save(mining / "sheets.npz")
+    save_arrays(mining / "sheets.npz", sheets)
     return tmp_path
 
 
