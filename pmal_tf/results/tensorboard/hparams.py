@@ -40,7 +40,7 @@ def write_hparams(
     with new_event_file(folder, "hparams"):
         api.hparams(shown, trial_id=name)
         for metric, value in metrics.items():
-            tf.summary.scalar(metric, value)
+            tf.summary.scalar(metric, float(value))
 
 
 def write_experiment(
