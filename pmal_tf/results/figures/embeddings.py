@@ -43,7 +43,7 @@ def draw_embeddings(trial: Path) -> Picture:
     figure = Figure(figsize=(8.4, 4.8))
     for axes, model in zip(figure.subplots(1, 2), (beside[0], own), strict=True):
         shown = _draw_panel(axes, trial, model, with_unknown=True)
-        axes.set_title(result["titles"].get(model, model))
+        axes.set_title(result["titles"].get(model, model), fontsize=12)
     _add_legend(figure)
     caption = (
         f"{_about(trial)} t-SNE by angle of {shown} in each panel; unknown "
@@ -59,7 +59,8 @@ def draw_prototype_number(trials: Sequence[Path]) -> Picture:
     for axes, trial in zip(figure.subplots(1, len(trials)), trials, strict=True):
         own = read_result(trial)["method"]
         shown = _draw_panel(axes, trial, own, with_unknown=False)
-        axes.set_title(f"T = {read_json(trial / 'config.json')[_NUMBER]}\n{shown}")
+        number = read_json(trial / "config.json")[_NUMBER]
+        axes.set_title(f"T = {number}\n{shown}", fontsize=12)
     _add_legend(figure)
     about = " | ".join(map(_about, trials))
     caption = f"{about} t-SNE by angle{_on_stars(*trials)}"
