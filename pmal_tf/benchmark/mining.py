@@ -35,7 +35,7 @@ from pmal_tf.benchmark.mining_references import (
 )
 from pmal_tf.benchmark.settings import BenchmarkSettings
 from pmal_tf.mining.robustness import topology_robustness
-from pmal_tf.results.figures.style import COLOURS, new_figure, tidy
+from pmal_tf.results.figures.style import COLOURS, in_style
 from pmal_tf.runtime.errors import PmalError, first_line
 from pmal_tf.runtime.files import write_atomically
 
@@ -209,11 +209,13 @@ def _seconds(n: int, k: int, mine: Callable[..., object]) -> list[float]:
     return time_in_turn(work, repetitions=_GROWTH_REPETITIONS)[0]
 
 
+@in_style
 def _draw(growths: dict[str, dict[int, list[float]]], plot: Path) -> None:
     """Draws seconds over size, by what the size is, both axes logarithmic."""
+    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    figure = new_figure(9, 4)
+    figure = Figure(figsize=(9, 4))
     panels = figure.subplots(1, len(growths), sharey=True)
     for axes, (label, growth) in zip(panels, growths.items(), strict=True):
         sizes, seconds = np.array(list(growth), float), np.array(list(growth.values()))
@@ -233,7 +235,6 @@ def _draw(growths: dict[str, dict[int, list[float]]], plot: Path) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.set_xlabel(label)
-        axes.legend(frameon=False)
-        tidy(axes)
+        axes.legend()
     panels[0].set_ylabel("seconds")
     write_atomically(plot, figure.savefig)

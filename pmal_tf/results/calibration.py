@@ -48,14 +48,7 @@ def rate_interval(count: int, reject_rate: float) -> tuple[float, float]:
     set on. A single draw has a rate of its own: where scores have a density, the share
     of knowns below the k-th smallest of n has the Beta(k, n + 1 - k) distribution of
     order statistics, so the rejected share is Beta(n + 1 - k, k) (Vovk, "Conditional
-    validity of inductive conformal predictors", 2012).
-
-    Args:
-        count: n.
-        reject_rate: Promised share of knowns rejected, in (0, 1).
-
-    Raises:
-        PmalError: If there are too few images for the promise.
+    validity of inductive conformal predictors", 2012). Raises as that does.
     """
     from scipy.stats import beta
 
@@ -73,13 +66,17 @@ def _position(count: int, reject_rate: float) -> int:
     # The small term takes off rounding: 10 * (1 - 0.7) must not become 4.
     position = math.ceil((count + 1) * (1.0 - reject_rate) - 1e-9)
     if position > count:
-        least = math.ceil(1.0 / reject_rate) - 1
         raise PmalError(
-            f"A false-rejection rate of {reject_rate} needs at least {least} known "
-            f"images to calibrate on. Received: {count}. Ask for a larger "
-            "--reject_rate."
+            f"A false-rejection rate of {reject_rate} needs at least "
+            f"{_least_images(reject_rate)} known images to calibrate on. Received: "
+            f"{count}. Ask for a larger --reject_rate."
         )
     return position
+
+
+def _least_images(reject_rate: float) -> int:
+    """Returns how few images a promise can be kept with."""
+    return math.ceil(1.0 / reject_rate) - 1
 
 
 def calibrate(
@@ -120,17 +117,20 @@ def calibrate(
             "A false-rejection rate of %g needs %d known images to calibrate on; with "
             "%d to calibrate on (%s), the threshold promises %.3g. More images, or a "
             "larger --calibration_fraction, would help.",
-            *(reject_rate, math.ceil(1 / reject_rate) - 1, count, source, least),
+            reject_rate,
+            _least_images(reject_rate),
+            count,
+            source,
+            least,
         )
         reject_rate = least
-    rules = {}
+    rules: dict[str, dict[str, float | None]] = {}
     for rule, score in calibration.items():
         threshold = conformal_threshold(score, reject_rate)
-        rules[rule] = {
-            "threshold": threshold,
-            "known_rejected": _share_above(known[rule], threshold),
-            "unknown_rejected": _share_above(unknown[rule], threshold),
-        }
+        rules[rule] = {"threshold": threshold}
+        for side, measured in (("known", known[rule]), ("unknown", unknown[rule])):
+            share = float(np.mean(measured > threshold)) if len(measured) else None
+            rules[rule][f"{side}_rejected"] = share
     return {
         "reject_rate": reject_rate,
         "rate_interval_90": rate_interval(count, reject_rate),
@@ -153,18 +153,8 @@ def calibrate_on_half(
     """Sets each rule's threshold on half of the known test images.
 
     For benchmarks, which withhold no training images: the promise is measured on the
-    other half.
-
-    Args:
-        scores: [n] scores by rule, of all test images.
-        is_unknown: [n] boolean.
-        example_id: [n] strings; which half an image falls in depends on these and the
-            seed only.
-        reject_rate: Promised share of knowns rejected.
-        seed: Seed of the halving.
-
-    Returns:
-        As `calibrate`.
+    other half. Which half an image falls in depends on its id and the seed only.
+    Takes [n] scores by rule of all test images; returns what `calibrate` does.
     """
     known = np.flatnonzero(~is_unknown)
     order = known[np.argsort(hash_ids(example_id[known], "calibration", seed))]
@@ -174,8 +164,3 @@ def calibrate_on_half(
         for positions in (used, held_out, is_unknown)
     )
     return calibrate(*parts, reject_rate=reject_rate, source=TEST_HALF)
-
-
-def _share_above(score: np.ndarray, threshold: float) -> float | None:
-    """Returns the share of scores above a threshold, None where there are none."""
-    return float(np.mean(score > threshold)) if len(score) else None

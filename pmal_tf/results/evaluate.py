@@ -13,9 +13,6 @@ from pmal_tf.results.metrics import closed_set_metrics, open_set_metrics
 from pmal_tf.results.scores.score import Score
 from pmal_tf.runtime.files import save_arrays
 
-# Outputs of a model that files keep beside the scores.
-_KEPT = ("distance", "embedding")
-
 
 @dataclass(frozen=True)
 class ImageScores:
@@ -60,48 +57,38 @@ def score_images(
     scores: Sequence[Score],
     statistics: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> ImageScores:
-    """Scores test images from a model's outputs.
+    """Scores test images, labels -1 for unknown classes, from a model's outputs.
 
-    Args:
-        outputs: `logits` of every image, and what else the model says.
-        images: The test images, labels -1 for unknown classes.
-        scores: The scores to compute.
-        statistics: What some scores measure against, by their names.
+    `statistics` are what some scores measure against, by the scores' names.
     """
-    measured = {
-        score.field: score.values(outputs, (statistics or {}).get(score.name, {}))
-        for score in scores
-    }
+    fitted = statistics or {}
+    measured = {s.field: s.values(outputs, fitted.get(s.name, {})) for s in scores}
+    kept = {n: outputs[n] for n in ("distance", "embedding") if n in outputs}
     return ImageScores(
         example_id=images.example_id,
         is_unknown=images.is_unknown,
         class_index=images.label,
         predicted=outputs["logits"].argmax(axis=1).astype(np.int32),
         scores=measured,
-        kept={name: outputs[name] for name in _KEPT if name in outputs},
+        kept=kept,
     )
 
 
 def summarise(scores: ImageScores, num_classes: int) -> dict:
     """Computes the metrics of one model, as they stand in `result.json`.
 
-    Args:
-        scores: Scores of all test images.
-        num_classes: K.
-
     Returns:
         `acc`, `macro_f1`, and for each score a dict of `open_set_metrics`, or None
         where no image is unknown.
     """
-    known = ~scores.is_unknown
-    correct = scores.predicted[known] == scores.class_index[known]
-    result: dict = closed_set_metrics(
-        scores.class_index[known], scores.predicted[known], num_classes
-    )
+    unknown, known = scores.is_unknown, ~scores.is_unknown
+    class_index, predicted = scores.class_index[known], scores.predicted[known]
+    result: dict = closed_set_metrics(class_index, predicted, num_classes)
+    correct = predicted == class_index
     for field, score in scores.scores.items():
         result[field] = (
-            open_set_metrics(score[known], score[scores.is_unknown], correct)
-            if scores.is_unknown.any()
+            open_set_metrics(score[known], score[unknown], correct)
+            if unknown.any()
             else None
         )
     return result

@@ -18,28 +18,18 @@ OPEN_SET_METRICS = ("auroc", "oscr", "aupr_in", "aupr_out", "fpr95", "dtacc")
 def closed_set_metrics(
     class_index: np.ndarray, predicted: np.ndarray, num_classes: int
 ) -> dict[str, float]:
-    """Scores the classification of known images.
-
-    Args:
-        class_index: [n] true classes in [0, K).
-        predicted: [n] predicted classes.
-        num_classes: K.
+    """Scores the classification of known images into [n] classes in [0, K).
 
     Returns:
         `acc`, the share classified rightly, and `macro_f1`, the mean F1 over the K
         known classes; both in [0, 1].
     """
+    classes = range(num_classes)
     macro_f1 = sklearn_metrics.f1_score(
-        class_index,
-        predicted,
-        labels=range(num_classes),
-        average="macro",
-        zero_division=0.0,
+        class_index, predicted, labels=classes, average="macro", zero_division=0.0
     )
-    return {
-        "acc": float(np.mean(class_index == predicted)),
-        "macro_f1": float(macro_f1),
-    }
+    accuracy = float(np.mean(class_index == predicted))
+    return {"acc": accuracy, "macro_f1": float(macro_f1)}
 
 
 def open_set_metrics(

@@ -56,15 +56,10 @@ def test_ties_at_the_threshold_are_accepted():
     assert conformal_threshold(np.array([1.0] * 15 + [2.0] * 4), 0.05) == 2.0
 
 
-def test_too_few_images_are_an_error_that_names_the_least_number():
-    with pytest.raises(PmalError, match=r"0\.05 needs at least 19 .* Received: 18\."):
-        conformal_threshold(np.arange(18.0), 0.05)
-
-
 def test_the_least_number_named_is_enough_and_least():
     for thousandths in range(1, 1000):
         rate = thousandths / 1000
-        with pytest.raises(PmalError) as raised:
+        with pytest.raises(PmalError, match=r"Received: 0\.") as raised:
             conformal_threshold(np.array([]), rate)
         least = int(re.search(r"at least (\d+)", str(raised.value)).group(1))
         assert conformal_threshold(np.arange(float(least)), rate) == least - 1
@@ -76,18 +71,6 @@ def test_the_least_number_named_is_enough_and_least():
 def test_a_rate_outside_of_0_and_1_is_an_error(rate):
     with pytest.raises(PmalError, match=r"`reject_rate` must lie in \(0, 1\)"):
         conformal_threshold(np.arange(100.0), rate)
-
-
-@pytest.mark.parametrize(
-    ("count", "rate", "promised"),
-    [(99, 0.1, 0.1), (19, 0.05, 0.05), (25, 0.1, 2 / 26)],
-)
-def test_the_promise_holds_on_average(count, rate, promised):
-    # Uniform scores: a threshold rejects a further image with probability 1 - it.
-    scores = np.random.default_rng(0).random((4000, count))
-    rejected = [1.0 - conformal_threshold(score, rate) for score in scores]
-    # The mean of (n + 1 - k) / (n + 1); its standard error is below 0.001.
-    assert np.mean(rejected) == pytest.approx(promised, abs=0.003)
 
 
 def make_scores(known=61, unknown=30):
@@ -134,7 +117,7 @@ def test_rates_are_measured_on_the_half_that_was_not_used(known, seed):
     assert "half" in result["source"]
 
 
-def test_halves_do_not_depend_on_the_order_of_images():
+def test_halves_depend_on_the_seed_and_not_on_the_order_of_images():
     images = make_scores()
     order = np.random.default_rng(1).permutation(len(images["is_unknown"]))
     shuffled = {
@@ -142,21 +125,12 @@ def test_halves_do_not_depend_on_the_order_of_images():
         "is_unknown": images["is_unknown"][order],
         "example_id": images["example_id"][order],
     }
-    one, other = (
-        calibrate_on_half(**each, reject_rate=0.1, seed=0)
-        for each in (images, shuffled)
+    one, other, another = (
+        calibrate_on_half(**each, reject_rate=0.1, seed=seed)
+        for each, seed in ((images, 0), (shuffled, 0), (images, 1))
     )
     assert one == other
-
-
-def test_halves_differ_by_seed():
-    images = make_scores()
-    rules = [
-        calibrate_on_half(**images, reject_rate=0.1, seed=seed)["rules"]["dr"]
-        for seed in range(8)
-    ]
-    thresholds = {rule["threshold"] for rule in rules}
-    assert len(thresholds) > 1
+    assert one["rules"] != another["rules"]
 
 
 def test_thresholds_do_not_depend_on_unknown_images():
@@ -210,11 +184,19 @@ def test_scores_that_are_not_numbers_set_no_threshold():
         conformal_threshold(np.array([np.nan, *np.arange(99.0)]), 0.05)
 
 
-@pytest.mark.parametrize(("count", "rate"), [(99, 0.1), (500, 0.05)])
-def test_nine_of_ten_thresholds_have_a_rate_in_the_interval(count, rate):
-    low, high = rate_interval(count, rate)
+@pytest.mark.parametrize(
+    ("count", "rate", "promised"),
+    [(99, 0.1, 0.1), (19, 0.05, 0.05), (25, 0.1, 2 / 26), (500, 0.05, 25 / 501)],
+)
+def test_the_promise_holds_on_average_and_mostly_within_the_interval(
+    count, rate, promised
+):
+    # Uniform scores: a threshold rejects a further image with probability 1 - it.
     scores = np.random.default_rng(0).random((4000, count))
     rates = 1.0 - np.array([conformal_threshold(score, rate) for score in scores])
-    # Uniform scores; the standard error of each share is 0.0034.
+    # The mean of (n + 1 - k) / (n + 1); its standard error is below 0.001.
+    assert np.mean(rates) == pytest.approx(promised, abs=0.003)
+    low, high = rate_interval(count, rate)
+    # The standard error of each share is 0.0034.
     assert np.mean(rates < low) == pytest.approx(0.05, abs=0.012)
     assert np.mean(rates > high) == pytest.approx(0.05, abs=0.012)

@@ -1,18 +1,15 @@
-import dataclasses
-import zipfile
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from pmal_tf.results.figures.class_sheets import (
-    SheetImages,
     collect_sheets,
     draw_class_sheet,
     write_class_sheets,
 )
 from pmal_tf.results.figures.sheets import captioned_sheet, text_line
-from pmal_tf.runtime.errors import PmalError
+from pmal_tf.results.figures.style import read_arrays
+from pmal_tf.runtime.files import save_arrays
 
 STRIPS = ("highest", "median", "lowest", "prototype")
 
@@ -33,13 +30,9 @@ class RecordedImages:
         return self._image[index]
 
 
-def solid(colours, side=8, dtype=np.uint8):
-    colours = np.asarray(colours, dtype)
-    return np.tile(colours[:, None, None, :], (1, side, side, 1))
-
-
 def numbered(count, side=8):
-    return solid([(10 * n + 5, 255 - 10 * n, n) for n in range(count)], side)
+    colours = [(10 * n + 5, 255 - 10 * n, n) for n in range(count)]
+    return np.tile(np.array(colours, np.uint8)[:, None, None], (1, side, side, 1))
 
 
 @pytest.fixture
@@ -56,9 +49,9 @@ def worked():
 
 
 def strip_of(sheets, class_index, strip):
-    rows = (sheets.class_index == class_index) & (sheets.strip == strip)
+    rows = (sheets["class_index"] == class_index) & (sheets["strip"] == strip)
     # The blue channel of `numbered` is the position among all images.
-    return sheets.image[rows][:, 0, 0, 2].tolist()
+    return sheets["image"][rows][:, 0, 0, 2].tolist()
 
 
 def strips_of(sheets, class_index):
@@ -70,18 +63,13 @@ def test_strips_of_a_worked_example(worked):
     assert strips_of(sheets, 0) == [[8, 2], [6, 0], [4, 7], [6, 8]]
     assert strips_of(sheets, 1) == [[3], [3], [3], [3]]
     assert strips_of(sheets, 2) == [[1, 5], [1, 5], [1, 5], [5, 1]]
-    position = sheets.image[:, 0, 0, 2]
-    np.testing.assert_array_equal(sheets.image, worked["image"][position])
-    for name in ("class_index", "robustness", "example_id"):
-        np.testing.assert_array_equal(getattr(sheets, name), worked[name][position])
-
-
-def test_the_median_strip_lies_in_the_middle(worked):
-    sheets = collect_sheets(**worked, per_strip=4)
-    assert strip_of(sheets, 0, "median") == [2, 6, 0, 4]
+    # The median strip lies in the middle; of an odd rest, nearer to the best.
     sheets = collect_sheets(**worked, per_strip=3)
-    assert strip_of(sheets, 0, "median") == [2, 6, 0]
-    assert strip_of(sheets, 0, "lowest") == [0, 4, 7]
+    assert strips_of(sheets, 0)[1:3] == [[2, 6, 0], [0, 4, 7]]
+    position = sheets["image"][:, 0, 0, 2]
+    np.testing.assert_array_equal(sheets["image"], worked["image"][position])
+    for name in ("class_index", "robustness", "example_id"):
+        np.testing.assert_array_equal(sheets[name], worked[name][position])
 
 
 def test_equal_images_stand_in_order_of_their_ids(worked):
@@ -103,20 +91,16 @@ def test_only_the_images_shown_are_read_class_by_class(worked):
     # Of class 0 neither the second nor the two before the last are on the sheet.
     assert worked["image"].asked == [[6, 7, 8], [3], [1, 5]]
     assert strips_of(sheets, 0) == [[8], [6], [7], [6, 8]]
-
-
-def test_classes_after_the_last_collected_one_are_not_read(worked):
-    worked["image"] = RecordedImages(worked["image"])
+    worked["image"].asked.clear()
     sheets = collect_sheets(**worked, most_classes=2)
-    assert set(sheets.class_index) == {0, 1}
+    assert set(sheets["class_index"]) == {0, 1}
     assert len(worked["image"].asked) == 2
-    assert not {1, 5} & {n for asked in worked["image"].asked for n in asked}
 
 
 def test_images_of_no_known_class_are_left_out(worked):
     worked["class_index"][8] = -1
     worked["selection"][0] = np.array([6])
-    assert 8 not in collect_sheets(**worked).image[:, 0, 0, 2]
+    assert 8 not in collect_sheets(**worked)["image"][:, 0, 0, 2]
 
 
 @pytest.mark.parametrize("side", [5, 8])
@@ -124,7 +108,7 @@ def test_small_images_keep_every_pixel(worked, rng, side):
     worked["image"] = rng.integers(0, 256, (9, side, side, 3), np.uint8)
     sheets = collect_sheets(**worked, per_strip=1, thumbnail=8)
     shown = [8, 6, 7, 6, 8, 3, 3, 3, 3, 1, 1, 5, 5, 1]
-    np.testing.assert_array_equal(sheets.image, worked["image"][shown])
+    np.testing.assert_array_equal(sheets["image"], worked["image"][shown])
 
 
 @pytest.mark.parametrize(
@@ -134,60 +118,29 @@ def test_small_images_keep_every_pixel(worked, rng, side):
 def test_large_images_are_shrunk_to_the_longest_side(worked, shape, expected):
     worked["image"] = np.broadcast_to(worked["image"][:, :1, :1], (9, *shape, 3))
     sheets = collect_sheets(**worked, per_strip=2, thumbnail=8)
-    assert sheets.image.shape[1:] == (*expected, 3)
+    assert sheets["image"].shape[1:] == (*expected, 3)
     assert strips_of(sheets, 0) == [[8, 2], [6, 0], [4, 7], [6, 8]]
 
 
 def test_shrunk_images_still_show_what_they_did(worked):
+    stripes = np.zeros((9, 64, 64, 3), np.uint8)
+    stripes[:, :, 1::2] = 200
+    sheets = collect_sheets(**{**worked, "image": stripes}, thumbnail=16)
+    np.testing.assert_allclose(sheets["image"][:, :, 2:-2], 100, atol=5)
     halves = np.zeros((9, 64, 64, 3), np.uint8)
     halves[:, :, 32:, 0] = 200
     sheets = collect_sheets(**{**worked, "image": halves}, thumbnail=16)
     # Left and right of the edge, near which a good filter rings.
-    np.testing.assert_array_equal(sheets.image[0, :, :4], 0)
-    np.testing.assert_array_equal(sheets.image[0, :, 12:], [[(200, 0, 0)] * 4] * 16)
+    np.testing.assert_array_equal(sheets["image"][0, :, :4], 0)
+    np.testing.assert_array_equal(sheets["image"][0, :, 12:], [[(200, 0, 0)] * 4] * 16)
 
 
-def test_fine_stripes_become_grey(worked):
-    stripes = np.zeros((9, 64, 64, 3), np.uint8)
-    stripes[:, :, 1::2] = 200
-    sheets = collect_sheets(**{**worked, "image": stripes}, thumbnail=16)
-    np.testing.assert_allclose(sheets.image[:, :, 2:-2], 100, atol=5)
-
-
-def test_numbers_are_rounded_and_cut_to_bytes(worked):
-    worked["image"] = solid([(-3.0, 99.6, 300.0)] * 9, dtype=np.float32)
-    sheets = collect_sheets(**worked)
-    assert sheets.image.dtype == np.uint8
-    np.testing.assert_array_equal(np.unique(sheets.image), [0, 100, 255])
-    assert sheets.image[0, 0, 0].tolist() == [0, 100, 255]
-
-
-def test_what_was_saved_is_loaded(worked, tmp_path):
+def test_sheets_can_be_saved(worked, tmp_path):
     worked["example_id"] = worked["example_id"].astype(object)
     sheets = collect_sheets(**worked)
-    sheets.save(tmp_path / "sheets.npz")
-    assert [path.name for path in tmp_path.iterdir()] == ["sheets.npz"]
-    loaded = SheetImages.load(tmp_path / "sheets.npz")
-    for name, value in dataclasses.asdict(sheets).items():
-        np.testing.assert_array_equal(getattr(loaded, name), value)
-        assert getattr(loaded, name).dtype == value.dtype
-    with zipfile.ZipFile(tmp_path / "sheets.npz") as archive:
-        assert {info.compress_type for info in archive.infolist()} == {
-            zipfile.ZIP_DEFLATED
-        }
-
-
-@pytest.mark.parametrize("name", ["image", "class_index", "robustness", "example_id"])
-def test_arrays_of_other_images_are_a_mistake(worked, name):
-    worked[name] = worked[name][:-1]
-    with pytest.raises(PmalError, match=r"Received: .*8"):
-        collect_sheets(**worked)
-
-
-@pytest.mark.parametrize("name", ["per_strip", "most_classes", "thumbnail"])
-def test_numbers_below_one_are_a_mistake(worked, name):
-    with pytest.raises(PmalError, match=r"1 or more\. Received: .*0"):
-        collect_sheets(**worked, **{name: 0})
+    save_arrays(tmp_path / "sheets.npz", sheets)
+    for name, value in read_arrays(tmp_path / "sheets.npz").items():
+        np.testing.assert_array_equal(value, sheets[name])
 
 
 def places(picture, colour):
@@ -236,7 +189,7 @@ def test_title_and_captions_tell_of_the_class(worked):
     sheets = collect_sheets(**worked)
     picture = draw_class_sheet(sheets, 1, "cat")
     assert (picture != draw_class_sheet(sheets, 1, "dog")).any()
-    other = dataclasses.replace(sheets, robustness=sheets.robustness + 0.001)
+    other = {**sheets, "robustness": sheets["robustness"] + 0.001}
     changed = (picture != draw_class_sheet(other, 1, "cat")).any(axis=(1, 2))
     bottoms = [top + 64 for top, _ in places(picture, worked["image"][3, 0, 0])]
     for bottom in bottoms:
@@ -287,12 +240,6 @@ def test_a_sheet_without_images_has_no_height():
     assert captioned_sheet(np.empty((0, 8, 8, 3), np.uint8), [], 3).shape[0] == 0
 
 
-def test_a_class_that_was_not_collected_is_a_mistake(worked):
-    sheets = collect_sheets(**worked, most_classes=2)
-    with pytest.raises(PmalError, match=r"Received: 2, not among \[0, 1\]"):
-        draw_class_sheet(sheets, 2, "cat")
-
-
 def test_sheets_are_written_under_safe_names(worked, tmp_path):
     sheets = collect_sheets(**worked)
     folder = tmp_path / "new" / "sheets"
@@ -326,9 +273,3 @@ def test_files_sort_as_the_classes_do(worked, tmp_path):
         collect_sheets(**worked, most_classes=2), names, tmp_path
     )
     assert [path.name for path in paths] == ["00_c0.png", "01_c1.png"]
-
-
-def test_too_few_names_are_a_mistake(worked, tmp_path):
-    with pytest.raises(PmalError, match="Received: 2 names and images of class 2"):
-        write_class_sheets(collect_sheets(**worked), ["a", "b"], tmp_path)
-    assert not list(tmp_path.iterdir())

@@ -312,7 +312,7 @@ def _draw_sheets(
         train.example_id,
         result.selection,
     )
-    sheets.save(folder / "sheets.npz")
+    save_arrays(folder / "sheets.npz", sheets, compressed=True)
     pictures = write_class_sheets(sheets, names, folder / "sheets")
     if trial.devices.tensorboard:
         writer = tf.summary.create_file_writer(str(tensorboard))

@@ -4,54 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from pmal_tf.results.collect.ablation_tables import BESIDE
 from pmal_tf.results.collect.run_folders import read_result, settings_of
-from pmal_tf.results.figures.figure import Drawn, Material, OfAll, OfTrial
-from pmal_tf.results.figures.style import (
-    COLOURS,
-    GREY,
-    MARKERS,
-    about_trial,
-    flatten,
-    new_figure,
-    own_title,
-    read_arrays,
-    rows_by_group,
-    save,
-    tidy,
-)
+from pmal_tf.results.figures import style
+from pmal_tf.results.figures.figure import Material, OfAll, OfTrial, Picture
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import read_json
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 _MOST_POINTS = 600  # Of a panel, prototypes included.
-_UNKNOWN = -1
 _MOST_CLASSES = 10
+_PROTOTYPES = "prototype_embeddings.npz"
 # Fig. 5a compares these numbers of prototypes.
 _NUMBERS = (1, 10)
 _NUMBER = "prototypes_per_class"
 
 
-def draw_embeddings(trial: Path, out: Path, name: str) -> Drawn:
+@style.in_style
+def draw_embeddings(trial: Path) -> Picture:
     """Draws test images in the embeddings of two methods, as Fig. 6 does.
 
     They are the first of those judged beside the trial's own, and its own.
-
-    Args:
-        trial: An evaluated trial's folder.
-        out: The folder of figures.
-        name: Stem of the files.
-
-    Raises:
-        PmalError: If there are too few images, no method to compare with, or one
-            without embeddings.
     """
     result = read_result(trial)
     own = result["method"]
@@ -59,48 +37,34 @@ def draw_embeddings(trial: Path, out: Path, name: str) -> Drawn:
     if not beside:
         raise PmalError(
             "A figure of embeddings needs two methods. Received: "
-            f"{own_title(result)} alone in {trial}. Run with another in --compare."
+            f"{style.own_title(result)} alone in {trial}. Run with another in "
+            "--compare."
         )
-    figure = new_figure(8.4, 4.8)
+    figure = Figure(figsize=(8.4, 4.8))
     for axes, model in zip(figure.subplots(1, 2), (beside[0], own), strict=True):
         shown = _draw_panel(axes, trial, model, with_unknown=True)
-        axes.set_title(result["titles"].get(model, model))
+        axes.set_title(result["titles"].get(model, model), fontsize=12)
     _add_legend(figure)
-    return save(
-        figure,
-        out,
-        name,
-        title="Embeddings of test images",
-        caption=f"{_about(trial)} t-SNE by angle of {shown} in each panel; unknown "
-        f"ones grey{_on_stars(trial)}",
+    caption = (
+        f"{_about(trial)} t-SNE by angle of {shown} in each panel; unknown "
+        f"ones grey{_on_stars(trial)}"
     )
+    return Picture(figure, "Embeddings of test images", caption)
 
 
-def draw_prototype_number(trials: Sequence[Path], out: Path, name: str) -> Drawn:
-    """Draws known test images by the number of prototypes trained with, as Fig. 5a.
-
-    Args:
-        trials: Folders of evaluated trials that differ in it.
-        out: The folder of figures.
-        name: Stem of the files.
-
-    Raises:
-        PmalError: If there are too few images.
-    """
-    figure = new_figure(4.2 * len(trials), 4.8)
+@style.in_style
+def draw_prototype_number(trials: Sequence[Path]) -> Picture:
+    """Draws known test images by the number of prototypes trained with, as Fig. 5a."""
+    figure = Figure(figsize=(4.2 * len(trials), 4.8))
     for axes, trial in zip(figure.subplots(1, len(trials)), trials, strict=True):
         own = read_result(trial)["method"]
         shown = _draw_panel(axes, trial, own, with_unknown=False)
-        number = read_json(trial / "config.json")["prototypes_per_class"]
-        axes.set_title(f"T = {number}\n{shown}")
+        number = read_json(trial / "config.json")[_NUMBER]
+        axes.set_title(f"T = {number}\n{shown}", fontsize=12)
     _add_legend(figure)
-    return save(
-        figure,
-        out,
-        name,
-        title="Embeddings by the number of prototypes",
-        caption=f"{' | '.join(map(_about, trials))} t-SNE by angle{_on_stars(*trials)}",
-    )
+    about = " | ".join(map(_about, trials))
+    caption = f"{about} t-SNE by angle{_on_stars(*trials)}"
+    return Picture(figure, "Embeddings by the number of prototypes", caption)
 
 
 def _pairs_by_number(material: Material) -> list[tuple[str, list[Path]]]:
@@ -138,122 +102,92 @@ FIGURES = (
 )
 
 
-def _about(trial: Path) -> str:
-    """Says what a trial is of."""
-    result = read_result(trial)
-    shown = len(result["known"][:_MOST_CLASSES])
-    some = f", {shown} of {len(result['known'])} known classes"
-    return f"{about_trial(trial)}{some if shown < len(result['known']) else ''}."
+def chosen_images(
+    label: np.ndarray, num_classes: int, most: int, *, with_unknown: bool
+) -> np.ndarray:
+    """Returns positions of the images to show, in order, drawn by a fixed seed.
 
-
-def _on_stars(*trials: Path) -> str:
-    """Ends a caption: says where prototypes are shown, and why they are not."""
-    kept = [(trial / "prototype_embeddings.npz").exists() for trial in trials]
-    text = ", prototypes as stars." if any(kept) else "."
-    mined = [(trial / "mining").exists() for trial in trials]
-    if any(each and not shown for each, shown in zip(mined, kept, strict=True)):
-        text += " The version that ran this did not keep the prototypes' embeddings."
-    return text
-
-
-def _shares(most: int, num_classes: int, *, with_unknown: bool) -> dict[int, int]:
-    """Deals points out: a half to unknown images, the other to the classes evenly.
-
-    Drawn at random from all, of a benchmark with many more unknown images there would
-    be nearly nothing but grey.
+    A half of them is unknown, the other half of the classes evenly: drawn from all,
+    there would be nearly nothing but grey where many more images are unknown. `label`
+    is -1 for unknown images; classes after the first `num_classes` are left out.
     """
     known = most // 2 if with_unknown else most
-    shares = dict.fromkeys(range(num_classes), known // num_classes)
-    return {_UNKNOWN: most - known, **shares} if with_unknown else shares
-
-
-def _add_legend(figure: Figure) -> None:
-    """Puts one legend under all panels."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=min(len(labels), 6),
-        frameon=False,
-        fontsize=8,
-    )
+    chosen = []
+    for group in range(-1, num_classes):
+        share = most - known if group < 0 else known // num_classes
+        own = np.flatnonzero(label == group)
+        chosen.append(own[style.some_rows(len(own), share)])
+    return np.sort(np.concatenate(chosen))
 
 
 def _draw_panel(axes: Axes, trial: Path, model: str, *, with_unknown: bool) -> str:
     """Draws the embedding of one model, and says what of."""
     result = read_result(trial)
     names, file = result["known"][:_MOST_CLASSES], trial / result["files"][model]
-    scores = read_arrays(file)
+    scores = style.read_arrays(file)
     if "embedding" not in scores:
         raise PmalError(
             "A figure of embeddings needs methods that have them. Received: "
             f"{result['titles'].get(model, model)}, of which {file} keeps none"
         )
-    label, embedding = scores["class_index"], scores["embedding"]
-    stars, star_class = _prototypes(trial, model, len(names), embedding.shape[1])
-    most = max(_MOST_POINTS - len(stars), _MOST_POINTS // 2)
-    shares = _shares(most, len(names), with_unknown=with_unknown)
-    rows = rows_by_group(label, shares)
+    stars, star_class = _prototypes(trial, model, len(names))
+    most = max(_MOST_POINTS - len(star_class), _MOST_POINTS // 2)
+    label = scores["class_index"]
+    rows = chosen_images(label, len(names), most, with_unknown=with_unknown)
+    label, points = label[rows], scores["embedding"][rows]
+    if len(star_class):
+        points = np.concatenate([points, stars])
     # By angle, which is what the distances of the method go by.
-    points = np.concatenate([embedding[rows], stars])
     length = np.linalg.norm(points, axis=1, keepdims=True)
-    flat = flatten(points / np.maximum(length, 1e-12))
+    flat = style.flatten(points / np.maximum(length, 1e-12))
     flat, flat_stars = flat[: len(rows)], flat[len(rows) :]
-    unknown = flat[label[rows] < 0]
+    unknown = flat[label < 0]
     if len(unknown):
-        axes.scatter(
-            unknown[:, 0],
-            unknown[:, 1],
-            s=6,
-            color=GREY,
-            alpha=0.5,
-            linewidths=0,
-            label="unknown",
-        )
+        grey = {"alpha": 0.5, "linewidths": 0, "label": "unknown"}
+        style.scatter(axes, unknown, 6, style.GREY, **grey)
     for index, class_name in enumerate(names):
-        colour = COLOURS[index % (len(COLOURS) - 1)]
-        own = flat[label[rows] == index]
-        axes.scatter(
-            own[:, 0],
-            own[:, 1],
-            s=9,
-            color=colour,
-            marker=MARKERS[index % len(MARKERS)],
-            linewidths=0,
-            label=class_name,
-        )
-        star = flat_stars[star_class == index]
-        axes.scatter(
-            star[:, 0],
-            star[:, 1],
-            s=70,
-            color=colour,
-            marker="*",
-            edgecolors="black",
-            linewidths=0.6,
-        )
-    axes.set_xticks([])
-    axes.set_yticks([])
-    if len(stars):
-        axes.scatter(
-            [], [], s=70, color="white", marker="*", ec="black", label="prototype"
-        )
-    tidy(axes)
-    axes.spines[:].set_visible(False)
-    counts = [f"{len(rows) - len(unknown)} known"]
-    counts += [f"{len(unknown)} unknown"] if with_unknown else []
-    return f"{' and '.join(counts)} test images"
+        colour = style.COLOURS[index % (len(style.COLOURS) - 1)]
+        look = {"marker": style.MARKERS[index], "linewidths": 0, "label": class_name}
+        style.scatter(axes, flat[label == index], 9, colour, **look)
+        look = {"marker": "*", "edgecolors": "black", "linewidths": 0.6}
+        style.scatter(axes, flat_stars[star_class == index], 70, colour, **look)
+    if len(star_class):
+        look = {"marker": "*", "edgecolors": "black", "label": "prototype"}
+        style.scatter(axes, np.zeros((0, 2)), 70, "white", **look)
+    style.without_axes(axes)
+    known = f"{len(rows) - len(unknown)} known"
+    unknown_too = f" and {len(unknown)} unknown" if with_unknown else ""
+    return f"{known}{unknown_too} test images"
 
 
 def _prototypes(
-    trial: Path, model: str, num_classes: int, dimension: int
+    trial: Path, model: str, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns [P, D] embeddings of prototypes and [P] classes; none where unknown."""
-    path = trial / "prototype_embeddings.npz"
-    embeddings = read_arrays(path) if path.exists() else {}
+    path = trial / _PROTOTYPES
+    embeddings = style.read_arrays(path) if path.exists() else {}
     if model not in embeddings:
-        return np.zeros((0, dimension), np.float32), np.zeros(0, int)
-    class_index = read_arrays(trial / "mining" / "prototypes.npz")["class_index"]
+        return np.zeros((0, 0)), np.zeros(0, int)
+    class_index = style.read_arrays(trial / "mining" / "prototypes.npz")["class_index"]
     shown = class_index < num_classes
     return embeddings[model][shown], class_index[shown]
+
+
+def _about(trial: Path) -> str:
+    """Says what a trial is of, and of how many of its classes images are shown."""
+    known = len(read_result(trial)["known"])
+    some = f", {_MOST_CLASSES} of {known} known classes"
+    return f"{style.about_trial(trial)}{some if known > _MOST_CLASSES else ''}."
+
+
+def _on_stars(*trials: Path) -> str:
+    """Ends a caption: says what stars are, where there are any."""
+    any_kept = any((trial / _PROTOTYPES).exists() for trial in trials)
+    return ", prototypes as stars." if any_kept else "."
+
+
+def _add_legend(figure: Figure) -> None:
+    """Puts one legend under all panels."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    columns = min(len(labels), 6)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pmal_tf.results.collect.ablation_tables import AblationTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,17 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A figure that was drawn.
+class Picture:
+    """A figure before it is written: what it shows, and what is needed to read it."""
 
-    Attributes:
-        name: Stem of its files.
-        title: What it shows.
-        caption: What is needed to read it.
-        png: The picture.
-        svg: The same to be scaled.
-    """
+    figure: Figure
+    title: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that was written: `name` is the stem of its files."""
 
     name: str
     title: str
@@ -48,12 +52,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A figure that was not drawn.
-
-    Attributes:
-        name: Stem that its files would have.
-        reason: Why not.
-    """
+    """A figure that could not be drawn: the stem of its files, and why not."""
 
     name: str
     reason: str
@@ -63,24 +62,21 @@ class Skipped:
 class OfTrial:
     """A figure of one trial.
 
-    Attributes:
-        name: How the stem of its files ends, after the experiment's name.
-        draw: Draws a trial's folder into a folder, under a stem. Raises a PmalError
-            where the trial lacks what it takes.
+    `name` is how the stem of its files ends, after the experiment's name. `draw` takes
+    a trial's folder, and raises a PmalError where that lacks what the figure takes.
     """
 
     name: str
-    draw: Callable[[Path, Path, str], Drawn]
+    draw: Callable[[Path], Picture]
 
 
 @dataclass(frozen=True)
 class OfAll:
     """A figure of several experiments, or of something else.
 
-    Attributes:
-        subjects: What there is to draw, each with the stem of its files.
-        draw: Draws one of them into a folder, under that stem.
+    `subjects` says what there is to draw, each with the stem of its files, and `draw`
+    takes one of them.
     """
 
     subjects: Callable[[Material], Iterable[tuple[str, Any]]]
-    draw: Callable[[Any, Path, str], Drawn]
+    draw: Callable[[Any], Picture]

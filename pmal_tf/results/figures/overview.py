@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from absl import app, flags
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from pmal_tf.results.collect.run_folders import read_result
+from pmal_tf.results.figures import style
 from pmal_tf.results.figures.sheets import contact_sheet
-from pmal_tf.results.figures.style import COLOURS, read_arrays
 from pmal_tf.results.scores.registry import scores_in
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import write_atomically
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-_KNOWN_COLOUR, _UNKNOWN_COLOUR = COLOURS[:2]
 _BINS = 60
 
 
@@ -45,8 +43,6 @@ def draw_overview(trial: Path, out: Path) -> None:
             f"`trial` must be the run folder of an evaluated trial. Received: {trial}, "
             f"without {needed}"
         )
-    from matplotlib.figure import Figure
-
     prototypes = trial / "mining" / "prototypes.npz"
     if prototypes.exists():
         figure = Figure(figsize=(10, 4.2), layout="constrained")
@@ -55,55 +51,53 @@ def draw_overview(trial: Path, out: Path) -> None:
     else:
         figure = Figure(figsize=(4.8, 4.2), layout="constrained")
         right = figure.subplots()
-    _draw_scores(right, trial, result)
+    _draw_scores(right, style.read_arrays(needed), result)
     write_atomically(out, lambda path: figure.savefig(path, dpi=110))
 
 
 def _draw_prototypes(axes: Axes, path: Path, class_names: list[str]) -> None:
     """Shows one row of prototypes per class, in order of selection."""
-    with np.load(path) as prototypes:
-        class_index, image = prototypes["class_index"], prototypes["image"]
+    mined = style.read_arrays(path)
+    class_index, image = mined["class_index"], mined["image"]
     per_class = np.bincount(class_index).max()
     rows = np.full((len(class_names), per_class, *image.shape[1:]), 255, np.uint8)
-    for index in range(len(class_names)):
+    for index, row in enumerate(rows):
         chosen = image[class_index == index]
-        rows[index, : len(chosen)] = chosen
-    flat = rows.reshape(-1, *image.shape[1:])
-    sheet = contact_sheet(flat, columns=per_class, scale=2)
+        row[: len(chosen)] = chosen
+    sheet = contact_sheet(np.concatenate(rows), columns=per_class, scale=2)
     axes.imshow(sheet, interpolation="nearest")
+    style.without_axes(axes)
     step = sheet.shape[0] / len(class_names)
     axes.set_yticks(step * (np.arange(len(class_names)) + 0.5), class_names)
-    axes.set_xticks([])
     axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
     axes.set_title("Mined prototypes, in order of selection")
 
 
-def _draw_scores(axes: Axes, trial: Path, result: dict[str, Any]) -> None:
+def _draw_scores(
+    axes: Axes, arrays: dict[str, np.ndarray], result: dict[str, Any]
+) -> None:
     """Shows how the method's own score is distributed for known and unknown images."""
-    own = result["method"]
-    metrics = result["models"][own]
-    native = scores_in(metrics)[0]
-    arrays = read_arrays(trial / result["files"][own])
-    score, is_unknown = arrays[native.field], arrays["is_unknown"]
+    metrics = result["models"][result["method"]]
+    own = scores_in(metrics)[0]
+    score, is_unknown = arrays[own.field], arrays["is_unknown"]
     bins = np.linspace(score.min(), score.max(), _BINS).tolist()
-    for label, mask, colour in (
-        ("known classes", ~is_unknown, _KNOWN_COLOUR),
-        ("unknown classes", is_unknown, _UNKNOWN_COLOUR),
+    for side, chosen, colour in (
+        ("known", ~is_unknown, style.COLOURS[0]),
+        ("unknown", is_unknown, style.COLOURS[1]),
     ):
-        if mask.any():
+        if chosen.any():
             axes.hist(
-                score[mask],
+                score[chosen],
                 bins,
                 density=True,
                 histtype="step",
                 color=colour,
-                label=label,
+                label=f"{side} classes",
             )
-    measured = metrics[native.field]
+    measured = metrics[own.field]
     title = f", AUROC {100 * measured['auroc']:.1f} %" if measured else ""
     axes.set_title(f"Test images{title}")
-    axes.set_xlabel(f"{native.title}: {native.meaning}")
+    axes.set_xlabel(f"{own.title}: {own.meaning}")
     axes.set_ylabel("density")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

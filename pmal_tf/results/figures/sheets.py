@@ -17,71 +17,46 @@ _CELL_GAP = 8
 _FRAME = (200, 200, 200)
 
 
-def contact_sheet(images: np.ndarray, columns: int = 5, scale: int = 1) -> np.ndarray:
-    """Lays images out in a grid.
+def contact_sheet(
+    images: np.ndarray, columns: int = 5, scale: int = 1, gap: int = _GAP
+) -> np.ndarray:
+    """Lays [n, H, W, 3] uint8 images out in a grid, on white.
 
-    Args:
-        images: [n, H, W, 3] uint8.
-        columns: Images per row.
-        scale: Whole-number magnification.
-
-    Returns:
-        [height, width, 3] uint8 with a white gap around each image.
+    `scale` is a whole-number magnification, `gap` the pixels around each image.
     """
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    count, height, width, channels = images.shape
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    cell_height, cell_width = height + _GAP, width + _GAP
-    sheet = np.full(
-        (rows * cell_height + _GAP, columns * cell_width + _GAP, channels),
-        _WHITE,
-        np.uint8,
-    )
-    for index, image in enumerate(images):
-        top = _GAP + index // columns * cell_height
-        left = _GAP + index % columns * cell_width
-        sheet[top : top + height, left : left + width] = image
-    return sheet
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    room = ((0, rows * columns - len(images)), (0, gap), (0, gap), (0, 0))
+    cells = np.pad(images, room, constant_values=_WHITE)
+    height, width = cells.shape[1:3]
+    grid = cells.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
+    sheet = grid.reshape(rows * height, columns * width, 3)
+    return np.pad(sheet, ((gap, 0), (gap, 0), (0, 0)), constant_values=_WHITE)
 
 
 def thumbnails(images: np.ndarray, longest: int) -> np.ndarray:
-    """Makes small copies; images that are small keep their size and every pixel.
+    """Makes copies of [n, H, W, 3] uint8 images with a longest side, in pixels.
 
-    Args:
-        images: [n, H, W, 3] uint8, or numbers on the same scale, which are rounded.
-        longest: Longest side of the copies in pixels.
-
-    Returns:
-        [n, h, w, 3] uint8.
+    Images that are smaller keep their size and every pixel.
     """
-    if images.dtype != np.uint8:
-        images = np.clip(np.rint(images), 0, _WHITE).astype(np.uint8)
     height, width = images.shape[1:3]
     scale = longest / max(height, width)
     if scale >= 1:
         return images
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.empty((len(images), size[1], size[0], 3), np.uint8)
-    for index, pixels in enumerate(images):
-        resized = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
-        small[index] = np.asarray(resized)
-    return small
+    pictures = [Image.fromarray(image) for image in images]
+    lanczos = Image.Resampling.LANCZOS
+    return np.stack([np.asarray(picture.resize(size, lanczos)) for picture in pictures])
 
 
 def captioned_sheet(
     images: np.ndarray, captions: Sequence[str], columns: int, scale: int = 1
 ) -> np.ndarray:
-    """Lays images out in a grid, each in a thin frame above its caption.
+    """Lays [n, H, W, 3] uint8 images out in a grid, each in a frame above its caption.
 
-    Args:
-        images: [n, H, W, 3] uint8; none make a sheet of height 0.
-        captions: n short texts.
-        columns: Images per row. The sheet is so wide even if there are fewer.
-        scale: Whole-number magnification.
-
-    Returns:
-        [height, width, 3] uint8; the width depends on W, `columns` and `scale` alone.
+    The width depends on W, `columns` and the magnification `scale` alone, however few
+    images there are; none make a sheet of height 0.
     """
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
     count, height, width, _ = images.shape
@@ -103,14 +78,8 @@ def captioned_sheet(
 def text_line(text: str, width: int, size: int) -> np.ndarray:
     """Draws a line of black text on white, cut short where it is too long.
 
-    Args:
-        text: Any text. Of letters that the font lacks, those with an accent lose it and
-            others become an empty box.
-        width: Width of the picture in pixels.
-        size: Size of the letters in pixels.
-
-    Returns:
-        [height, width, 3] uint8.
+    Of letters that the font lacks, those with an accent lose it and others become an
+    empty box. `width` of the picture and `size` of letters are in pixels.
     """
     font = _font(size)
     text = "".join(_drawable(letter) for letter in unicodedata.normalize("NFC", text))

@@ -5,23 +5,19 @@ Whatever a colour tells, a line style or a marker tells too.
 
 from __future__ import annotations
 
-import functools
-import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 
 from pmal_tf.results.collect.run_folders import read_result
-from pmal_tf.results.figures.figure import Drawn
+from pmal_tf.results.figures.figure import Drawn, Picture
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import write_atomically
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette (2008), black last: it is for text.
 COLOURS = (
@@ -32,19 +28,30 @@ GREY = "#9A9A9A"
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 
-_DOTS_PER_INCH = 150
-_FONT_SIZE = 9
 _LEAST_POINTS = 10
 _PERPLEXITY = 30.0
 
+# Draws and writes in this style: a decorator, and a context.
+in_style = matplotlib.rc_context(
+    {
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "figure.constrained_layout.use": True,
+        "savefig.dpi": 150,
+        # With no date, the same runs give the same files.
+        "svg.hashsalt": "pmal_tf",
+    }
+)
+
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of a run's file.
-
-    Raises:
-        PmalError: If the file is damaged.
-        FileNotFoundError: If there is none.
-    """
+    """Reads the arrays of a run's file; raises a PmalError if it is damaged."""
     try:
         # Opened here: NumPy leaves a file open that turns out to be damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -57,19 +64,26 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def mining_of(trial: Path) -> Path:
-    """Returns the folder of what was mined in a trial.
-
-    Raises:
-        PmalError: If there is none.
-    """
+    """Returns the folder of what was mined; raises a PmalError if there is none."""
     folder = trial / "mining"
     if not folder.is_dir():
-        result = read_result(trial)
         raise PmalError(
-            f"This figure is of mining. Received: {trial} of {own_title(result)}, "
-            "without any: the method does without, or it was tidied away."
+            f"This figure is of mining. Received: {trial} of "
+            f"{own_title(read_result(trial))}, without any: the method does without, "
+            "or it was tidied away."
         )
     return folder
+
+
+def images_of_class(label: np.ndarray, class_index: int, trial: Path) -> np.ndarray:
+    """Returns where images of a class are; raises a PmalError if there are none."""
+    own = np.flatnonzero(label == class_index)
+    if not len(own):
+        raise PmalError(
+            "This figure needs a class of the trial. Received: class "
+            f"{class_index} of {label.max() + 1} in {trial}"
+        )
+    return own
 
 
 def own_title(result: Mapping[str, Any]) -> str:
@@ -80,77 +94,47 @@ def own_title(result: Mapping[str, Any]) -> str:
 def about_trial(trial: Path) -> str:
     """Says which trial a figure is of, e.g. `cifar10, protocol neal, trial 0`."""
     result = read_result(trial)
-    experiment, dataset = result["experiment"], result["dataset"]
-    told = dataset if experiment == dataset else f"{experiment}: {dataset}"
-    return f"{told}, protocol {result['protocol']}, trial {result['trial']}"
+    name, dataset = result["experiment"], result["dataset"]
+    about = dataset if name == dataset else f"{name}: {dataset}"
+    return f"{about}, protocol {result['protocol']}, trial {result['trial']}"
 
 
-def new_figure(width: float = 6.4, height: float = 4.0) -> Figure:
-    """Returns an empty figure; sizes in inches."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"font.size": _FONT_SIZE}):
-        return Figure(figsize=(width, height), layout="constrained")
+def span(numbers: Collection[int]) -> str:
+    """Says from where to where numbers go, e.g. `20 to 21`, or `20`."""
+    return " to ".join(map(str, sorted({min(numbers), max(numbers)})))
 
 
-def tidy(axes: Axes) -> Axes:
-    """Takes away the lines that carry nothing, and sets small type."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=_FONT_SIZE - 1)
-    axes.xaxis.label.set_fontsize(_FONT_SIZE)
-    axes.yaxis.label.set_fontsize(_FONT_SIZE)
-    axes.title.set_fontsize(_FONT_SIZE + 1)
+def without_axes(axes: Axes) -> Axes:
+    """Takes away frame and ticks, of images and of layouts without a scale."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
     return axes
 
 
-def save(figure: Figure, out: Path, name: str, *, title: str, caption: str) -> Drawn:
-    """Writes a figure as PNG and SVG.
-
-    Args:
-        figure: The figure.
-        out: The folder.
-        name: Stem of the files.
-        title: What it shows.
-        caption: What is needed to read it.
-    """
-    import matplotlib
-
-    paths = {}
-    # A fixed salt and no date: the same runs give the same files.
-    with matplotlib.rc_context({"svg.hashsalt": "pmal_tf", "font.size": _FONT_SIZE}):
-        for kind in ("png", "svg"):
-            content, dated = io.BytesIO(), kind == "svg"
-            figure.savefig(
-                content,
-                format=kind,
-                dpi=_DOTS_PER_INCH,
-                metadata={"Date": None} if dated else None,
-            )
-            paths[kind] = out / f"{name}.{kind}"
-            write_atomically(
-                paths[kind], functools.partial(_write_bytes, content.getvalue())
-            )
-    return Drawn(name, title, caption, paths["png"], paths["svg"])
+def scatter(
+    axes: Axes, points: np.ndarray, size: float, colour: str, **look: Any
+) -> None:
+    """Draws [n, 2] points."""
+    axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, **look)
 
 
-def _write_bytes(content: bytes, path: Path) -> None:
-    """Writes a file."""
-    path.write_bytes(content)
+@in_style
+def save(picture: Picture, out: Path, name: str) -> Drawn:
+    """Writes a figure into a folder, as `<name>.png` and `<name>.svg`."""
+    png, svg = out / f"{name}.png", out / f"{name}.svg"
+    write_atomically(png, picture.figure.savefig)
+    write_atomically(
+        svg, lambda path: picture.figure.savefig(path, metadata={"Date": None})
+    )
+    return Drawn(name, picture.title, picture.caption, png, svg)
 
 
-def flatten(points: np.ndarray, seed: int = 0) -> np.ndarray:
+def flatten(points: np.ndarray) -> np.ndarray:
     """Lays points out in two dimensions by t-SNE (van der Maaten and Hinton 2008).
 
-    Args:
-        points: [n, D], at least 10.
-        seed: Of the layout.
-
-    Returns:
-        [n, 2]; distances between far groups mean nothing.
-
-    Raises:
-        PmalError: If there are too few points.
+    From [n, D] to [n, 2]; distances between far groups mean nothing. Raises a PmalError
+    if there are too few points.
     """
     count = len(points)
     if count < _LEAST_POINTS:
@@ -161,29 +145,12 @@ def flatten(points: np.ndarray, seed: int = 0) -> np.ndarray:
     from sklearn.manifold import TSNE
 
     perplexity = min(_PERPLEXITY, (count - 1) / 3)
-    layout = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    layout = TSNE(perplexity=perplexity, init="pca", random_state=0)
     return layout.fit_transform(np.asarray(points, np.float32))
 
 
-def rows_by_group(
-    group: np.ndarray, share: dict[int, int], seed: int = 0
-) -> np.ndarray:
-    """Returns positions drawn group by group, in order.
-
-    Args:
-        group: [n] group of each point.
-        share: By group, how many at most; other groups give none.
-        seed: Of the draw.
-    """
-    chosen = []
-    for index, most in share.items():
-        own = np.flatnonzero(group == index)
-        chosen.append(own[some_rows(len(own), most, seed)])
-    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, int)
-
-
-def some_rows(count: int, most: int, seed: int = 0) -> np.ndarray:
+def some_rows(count: int, most: int) -> np.ndarray:
     """Returns at most `most` of `count` positions, in order, drawn by a fixed seed."""
     if count <= most:
         return np.arange(count)
-    return np.sort(np.random.default_rng(seed).permutation(count)[:most])
+    return np.sort(np.random.default_rng(0).permutation(count)[:most])

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from pmal_tf.results.scores.score import Arrays, Score
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+from pmal_tf.results.scores.score import Arrays, Score, Tensor, Tensors
 
 
 def _values(outputs: Arrays, _: Arrays) -> np.ndarray:
-    """Returns [n] distances to the nearest class."""
     return outputs["distance"].astype(np.float64).min(axis=1)
 
 
-def _tensor(outputs: Mapping[str, tf.Tensor], _: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """Returns the same in a graph."""
+def _tensor(outputs: Tensors, _: Tensors) -> Tensor:
     import tensorflow as tf
 
     return tf.reduce_min(outputs["distance"], axis=1)
@@ -30,11 +22,11 @@ SCORE = Score(
     field="dr",
     title="DR",
     meaning="distance to the nearest class",
-    low=0.0,
-    high=2.0,
-    needs=("distance",),
     values=_values,
     tensor=_tensor,
+    needs=("distance",),
+    low=0.0,
+    high=2.0,
     unreadable=2.0,
     is_distance=True,
 )

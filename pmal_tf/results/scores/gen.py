@@ -8,15 +8,9 @@ largest where the M classes share it evenly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from pmal_tf.results.scores.score import LARGEST, Arrays, Score
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+from pmal_tf.results.scores.score import Arrays, Score, Tensor, Tensors
 
 _POWER = 0.1
 _MOST = 100
@@ -37,8 +31,7 @@ def _values(outputs: Arrays, _: Arrays) -> np.ndarray:
     return np.exp(_POWER * (log_p + log_rest)[:, :_MOST]).sum(axis=1)
 
 
-def _tensor(outputs: Mapping[str, tf.Tensor], _: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """Returns the same in a graph."""
+def _tensor(outputs: Tensors, _: Tensors) -> Tensor:
     import tensorflow as tf
 
     logits = tf.sort(outputs["logits"], axis=1, direction="DESCENDING")
@@ -56,8 +49,6 @@ SCORE = Score(
     title="GEN",
     meaning="generalised entropy of the class probabilities",
     low=0.0,
-    high=LARGEST,
-    needs=("logits",),
     values=_values,
     tensor=_tensor,
 )

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from pmal_tf.results.scores.score import LARGEST, Arrays, Score
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+from pmal_tf.results.scores.score import Arrays, Score, Tensor, Tensors
 
 
 def _values(outputs: Arrays, _: Arrays) -> np.ndarray:
-    """Returns [n] numbers."""
     return -outputs["logits"].astype(np.float64).max(axis=1)
 
 
-def _tensor(outputs: Mapping[str, tf.Tensor], _: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """Returns the same in a graph."""
+def _tensor(outputs: Tensors, _: Tensors) -> Tensor:
     import tensorflow as tf
 
     return -tf.reduce_max(outputs["logits"], axis=1)
@@ -30,9 +22,6 @@ SCORE = Score(
     field="mls",
     title="MLS",
     meaning="- the largest logit",
-    low=-LARGEST,
-    high=LARGEST,
-    needs=("logits",),
     values=_values,
     tensor=_tensor,
 )

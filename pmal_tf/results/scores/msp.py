@@ -5,15 +5,9 @@ Elsewhere it is the maximum softmax probability, MSP (Hendrycks and Gimpel 2017)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from pmal_tf.results.scores.score import Arrays, Score
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+from pmal_tf.results.scores.score import Arrays, Score, Tensor, Tensors
 
 
 def _values(outputs: Arrays, _: Arrays) -> np.ndarray:
@@ -28,8 +22,7 @@ def _values(outputs: Arrays, _: Arrays) -> np.ndarray:
     return others / (1.0 + others)
 
 
-def _tensor(outputs: Mapping[str, tf.Tensor], _: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """Returns the same in a graph."""
+def _tensor(outputs: Tensors, _: Tensors) -> Tensor:
     import tensorflow as tf
 
     logits = outputs["logits"]
@@ -49,7 +42,6 @@ SCORE = Score(
     meaning="1 - the largest class probability",
     low=0.0,
     high=1.0,
-    needs=("logits",),
     values=_values,
     tensor=_tensor,
     unreadable=2.0,

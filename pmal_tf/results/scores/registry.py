@@ -38,19 +38,11 @@ def get_score(name: str) -> Score:
 
 
 def get_scores(names: Iterable[str]) -> tuple[Score, ...]:
-    """Returns scores in the order of their names, each once.
-
-    Raises:
-        PmalError: If there is none of a name.
-    """
+    """Returns scores in the order of their names, each once; see `get_score`."""
     return tuple(dict.fromkeys(get_score(name) for name in names))
 
 
 def scores_in(fields: Iterable[str]) -> tuple[Score, ...]:
-    """Returns the scores that a file has, in the order of its fields.
-
-    Args:
-        fields: Names of all its fields; those of no score are passed over.
-    """
+    """Returns the scores that a file has, in the order of its fields."""
     by_field = {score.field: score for score in all_scores().values()}
     return tuple(by_field[field] for field in fields if field in by_field)

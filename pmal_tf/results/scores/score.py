@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 LARGEST = float(np.finfo(np.float32).max)
 
 # What a model says of n images, by name: `logits` [n, K], and where a model has them
-# `embedding` [n, D] and `distance` [n, K].
-Arrays = Mapping[str, np.ndarray]
+# `embedding` [n, D] and `distance` [n, K]; and the same in a graph.
+Arrays: TypeAlias = Mapping[str, np.ndarray]
+Tensor: TypeAlias = "tf.Tensor"
+Tensors: TypeAlias = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """A score of how unknown an image is; larger is more likely unknown.
 
@@ -31,12 +33,12 @@ class Score:
         field: What files call it.
         title: What tables call it.
         meaning: What it is, for people, without an article.
-        low: Least threshold that means anything.
-        high: Largest.
-        needs: Which outputs of a model it is computed from: some of `logits`,
-            `embedding`, `distance`.
         values: From the outputs of n images and the statistics to [n] float64.
         tensor: The same in a graph, to [n] float32.
+        needs: Which outputs of a model it is computed from: some of `logits`,
+            `embedding`, `distance`.
+        low: Least threshold that means anything.
+        high: Largest.
         unreadable: What an image that cannot be read has; no other has more.
         is_distance: Whether it is on the scale of `distance`. `high` and `unreadable`
             are then those of a cosine; a method whose distances end elsewhere has its
@@ -49,11 +51,11 @@ class Score:
     field: str
     title: str
     meaning: str
-    low: float
-    high: float
-    needs: tuple[str, ...]
     values: Callable[[Arrays, Arrays], np.ndarray]
-    tensor: Callable[[Mapping[str, tf.Tensor], Mapping[str, tf.Tensor]], tf.Tensor]
+    tensor: Callable[[Tensors, Tensors], Tensor]
+    needs: tuple[str, ...] = ("logits",)
+    low: float = -LARGEST
+    high: float = LARGEST
     unreadable: float = LARGEST
     is_distance: bool = False
     statistics: Callable[[Arrays, np.ndarray], dict[str, np.ndarray]] | None = None

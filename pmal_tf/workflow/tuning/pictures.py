@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from pmal_tf.results.collect.paper_ablations import PAPER_TABLES
-from pmal_tf.results.figures.hyper_parameters import SweepPoint, draw_sweep
 from pmal_tf.results.scores.registry import get_score
-from pmal_tf.results.tensorboard.hparams import Interval, write_experiment
+from pmal_tf.results.tensorboard.hparams import write_experiment
+from pmal_tf.runtime.settings import Interval
 from pmal_tf.workflow.tuning.space import Parameter
 from pmal_tf.workflow.tuning.sweep import Sweep
 
@@ -30,30 +29,24 @@ def draw_setting(
     """
     if len(rows) < _LEAST_DRAWN:
         return
-    points = [
-        SweepPoint(
-            value,
-            statistics.fmean(aurocs),
-            statistics.stdev(aurocs) if len(aurocs) > 1 else None,
-            len(aurocs),
-        )
-        for value, aurocs in rows
-    ]
+    # Matplotlib takes a second, and mistakes should be told before.
+    from pmal_tf.results.figures.hyper_parameters import draw_sweep
+    from pmal_tf.results.figures.style import save
+
     paper = {
         cell.overrides[parameter.name]: cell.paper["auroc"]
         for table in PAPER_TABLES
         if table.setting == parameter.name
         for cell in table.cells
     }
-    draw_sweep(
+    picture = draw_sweep(
         parameter.name,
-        points,
-        sweep.folder,
-        parameter.name,
-        paper=paper or None,
+        dict(rows),
+        paper=paper,
         caption=f"AUROC {get_score(sweep.rule).title} on classes held out of the "
         f"known ones of {sweep.config.dataset}.",
     )
+    save(picture, sweep.folder, parameter.name)
 
 
 def write_space(sweep: Sweep) -> None:

@@ -2,11 +2,8 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from pmal_tf.results.figures import repeated_mining
 from pmal_tf.results.figures.repeated_mining import (
-    distance_to_nearest,
     draw_repeated_mining,
     shown_rows,
 )
@@ -41,28 +38,23 @@ def trial(tmp_path, rng):
     return tmp_path
 
 
-@pytest.fixture
-def any_layout(monkeypatch):
-    """Spares seconds of t-SNE where the layout does not matter."""
-    monkeypatch.setattr(repeated_mining, "flatten", lambda points: points[:, :2])
-
-
-def test_the_caption_tells_how_far_repetitions_are(trial):
-    figure = draw_repeated_mining(trial, trial, "repeated")
+def test_the_caption_tells_how_far_repetitions_are(trial, any_layout):
+    picture = draw_repeated_mining(trial)
     # Row 2 was mined too; row 4 is 1 - cos 45 degrees away: (0 + 0.2929) / 2.
-    assert "20 training images of one in the embedding" in figure.caption
-    assert "nearest of mining: 0.146; of as many random images" in figure.caption
-    assert "Same images: 1 of 2." in figure.caption
-    with Image.open(figure.png) as picture:
-        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
-    colours = {tuple(pixel) for pixel in np.unique(pixels, axis=0).tolist()}
-    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= colours
+    assert "20 training images of one in the embedding" in picture.caption
+    assert "nearest of mining: 0.146; of as many random images" in picture.caption
+    assert "Same images: 1 of 2." in picture.caption
+    (axes,) = picture.figure.axes
+    # All images, and the prototypes of either mining at their places.
+    points, mined, repeated = (part.get_offsets().tolist() for part in axes.collections)
+    assert (len(points), len(mined), len(repeated)) == (20, 2, 2)
+    assert (mined, repeated) == (points[:2], points[1:3])
 
 
 def test_repetitions_are_told_in_order_of_their_number(trial, any_layout):
     write_prototypes(trial / "mining" / "repeat_10", [0, 2, 1, 3])
     write_prototypes(trial / "mining" / "repeat_2", [4, 4, 1, 3])
-    caption = draw_repeated_mining(trial, trial, "repeated").caption
+    caption = draw_repeated_mining(trial).caption
     assert "0.146 and 0.293 and 0.000; of" in caption
 
 
@@ -71,34 +63,34 @@ def test_an_embedding_of_zeros_breaks_nothing(trial, any_layout):
     embedding = np.load(path)
     embedding[[4, 6]] = 0.0
     np.save(path, embedding)
-    caption = draw_repeated_mining(trial, trial, "repeated").caption
+    caption = draw_repeated_mining(trial).caption
     assert "nearest of mining: 0.500; of" in caption
 
 
 def test_without_repetitions_the_way_out_is_told(trial):
     (trial / "mining" / "repeat_1" / "prototypes.npz").unlink()
     with pytest.raises(PmalError, match=r"none in .*Run with --mining_repeats=2\."):
-        draw_repeated_mining(trial, trial, "repeated")
+        draw_repeated_mining(trial)
 
 
 def test_a_class_that_is_not_there_has_no_figure(trial):
     with pytest.raises(PmalError, match=r"needs a class of the trial.* class 2 of 2"):
-        draw_repeated_mining(trial, trial, "repeated", 2)
+        draw_repeated_mining(trial, 2)
 
 
 def test_prototypes_of_other_images_are_told(trial):
     path = trial / "mining" / "repeat_1" / "prototypes.npz"
     np.savez(path, example_id=["train_99"], class_index=[0])
     with pytest.raises(PmalError, match=r"Received: train_99 of class 0 .*Mine anew"):
-        draw_repeated_mining(trial, trial, "repeated")
+        draw_repeated_mining(trial)
     with pytest.raises(PmalError, match=r"Received: none of class 1 .*repeat_1"):
-        draw_repeated_mining(trial, trial, "repeated", 1)
+        draw_repeated_mining(trial, 1)
 
 
 def test_a_damaged_repetition_is_told(trial):
     (trial / "mining" / "repeat_1" / "prototypes.npz").write_bytes(b"PK")
     with pytest.raises(PmalError, match=r"arrays must stand .*repeat_1"):
-        draw_repeated_mining(trial, trial, "repeated")
+        draw_repeated_mining(trial)
 
 
 def test_prototypes_are_always_among_the_points_shown():
@@ -109,9 +101,3 @@ def test_prototypes_are_always_among_the_points_shown():
     assert (np.diff(rows) > 0).all()
     np.testing.assert_array_equal(shown_rows(1000, needed, most=2), needed)
     np.testing.assert_array_equal(shown_rows(5, np.array([4]), most=50), np.arange(5))
-
-
-def test_distances_are_never_below_0(rng):
-    points = rng.normal(size=(500, 7)).astype(np.float32)
-    points /= np.linalg.norm(points, axis=1, keepdims=True)
-    assert min(distance_to_nearest(p[None], p[None]) for p in points) == 0.0

@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 import shutil
@@ -6,13 +7,14 @@ import numpy as np
 import pytest
 from made_runs import edit
 
-from pmal_tf.results.figures import robustness as module
 from pmal_tf.results.figures.class_sheets import collect_sheets
 from pmal_tf.results.figures.robustness import (
     draw_robustness_accuracy,
     draw_robustness_of_class,
+    intervals,
 )
 from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.files import save_arrays
 
 RESULT = {
     **{"experiment": "digits", "dataset": "digits", "protocol": "neal", "trial": 0},
@@ -39,27 +41,13 @@ def trial(tmp_path):
     sheets = collect_sheets(
         image, label, r, ids, selection, per_strip=3, most_classes=2
     )
-    sheets.save(mining / "sheets.npz")
+    save_arrays(mining / "sheets.npz", sheets)
     return tmp_path
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """Figures as they are when they are written."""
-    kept = []
-    save = module.save
-
-    def keep(figure, *args, **kwargs):
-        kept.append(figure)
-        return save(figure, *args, **kwargs)
-
-    monkeypatch.setattr(module, "save", keep)
-    return kept
-
-
-def test_a_class_is_shown_with_its_distribution_and_its_images(trial, figures):
-    drawn = draw_robustness_of_class(trial, trial, "one", 0)
-    top, *sheets = figures[0].axes
+def test_a_class_is_shown_with_its_distribution_and_its_images(trial):
+    drawn = draw_robustness_of_class(trial)
+    top, *sheets = drawn.figure.axes
     assert sum(bar.get_height() for bar in top.patches[:40]) == 50
     assert [axes.get_title() for axes in sheets] == [
         "lowest: r 0.000 to 0.040",
@@ -76,7 +64,7 @@ def test_a_class_is_shown_with_its_distribution_and_its_images(trial, figures):
 @pytest.mark.parametrize("class_index", [2, -1])
 def test_a_class_that_is_not_there_has_no_figure(trial, class_index):
     with pytest.raises(PmalError, match=rf"Received: class {class_index} of 2 in "):
-        draw_robustness_of_class(trial, trial, "none", class_index)
+        draw_robustness_of_class(trial, class_index)
 
 
 def test_a_class_whose_images_were_not_collected_has_no_figure(trial):
@@ -85,7 +73,7 @@ def test_a_class_whose_images_were_not_collected_has_no_figure(trial):
         arrays = {name: stored[name][stored["class_index"] == 0] for name in stored}
     np.savez(path, **arrays)
     with pytest.raises(PmalError, match=r"of the first 1\. Received: class 1 \(two\)"):
-        draw_robustness_of_class(trial, trial, "none", 1)
+        draw_robustness_of_class(trial, 1)
 
 
 def test_a_trial_in_which_nothing_was_mined_has_no_figure(trial):
@@ -93,12 +81,12 @@ def test_a_trial_in_which_nothing_was_mined_has_no_figure(trial):
     shutil.rmtree(trial / "mining")
     for draw in (draw_robustness_of_class, draw_robustness_accuracy):
         with pytest.raises(PmalError, match=r"of ARPL, without any: .* does without"):
-            draw(trial, trial, "none")
+            draw(trial)
 
 
-def test_accuracy_stands_at_the_median_of_each_interval(trial, figures):
-    drawn = draw_robustness_accuracy(trial, trial, "accuracy")
-    top, bottom = figures[0].axes
+def test_accuracy_stands_at_the_median_of_each_interval(trial):
+    drawn = draw_robustness_accuracy(trial)
+    top, bottom = drawn.figure.axes
     assert sum(bar.get_height() for bar in top.patches) == 100
     # Five intervals of twenty: r of the third is 0.40 to 0.59, half of them right.
     points = bottom.containers[0].lines[0].get_xydata()
@@ -109,3 +97,14 @@ def test_accuracy_stands_at_the_median_of_each_interval(trial, figures):
     segment = bottom.containers[0].lines[2][0].get_segments()[2]
     np.testing.assert_allclose(segment[:, 1], [29.93, 70.07], atol=0.01)
     assert re.search(r"5 intervals of r with 20 images each.*50\.0 %", drawn.caption)
+
+
+def test_intervals_of_robustness_hold_equally_many_images_in_order(rng):
+    robustness = rng.random(205)
+    parts = intervals(robustness)
+    assert sorted(np.concatenate(parts)) == list(range(205))
+    assert {len(part) for part in parts} == {20, 21}
+    ends = [(robustness[p].min(), robustness[p].max()) for p in parts]
+    assert all(high <= low for (_, high), (low, _) in itertools.pairwise(ends))
+    with pytest.raises(PmalError, match=r"need 40 training images\. Received: 39"):
+        intervals(robustness[:39])
