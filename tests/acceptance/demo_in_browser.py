@@ -88,7 +88,7 @@ def sample_images(saved_model: Path) -> dict[str, bytes]:
     noise = Image.fromarray(rng.integers(0, 256, (90, 120, 3)).astype(np.uint8))
     large = Image.fromarray(np.tile(np.arange(1500, dtype=np.uint16) // 6, (900, 1)))
     stored = load_prototype_images(saved_model)
-    prototype = noise if stored is None else Image.fromarray(stored.image[0])
+    prototype = Image.fromarray(stored["image"][0]) if stored else noise
     files = {}
     for name, image in (
         *(("noise.jpg", noise), ("large.gif", large.convert("L"))),
@@ -174,14 +174,14 @@ def upload(page, name: str, content: bytes) -> None:
     """Chooses a file as the file dialog does."""
     kind = "application/octet-stream"
     file = {"name": name, "mimeType": kind, "buffer": content}
-    page.locator("input[type=file]").set_input_files([file])
+    page.locator("input[type=file]").first.set_input_files([file])
 
 
 def drop(page, name: str, content: bytes) -> None:
     """Drops a file onto the page's area."""
     encoded = base64.b64encode(content).decode()
     transfer = page.evaluate_handle(TRANSFER, [name, encoded])
-    area = page.locator("button:has(input[type=file])")
+    area = page.locator("button:has(input[type=file])").first
     area.dispatch_event("drop", {"dataTransfer": transfer})
 
 
