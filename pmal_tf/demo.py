@@ -26,8 +26,12 @@ _LARGEST_UPLOAD = "64mb"
 _KEEP_UPLOADS = 600
 _MOST_CLASSES = 10
 _WAITING = "Drop an image file on the left: the answer appears here."
-# Small images keep their pixels.
-_STYLE = ".gallery-item img, .preview img { image-rendering: pixelated; }"
+# Small images keep their pixels, captions are told whole, and titles cover no image.
+_STYLE = """
+.grid-wrap img, .preview img { image-rendering: pixelated; }
+.grid-wrap .caption-label { white-space: normal; max-width: 100%; }
+.grid-wrap { padding-top: 36px !important; }
+"""
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _FIXED_WIDTH_FONTS = ("ui-monospace", "Consolas", "monospace")
 
@@ -42,7 +46,14 @@ def build_page(answerer: Answerer) -> Any:
     from pmal_tf.serving.page import describe_model
 
     hidden = {"visible": False, "interactive": False}
-    gallery = {**hidden, "object_fit": "contain", "format": "png"}
+    gallery = {
+        **hidden,
+        "object_fit": "contain",
+        "format": "png",
+        "fit_columns": False,
+        "buttons": [],
+    }
+    slider = {**hidden, "buttons": []}
     parts: dict[str, Any] = {}
     with gradio.Blocks(
         title="pmal_tf: known or unknown?",
@@ -56,19 +67,19 @@ def build_page(answerer: Answerer) -> Any:
                 # model, whose own sentence is to be shown.
                 label = "An image: JPEG, PNG, GIF or BMP, up to 64 MB"
                 dropped = gradio.File(label=label, height=180)
-                parts["images"] = gradio.Gallery(columns=2, height=260, **gallery)
+                parts["images"] = gradio.Gallery(columns=2, **gallery)
                 parts["classes"] = gradio.Dataframe(label="All classes", **hidden)
             with gradio.Column(scale=3, min_width=320):
                 parts["verdict"] = gradio.Label(show_label=False, visible=False)
                 parts["note"] = gradio.Textbox(
                     _WAITING, label="Answer", lines=2, interactive=False
                 )
-                parts["score"] = gradio.Slider(**hidden)
-                parts["threshold"] = gradio.Slider(label="Threshold", **hidden)
+                parts["score"] = gradio.Slider(**slider)
+                parts["threshold"] = gradio.Slider(label="Threshold", **slider)
                 parts["likeliest"] = gradio.Label(
                     num_top_classes=_MOST_CLASSES, show_heading=False, visible=False
                 )
-                parts["prototypes"] = gradio.Gallery(columns=5, height=200, **gallery)
+                parts["prototypes"] = gradio.Gallery(columns=3, **gallery)
         gradio.Dataframe(
             describe_model(answerer.exported),
             headers=["The model", answerer.exported.title],

@@ -139,7 +139,8 @@ def show_answer(
     """
     score, threshold = answer.unknown_score or 0.0, answer.threshold
     is_unknown, distance = answer.is_unknown, answer.distance
-    low, high = scale_of(score, threshold, exported.threshold_range)
+    ends = scale_of(score, threshold, exported.threshold_range)
+    low, high = (float(f"{end:.3g}") for end in ends)
     scale = {"minimum": low, "maximum": high, "step": (high - low) / _SCALE_STEPS}
     of_known = "Like none" if is_unknown else "One"
     note = (

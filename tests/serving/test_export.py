@@ -227,10 +227,17 @@ def test_an_empty_bank_is_an_error(model, prototypes, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_fails_leaves_nothing(model, prototypes, tmp_path):
+def test_what_fails_leaves_nothing(model, prototypes, tmp_path, monkeypatch):
+    def write(answering, folder, *, xla):
+        folder.mkdir()
+        (folder / "saved_model.pb").touch()
+        return []
+
     def fail(folder):
+        assert (folder / "saved_model.pb").exists()
         raise OSError("no room")
 
+    monkeypatch.setattr("pmal_tf.serving.export._write", write)
     with pytest.raises(OSError, match="no room"):
         export(model, prototypes, tmp_path / "1", 0.5, add=fail)
     assert not list(tmp_path.iterdir())
