@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
@@ -19,58 +18,43 @@ from pmal_tf.runtime.console import plain_messages
 from pmal_tf.runtime.errors import PmalError, first_line
 
 if TYPE_CHECKING:
-    from pmal_tf.serving.explain import Answerer
+    from pmal_tf.serving.page import Answerer
 
 _LOCAL = "127.0.0.1"
 _LARGEST_UPLOAD = "64mb"
 # Seconds after which the server deletes what was uploaded, and how often it looks.
 _KEEP_UPLOADS = 600
+_MOST_CLASSES = 10
+_WAITING = "Drop an image file on the left: the answer appears here."
+# Small images keep their pixels, captions are told whole, and titles cover no image.
+_STYLE = """
+.grid-wrap img, .preview img { image-rendering: pixelated; }
+.grid-wrap .caption-label { white-space: normal; max-width: 100%; }
+.grid-wrap { padding-top: 36px !important; }
+"""
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _FIXED_WIDTH_FONTS = ("ui-monospace", "Consolas", "monospace")
 
 
-def answer_file(answerer: Answerer, path: str | Path) -> tuple[str, str]:
-    """Answers for a file.
-
-    Args:
-        answerer: Asks the model.
-        path: The file.
-
-    Returns:
-        HTML of the image, empty where it cannot be read, and of the answer, or of what
-        is wrong with the file.
-    """
-    from pmal_tf.serving.answer_html import render_answer, render_error, render_images
-
-    path = Path(path)
-    try:
-        answer = answerer.explain(path.read_bytes())
-    except PmalError as error:
-        return "", render_error(path.name, str(error))
-    return render_images(answer, path.name), render_answer(answer, answerer.exported)
-
-
 def build_page(answerer: Answerer) -> Any:
-    """Lays out the page.
-
-    Args:
-        answerer: Asks the model.
-
-    Returns:
-        Gradio's `Blocks`, to be launched.
+    """Lays out the page; returns Gradio's `Blocks`, to be launched.
 
     Raises:
         PmalError: If Gradio is not installed.
     """
     gradio = _import_gradio()
-    from pmal_tf.serving.answer_html import WAITING, render_model
+    from pmal_tf.serving.page import describe_model
 
-    def answer(path: str | None) -> tuple[None, str, str]:
-        # The first output empties the drop area, which takes one file at a time.
-        if path is None:
-            return None, "", WAITING
-        return (None, *answer_file(answerer, path))
-
+    hidden = {"visible": False, "interactive": False}
+    gallery = {
+        **hidden,
+        "object_fit": "contain",
+        "format": "png",
+        "fit_columns": False,
+        "buttons": [],
+    }
+    slider = {**hidden, "buttons": []}
+    parts: dict[str, Any] = {}
     with gradio.Blocks(
         title="pmal_tf: known or unknown?",
         analytics_enabled=False,
@@ -81,17 +65,44 @@ def build_page(answerer: Answerer) -> Any:
             with gradio.Column(scale=2, min_width=320):
                 # A gradio.Image would refuse broken files before they reach the
                 # model, whose own sentence is to be shown.
-                dropped = gradio.File(
-                    label="An image: JPEG, PNG, GIF or BMP, up to 64 MB", height=180
-                )
-                images = gradio.HTML()
+                label = "An image: JPEG, PNG, GIF or BMP, up to 64 MB"
+                dropped = gradio.File(label=label, height=180)
+                parts["images"] = gradio.Gallery(columns=2, **gallery)
+                parts["classes"] = gradio.Dataframe(label="All classes", **hidden)
             with gradio.Column(scale=3, min_width=320):
-                verdict = gradio.HTML(WAITING)
-        gradio.HTML(render_model(answerer.title, answerer.exported))
+                parts["verdict"] = gradio.Label(show_label=False, visible=False)
+                parts["note"] = gradio.Textbox(
+                    _WAITING, label="Answer", lines=2, interactive=False
+                )
+                parts["score"] = gradio.Slider(**slider)
+                parts["threshold"] = gradio.Slider(label="Threshold", **slider)
+                parts["likeliest"] = gradio.Label(
+                    num_top_classes=_MOST_CLASSES, show_heading=False, visible=False
+                )
+                parts["prototypes"] = gradio.Gallery(columns=3, **gallery)
+        gradio.Dataframe(
+            describe_model(answerer.exported),
+            headers=["The model", answerer.exported.title],
+            column_widths=["20%", "80%"],
+            wrap=True,
+            interactive=False,
+        )
+
+        def answer(path: str | None) -> list[Any]:
+            shown = {"note": {"value": _WAITING, "label": "Answer"}}
+            if path is not None:
+                shown = answerer.show(path)
+            updates = [
+                gradio.update(visible=name in shown, **shown.get(name, {}))
+                for name in parts
+            ]
+            # The first output empties the drop area, which takes one file at a time.
+            return [None, *updates]
+
         dropped.upload(
             answer,
             dropped,
-            [dropped, images, verdict],
+            [dropped, *parts.values()],
             show_progress="hidden",
             api_visibility="private",
         )
@@ -99,23 +110,12 @@ def build_page(answerer: Answerer) -> Any:
 
 
 def launch(page: Any, host: str, port: int, *, open_browser: bool) -> str:
-    """Serves the page, in threads of its own.
-
-    Args:
-        page: What `build_page` returned.
-        host: The address to serve it at.
-        port: The port.
-        open_browser: Whether to open it in the browser.
-
-    Returns:
-        The page's URL.
+    """Serves what `build_page` returned, in threads of its own; returns the URL.
 
     Raises:
         PmalError: If the port cannot be had.
     """
     gradio = _import_gradio()
-    from pmal_tf.serving.answer_style import STYLE
-
     # Fonts given by name are the reader's own; Gradio's default theme brings files.
     theme = gradio.themes.Default(font=_FONTS, font_mono=_FIXED_WIDTH_FONTS)
     try:
@@ -133,7 +133,7 @@ def launch(page: Any, host: str, port: int, *, open_browser: bool) -> str:
             prevent_thread_lock=True,
             quiet=True,
             theme=theme,
-            css=STYLE,
+            css=_STYLE,
         )
     except OSError as error:
         raise PmalError(
@@ -145,11 +145,7 @@ def launch(page: Any, host: str, port: int, *, open_browser: bool) -> str:
 
 
 def _import_gradio() -> Any:
-    """Returns the module; it must not report its use to its makers.
-
-    Raises:
-        PmalError: If it is not installed.
-    """
+    """Returns the module; it must not report its use to its makers."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio
@@ -177,7 +173,7 @@ def _main(argv: list[str]) -> None:
     try:
         # What is missing is told before TensorFlow's seconds of loading.
         _import_gradio()
-        from pmal_tf.serving.explain import Answerer
+        from pmal_tf.serving.page import Answerer
 
         answerer = Answerer(values.saved_model)
         if answerer.remark:

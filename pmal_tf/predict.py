@@ -27,8 +27,7 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -37,7 +36,7 @@ from tqdm import tqdm
 from pmal_tf.runtime.console import plain_messages
 from pmal_tf.runtime.errors import PmalError, first_line, is_disk_full
 from pmal_tf.serving.answer_text import Table, json_lines
-from pmal_tf.serving.exported import ExportedModel, find_version, read_exported
+from pmal_tf.serving.exported import find_version, read_exported
 from pmal_tf.serving.image_files import ImageFile, find_images, read_in_batches
 from pmal_tf.serving.unknown_share import describe_share
 
@@ -51,40 +50,33 @@ _INTERRUPTED, _PIPE_CLOSED = 130, 141
 _SOME_UNREADABLE = 2
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the command line asks for.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Answers for the images that the command line names; returns the exit status.
 
-    Attributes:
-        saved_model: A version folder, or a folder of version folders.
-        images: Files, folders, patterns, or `-`.
-        threshold: Takes the place of the model's own, or None.
-        batch_size: How many images are held and answered at a time.
-        format: `table` or `json`.
+    Args:
+        argv: The arguments; those of the process if None.
+
+    Raises:
+        SystemExit: With a message where the command was used wrongly.
     """
-
-    saved_model: Path
-    images: tuple[str, ...]
-    threshold: float | None
-    batch_size: int
-    format: str
-
-
-@dataclass
-class _Counts:
-    """How many images there were of each kind."""
-
-    readable: int = 0
-    unknown: int = 0
-    unreadable: int = 0
-
-    def add(self, answer: Answer) -> None:
-        """Counts an answer."""
-        if answer.error is not None:
-            self.unreadable += 1
-        else:
-            self.readable += 1
-            self.unknown += answer.is_unknown
+    plain_messages()
+    try:
+        return _predict(_parse(sys.argv[1:] if argv is None else argv))
+    except PmalError as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()
+        return _PIPE_CLOSED
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        _drop_output()
+        sys.exit(
+            "Error: The disk must have room for the answers. Received: "
+            f"{first_line(error)}. Make room, and start the command anew."
+        )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -95,18 +87,11 @@ class _Parser(argparse.ArgumentParser):
         raise PmalError(f"{message}. `{self.prog} --help` tells the usage.")
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> Options:
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parses the command line.
 
     Not with absl's flags as `pmal_tf.run`: options may follow images here, and images
     are what the command line is about.
-
-    Args:
-        argv: The arguments; those of the process if None.
-
-    Raises:
-        PmalError: If an option or all images are missing, or a value cannot be.
-        SystemExit: After `--help`.
     """
     parser = _Parser(
         prog="python -m pmal_tf.predict",
@@ -116,6 +101,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument(
         "--saved_model",
+        type=Path,
         required=True,
         metavar="FOLDER",
         help="an exported version, or a folder of versions: then the newest intact one",
@@ -139,112 +125,60 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Options:
     parser.add_argument(
         "images", nargs="*", metavar="IMAGE", help="a file, folder, pattern, or -"
     )
-    arguments = list(sys.argv[1:] if argv is None else argv)
     # Python 3.11 takes no `--` among options and images in any order.
     end = arguments.index("--") if "--" in arguments else len(arguments)
     given = parser.parse_intermixed_args(arguments[:end])
-    images = (*given.images, *arguments[end + 1 :])
+    given.images += arguments[end + 1 :]
     if given.batch_size < 1:
         parser.error(
             "`--batch_size` must be at least 1. Received: "
             f"--batch_size={given.batch_size}"
         )
-    if not images:
+    if not given.images:
         parser.error("Images to answer for must be named. Received: none")
-    return Options(
-        saved_model=Path(given.saved_model),
-        images=images,
-        threshold=given.threshold,
-        batch_size=given.batch_size,
-        format=given.format,
-    )
+    return given
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Answers for the images that the command line names.
-
-    Args:
-        argv: The arguments; those of the process if None.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        SystemExit: With a message where the command was used wrongly.
-    """
-    plain_messages()
-    try:
-        return _predict(parse_arguments(argv))
-    except PmalError as error:
-        sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    except BrokenPipeError:
-        _drop_output()
-        return _PIPE_CLOSED
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
-        _drop_output()
-        sys.exit(
-            "Error: The disk must have room for the answers. Received: "
-            f"{first_line(error)}. Make room, and start the command anew."
-        )
-
-
-def _predict(options: Options) -> int:
+def _predict(given: argparse.Namespace) -> int:
     """Writes the answers to stdout and the share to stderr; returns the exit status."""
-    folder, remark = find_version(options.saved_model)
+    folder, remark = find_version(given.saved_model)
     exported = read_exported(folder)
-    files = _found(options)
+    files = list(find_images(given.images, getattr(sys.stdin, "buffer", None)))
+    if all(file.problem for file in files):
+        more = f", and {len(files) - 1} more" if len(files) > 1 else ""
+        raise PmalError(
+            "There must be an image to answer for. Received: "
+            f"{files[0].path!r}: {files[0].problem}{more}. Name files, folders, "
+            "patterns in quotes, or - for standard input."
+        )
     if remark:
         sys.stderr.write(f"{remark}\n")
     # TensorFlow takes seconds to import; most mistakes are told before.
     from pmal_tf.serving.client import ServedModel
 
-    model = ServedModel(exported, options.threshold)
-    render = _renderer(options, files, exported)
-    counts = _Counts()
+    model = ServedModel(exported, given.threshold)
+    table = Table((file.path for file in files), exported.class_names)
+    render = json_lines if given.format == "json" else table.lines
+    readable = unknown = 0
     # Where the terminal's encoding lacks a letter of a name, the letter is escaped.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    for rows in _answered(model, files, options.batch_size):
+    for rows in _answered(model, files, given.batch_size):
         sys.stdout.write(render(rows))
         sys.stdout.flush()
-        for _, answer in rows:
-            counts.add(answer)
+        answers = [answer for _, answer in rows if answer.error is None]
+        readable += len(answers)
+        unknown += sum(answer.is_unknown for answer in answers)
+    unreadable = len(files) - readable
     share = describe_share(
-        **vars(counts), promise=exported.promise, given_threshold=options.threshold
+        unknown,
+        readable,
+        unreadable,
+        promise=exported.promise,
+        given_threshold=given.threshold,
     )
     sys.stderr.write(f"{share}\n")
-    return _SOME_UNREADABLE if counts.unreadable else 0
-
-
-def _found(options: Options) -> list[ImageFile]:
-    """Finds the images.
-
-    Raises:
-        PmalError: If there is none.
-    """
-    files = list(find_images(options.images, getattr(sys.stdin, "buffer", None)))
-    if all(file.problem for file in files):
-        first = files[0]
-        more = f", and {len(files) - 1} more" if len(files) > 1 else ""
-        raise PmalError(
-            "There must be an image to answer for. Received: "
-            f"{first.path!r}: {first.problem}{more}. Name files, folders, patterns in "
-            "quotes, or - for standard input."
-        )
-    return files
-
-
-def _renderer(
-    options: Options, files: Sequence[ImageFile], exported: ExportedModel
-) -> Callable[[Rows], str]:
-    """Returns what makes text of rows."""
-    if options.format == "json":
-        return json_lines
-    return Table((file.path for file in files), exported.class_names).lines
+    return _SOME_UNREADABLE if unreadable else 0
 
 
 def _answered(
@@ -254,15 +188,17 @@ def _answered(
 
     Rows that appear on the same terminal are progress enough.
     """
+    from pmal_tf.serving.client import Answer
+
     silent = len(files) <= batch_size or not sys.stderr.isatty() or sys.stdout.isatty()
     with tqdm(total=len(files), unit=" images", disable=silent) as bar:
         for batch in read_in_batches(files, batch_size):
-            sound = [file.contents for file in batch if file.contents is not None]
-            answers = iter(model.answer(sound))
+            contents = (file.contents for file in batch)
+            answers = iter(model.answer([c for c in contents if c is not None]))
             yield [
                 (
                     file.path,
-                    model.unreadable(file.problem)
+                    Answer(threshold=model.threshold, error=file.problem)
                     if file.contents is None
                     else next(answers),
                 )

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pmal_tf.serving.client import Answer
 
-_HEADER = (
-    *("image", "class", "unknown_score", "likeliest", "probability"),
-    *("nearest_prototype", "error"),
+_TITLES = (
+    "image class unknown_score likeliest probability nearest_prototype error".split()
 )
 _NUMBERS = ("unknown_score", "probability")
 # One long name does not widen the column for all others.
@@ -21,10 +20,7 @@ _NOTHING = "-"
 
 
 def json_lines(rows: Iterable[tuple[str, Answer]]) -> str:
-    """Renders one JSON object per image, in ASCII.
-
-    Args:
-        rows: The path and the answer of each image.
+    """Renders a JSON object, in ASCII, for the path and the answer of each image.
 
     Raises:
         ValueError: If a number is not finite.
@@ -45,64 +41,56 @@ class Table:
     """
 
     def __init__(self, paths: Iterable[str], class_names: Iterable[str]) -> None:
-        self._widths = [len(title) for title in _HEADER]
+        self._widths = {title: len(title) for title in _TITLES}
         self._widen("image", (_printable(as_text(path)) for path in paths))
         names = [*map(_printable, class_names), "unknown"]
         self._widen("class", names)
         self._widen("likeliest", names)
-        self._has_header = False
+        self._header = dict(zip(_TITLES, _TITLES, strict=True))
 
     def lines(self, rows: Sequence[tuple[str, Answer]]) -> str:
-        """Renders the next rows, below the header if they are the first.
-
-        Args:
-            rows: The path and the answer of each image.
-        """
+        """Renders the next rows, below the header if they are the first."""
         cells = [_cells(path, answer) for path, answer in rows]
-        prototypes = _HEADER.index("nearest_prototype")
-        self._widen("nearest_prototype", (row[prototypes] for row in cells))
-        text = "" if self._has_header else self._line(_HEADER)
-        self._has_header = True
-        return text + "".join(map(self._line, cells))
+        self._widen("nearest_prototype", (row["nearest_prototype"] for row in cells))
+        header, self._header = self._header, {}
+        return "".join(map(self._line, [header, *cells] if header else cells))
 
     def _widen(self, title: str, cells: Iterable[str]) -> None:
         """Makes a column as wide as its cells, but for the longest ones."""
-        column = _HEADER.index(title)
         fitting = (width for width in map(_width, cells) if width <= _WIDEST)
-        self._widths[column] = max([self._widths[column], *fitting])
+        self._widths[title] = max([self._widths[title], *fitting])
 
-    def _line(self, cells: Sequence[str]) -> str:
+    def _line(self, cells: dict[str, str]) -> str:
         """Renders a row."""
         padded = []
-        for title, cell, width in zip(_HEADER, cells, self._widths, strict=True):
-            space = " " * (width - _width(cell))
-            padded.append(space + cell if title in _NUMBERS else cell + space)
+        for title, width in self._widths.items():
+            space = " " * (width - _width(cells[title]))
+            is_number = title in _NUMBERS
+            padded.append(space + cells[title] if is_number else cells[title] + space)
         return "  ".join(padded).rstrip() + "\n"
 
 
-def _cells(path: str, answer: Answer) -> tuple[str, ...]:
-    """Returns the cells of a row, in the order of the header."""
-    image = _printable(as_text(path))
-    if answer.probabilities is None or answer.unknown_score is None:
-        return (image, *[_NOTHING] * (len(_HEADER) - 2), _printable(answer.error or ""))
-    likeliest = max(answer.probabilities, key=answer.probabilities.__getitem__)
-    return (
-        image,
-        _printable(answer.class_name),
-        f"{answer.unknown_score:.4f}",
-        _printable(likeliest),
-        f"{answer.probabilities[likeliest]:.4f}",
-        _printable(answer.nearest_prototype or _NOTHING),
-        "",
-    )
+def _cells(path: str, answer: Answer) -> dict[str, str]:
+    """Returns the cells of a row by title."""
+    cells = dict.fromkeys(_TITLES, _NOTHING)
+    cells |= {
+        "image": _printable(as_text(path)),
+        "error": _printable(answer.error or ""),
+    }
+    if answer.probabilities is not None and answer.unknown_score is not None:
+        likeliest = max(answer.probabilities, key=answer.probabilities.__getitem__)
+        cells |= {
+            "class": _printable(answer.class_name),
+            "unknown_score": f"{answer.unknown_score:.4f}",
+            "likeliest": _printable(likeliest),
+            "probability": f"{answer.probabilities[likeliest]:.4f}",
+            "nearest_prototype": _printable(answer.nearest_prototype or _NOTHING),
+        }
+    return cells
 
 
 def as_text(path: str) -> str:
-    r"""Returns a path as valid Unicode: bytes that are not UTF-8 become `\xff`.
-
-    Args:
-        path: As Python has it, with such bytes as surrogates.
-    """
+    r"""Returns a path as valid Unicode: bytes that are not UTF-8 become `\xff`."""
     return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 

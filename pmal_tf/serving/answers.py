@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -13,8 +14,8 @@ from pmal_tf.results.scores.score import Score
 
 UNKNOWN = "unknown"
 UNKNOWN_ID = -1
-# Numbers of a shape that a message shows.
-_MOST_TOLD = 8
+# Sides of a shape that a message shows.
+_MOST_SIDES = 8
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,7 @@ class Answering:
         return tf.TensorSpec((None, *sides, channels), tf.float32, name="images")
 
     def embed(self, images: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """Embeds images of any size, whatever their pixels are.
-
-        Args:
-            images: [batch, h, w, C] on the 0-255 scale; at least one.
+        """Embeds at least one image of any size, whatever its pixels are.
 
         Returns:
             `embedding` and `logits`, both float32 and finite; and [batch] booleans,
@@ -72,7 +70,10 @@ class Answering:
         height, width, _ = self.input_shape
         if height is not None and height == width:
             images = resize_images(images, height)
-        outputs = self._network(images)
+        network = functools.partial(self.scorer.network, training=False)
+        if self.compiled:
+            network = tf.function(network, jit_compile=True)
+        outputs = network(images)
         finite = {}
         for name in OUTPUTS:
             value = tf.cast(outputs[name], tf.float32)
@@ -87,7 +88,7 @@ class Answering:
         """Answers with a class or `unknown`.
 
         Args:
-            images: [batch, h, w, C] on the 0-255 scale; at least one.
+            images: [batch, h, w, C] on the 0-255 scale, at least one.
             threshold: [batch] or scalar; scores above it are unknown.
             readable: [batch] booleans; of an image that is not, or that has a pixel
                 that is not a finite number, the answer is `unknown`, with the largest
@@ -138,7 +139,7 @@ class Answering:
         return answers
 
     def checked_threshold(self, threshold: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-        """Returns thresholds of a request, if they mean something.
+        """Returns the thresholds of a request.
 
         Raises:
             tf.errors.InvalidArgumentError: If there is not one for each image, or one
@@ -146,65 +147,56 @@ class Answering:
         """
         low, high = self.score.low, self.score.high
         limits = f"between {low:g} and {high:g} for the rule {self.score.field}"
+        sent, count = tf.shape(threshold), tf.shape(images)[:1]
+        one_each = "`threshold` must have one number per image. Received: shape"
+        one_each_check = tf.debugging.Assert(
+            tf.reduce_all(sent == count),
+            [one_each, sent, "for so many images:", count[0]],
+        )
         # A comparison with NaN is false.
-        checks = [
-            tf.debugging.Assert(
-                tf.reduce_all(tf.shape(threshold) == tf.shape(images)[:1]),
-                [
-                    "`threshold` must have one number per image. Received: shape",
-                    tf.shape(threshold),
-                    "for so many images:",
-                    tf.shape(images)[0],
-                ],
-            ),
-            tf.debugging.Assert(
-                tf.reduce_all((threshold >= low) & (threshold <= high)),
-                [
-                    f"`threshold` must lie {limits}. Received numbers between",
-                    tf.reduce_min(threshold),
-                    "and",
-                    tf.reduce_max(threshold),
-                ],
-            ),
-        ]
-        with tf.control_dependencies(checks):
+        ends = tf.reduce_min(threshold), tf.reduce_max(threshold)
+        range_check = tf.debugging.Assert(
+            tf.reduce_all((threshold >= low) & (threshold <= high)),
+            [f"`threshold` must lie {limits}. Received numbers between", *ends],
+        )
+        with tf.control_dependencies([one_each_check, range_check]):
             return tf.identity(threshold)
 
     def checked_images(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns images, if they can be.
+        """Returns images; raises InvalidArgumentError if they are not [batch, h, w, C].
 
-        A server feeds what a client sends, whatever the signature declares, so the
-        declared shape must not be taken for the real one.
-
-        Raises:
-            tf.errors.InvalidArgumentError: If they are not [batch, h, w, C].
+        With sides of at least one pixel.
         """
-        declared = images.shape
-        sent = tf.raw_ops.PlaceholderWithDefault(input=images, shape=None)
-        shape = tf.shape(sent)
-        expected = f"[batch, height, width, {declared[-1]}]"
-        # Filled up, so that no rank is too low to be looked at.
-        filled = tf.concat([shape, tf.fill([5], -1)], axis=0)
-        fits = (filled[3] == declared[-1]) & (filled[4] == -1)
-        fits &= tf.reduce_all(filled[1:3] > 0)
-        check = tf.debugging.Assert(
-            fits,
-            [
-                f"`images` must be {expected} with sides of at least one pixel. "
-                "Received: shape",
-                shape,
-            ],
-            summarize=_MOST_TOLD,
+        channels = images.shape[-1]
+        return checked_shape(
+            images,
+            lambda x: (x[3] == channels) & (x[4] == -1) & tf.reduce_all(x[1:3] > 0),
+            f"`images` must be [batch, height, width, {channels}] with sides of at "
+            "least one pixel.",
         )
-        with tf.control_dependencies([check]):
-            return tf.ensure_shape(sent, declared)
 
-    def _network(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns what the network says of images, in inference mode."""
 
-        def forward(images: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self.scorer.network(images, training=False)
+def checked_shape(
+    tensor: tf.Tensor, fits: Callable[[tf.Tensor], tf.Tensor], expected: str
+) -> tf.Tensor:
+    """Returns an input of a request, if its shape fits.
 
-        if self.compiled:
-            return tf.function(forward, jit_compile=True)(images)
-        return forward(images)
+    A server feeds what a client sends, whatever the signature declares, so the declared
+    shape must not be taken for the real one.
+
+    Args:
+        tensor: The input.
+        fits: From its shape, filled up with -1 so that no rank is too low to be looked
+            at, to a boolean.
+        expected: What to tell where it does not.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If it does not.
+    """
+    sent = tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=None)
+    shape = tf.shape(sent)
+    filled = tf.concat([shape, tf.fill([5], -1)], axis=0)
+    message = [f"{expected} Received: shape", shape]
+    check = tf.debugging.Assert(fits(filled), message, summarize=_MOST_SIDES)
+    with tf.control_dependencies([check]):
+        return tf.ensure_shape(sent, tensor.shape)

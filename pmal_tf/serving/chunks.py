@@ -74,10 +74,6 @@ def in_chunks(
 
 def _at_least_one(rows: tf.Tensor) -> tf.Tensor:
     """Returns rows, or a row of nothing where there are none."""
-    return tf.cond(tf.shape(rows)[0] > 0, lambda: rows, lambda: _one_row(rows))
-
-
-def _one_row(rows: tf.Tensor) -> tf.Tensor:
-    """Returns a row of nothing, to stand in for no rows."""
     shape = [1, *(1 if side is None else side for side in rows.shape[1:])]
-    return tf.fill(shape, tf.constant("" if rows.dtype == tf.string else 0, rows.dtype))
+    nothing = tf.constant("" if rows.dtype == tf.string else 0, rows.dtype)
+    return tf.cond(tf.shape(rows)[0] > 0, lambda: rows, lambda: tf.fill(shape, nothing))

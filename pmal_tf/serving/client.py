@@ -12,16 +12,14 @@ from pmal_tf.runtime.errors import PmalError, first_line
 from pmal_tf.serving.answers import UNKNOWN, UNKNOWN_ID
 from pmal_tf.serving.exported import SIGNATURE, ExportedModel, no_signature
 
-_OUTPUTS = ("class_id", "error", "probabilities", "unknown_score")
-# Those of real numbers; a model may have no distances.
-_NUMBERS = ("unknown_score", "distance", "probabilities")
+_OUTPUTS = {"class_id", "error", "probabilities", "unknown_score"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """What a model says of one image.
 
-    Of an image that cannot be read, only the error is said: the score and all after it
+    Of an image that cannot be read only the error is said: the score and all after it
     are None, and the class is unknown.
 
     Attributes:
@@ -30,23 +28,22 @@ class Answer:
         is_unknown: Whether the score is above the threshold, or there is none.
         unknown_score: Larger is more likely unknown.
         threshold: What the score was compared with.
-        distance: Distance to each class, by class name; None where the model measures
-            none.
-        probabilities: Probability of each known class, by class name.
+        distance: To each class, by its name; None where the model measures none.
+        probabilities: Of each known class, by its name.
         nearest_prototype: Example id of the training image that weighs most in the
             nearest class; None where distances rest on no images.
         error: Why the image cannot be read, or None.
     """
 
-    class_id: int
-    class_name: str
-    is_unknown: bool
-    unknown_score: float | None
+    class_id: int = UNKNOWN_ID
+    class_name: str = UNKNOWN
+    is_unknown: bool = True
+    unknown_score: float | None = None
     threshold: float
-    distance: dict[str, float] | None
-    probabilities: dict[str, float] | None
-    nearest_prototype: str | None
-    error: str | None
+    distance: dict[str, float] | None = None
+    probabilities: dict[str, float] | None = None
+    nearest_prototype: str | None = None
+    error: str | None = None
 
 
 class ServedModel:
@@ -62,20 +59,22 @@ class ServedModel:
     """
 
     def __init__(self, exported: ExportedModel, threshold: float | None = None) -> None:
-        if threshold is not None:
-            _check_threshold(exported, threshold)
+        low, high = exported.threshold_range
+        # A comparison with NaN is false.
+        if threshold is not None and not low <= threshold <= high:
+            raise PmalError(
+                f"`--threshold` must lie between {low:g} and {high:g} for the model's "
+                f"rule {exported.rule}. Received: --threshold={threshold}. Leave it "
+                "out for the model's own."
+            )
         self.class_names = exported.class_names
         self.threshold = exported.threshold if threshold is None else threshold
         self._overrides = threshold is not None
         # Its variables live as long as the object that was loaded does.
         self._loaded = _load(exported)
-        self._signature = self._loaded.signatures[SIGNATURE]
 
     def answer(self, contents: Sequence[bytes]) -> list[Answer]:
-        """Answers for image files.
-
-        Args:
-            contents: The bytes of each, whatever they are; none is fine too.
+        """Answers for the bytes of image files, whatever they are; none is fine too.
 
         Raises:
             PmalError: If the model fails, e.g. for lack of memory, or answers with
@@ -83,8 +82,9 @@ class ServedModel:
         """
         if not contents:
             return []
+        signature = self._loaded.signatures[SIGNATURE]
         try:
-            outputs = self._signature(image_bytes=tf.constant(list(contents)))
+            outputs = signature(image_bytes=tf.constant(list(contents)))
         except (tf.errors.OpError, MemoryError) as error:
             raise PmalError(
                 "The model must be able to answer. Received: "
@@ -92,8 +92,8 @@ class ServedModel:
                 "--batch_size."
             ) from error
         arrays = {name: value.numpy() for name, value in outputs.items()}
-        for name in _NUMBERS:
-            if name in arrays and not np.isfinite(arrays[name]).all():
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise PmalError(
                     "The model must answer with finite numbers. Received: NaN or "
                     f"infinity in {name!r}. Export it anew with this version of "
@@ -101,29 +101,16 @@ class ServedModel:
                 )
         return [self._one(arrays, row) for row in range(len(contents))]
 
-    def unreadable(self, error: str) -> Answer:
-        """Returns the answer for an image that cannot be read.
-
-        Args:
-            error: Why.
-        """
-        return Answer(
-            class_id=UNKNOWN_ID,
-            class_name=UNKNOWN,
-            is_unknown=True,
-            unknown_score=None,
-            threshold=self.threshold,
-            distance=None,
-            probabilities=None,
-            nearest_prototype=None,
-            error=error,
-        )
+    def embed(self, image: tf.Tensor) -> np.ndarray:
+        """Returns the embedding [D] of an image [h, w, 3]."""
+        images = tf.cast(image[None], tf.float32)
+        return self._loaded.signatures["embed"](images=images)["embedding"].numpy()[0]
 
     def _one(self, arrays: dict[str, np.ndarray], row: int) -> Answer:
         """Returns the answer for one row of the model's outputs."""
         error = arrays["error"][row].decode()
         if error:
-            return self.unreadable(error)
+            return Answer(threshold=self.threshold, error=error)
         score = float(arrays["unknown_score"][row])
         probabilities = arrays["probabilities"][row]
         class_id = int(arrays["class_id"][row])
@@ -141,7 +128,6 @@ class ServedModel:
             distance=None if distance is None else self._by_class(distance[row]),
             probabilities=self._by_class(probabilities),
             nearest_prototype=None if nearest is None else nearest[row].decode(),
-            error=None,
         )
 
     def _by_class(self, values: np.ndarray) -> dict[str, float]:
@@ -149,28 +135,8 @@ class ServedModel:
         return dict(zip(self.class_names, values.tolist(), strict=True))
 
 
-def _check_threshold(exported: ExportedModel, threshold: float) -> None:
-    """Checks a threshold against the rule's range.
-
-    Raises:
-        PmalError: If it lies outside, or is not a number.
-    """
-    low, high = exported.threshold_range
-    # A comparison with NaN is false.
-    if not (low <= threshold <= high):
-        raise PmalError(
-            f"`--threshold` must lie between {low:g} and {high:g} for the model's rule "
-            f"{exported.rule}. Received: --threshold={threshold}. Leave it out for the "
-            "model's own."
-        )
-
-
 def _load(exported: ExportedModel) -> tf.Module:
-    """Loads a SavedModel, and checks that it is the one described.
-
-    Raises:
-        PmalError: If it cannot be loaded or is not.
-    """
+    """Loads a SavedModel, and checks that it is the one described."""
     folder = str(exported.folder)
     try:
         loaded = tf.saved_model.load(folder)
@@ -183,7 +149,7 @@ def _load(exported: ExportedModel) -> tf.Module:
     if SIGNATURE not in loaded.signatures:
         raise no_signature(exported.folder, list(loaded.signatures))
     outputs = loaded.signatures[SIGNATURE].structured_outputs
-    missing = [name for name in _OUTPUTS if name not in outputs]
+    missing = sorted(_OUTPUTS - set(outputs))
     classes = None if missing else outputs["probabilities"].shape[-1]
     if classes != len(exported.class_names):
         found = f"no {', '.join(missing)}" if missing else f"{classes} classes"

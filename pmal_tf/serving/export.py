@@ -28,10 +28,10 @@ from pmal_tf.serving.warm_up import write_batching_parameters, write_warm_up_req
 
 
 class Model(Protocol):
-    """A trained model whose scorer needs to be given something more."""
+    """A trained model whose scorer takes something more, such as prototypes."""
 
     def scorer(self, prototypes: Any, /) -> Scorer:
-        """Returns what evaluation and export take for it."""
+        """Returns its scorer."""
         ...
 
 
@@ -50,22 +50,10 @@ def export_saved_model(
 ) -> None:
     """Writes a SavedModel that TF Serving loads as it is.
 
-    Signatures, all for any number of images:
-
-    * `serving_default`, also named `serving_images`: `images` [batch, h, w, 3] float32
-      on the 0-255 scale; other sizes than the model's are resized as in training.
-    * `serving_images_threshold`: also takes `threshold` [batch], in place of the
-      model's own.
-    * `serving_bytes`: `image_bytes` [batch], JPEG, PNG, GIF or BMP files. Gives also
-      `error`, empty where a file could be read.
-    * `embed`: `images` to `embedding` [batch, D].
-    * `serving_images_xla`: as `serving_images`, if asked for.
-
-    Outputs: `class_id` (int64, -1 for unknown), `class_name`, `is_unknown`,
-    `unknown_score` (larger is more likely unknown) and `probabilities` [batch, K]; of a
-    method that measures distances `distance` [batch, K], and of one whose distances
-    rest on training images `nearest_prototype` (id of the one that weighs most in the
-    nearest class). What cannot be read, or has a pixel that is not a finite number, is
+    Its signatures, all for any number of images, are `serving_default` (the same as
+    `serving_images`), `serving_images_threshold`, `serving_bytes`, `embed` and, if
+    asked for, `serving_images_xla`; `saved_models/README.md` has tables of what they
+    take and give. What cannot be read, or has a pixel that is not a finite number, is
     unknown; no output is ever NaN or infinite.
 
     Args:
@@ -97,7 +85,7 @@ def export_saved_model(
         class_names=tuple(class_names),
         score=score,
         threshold=_not_below(threshold),
-        statistics=_variables(statistics or {}),
+        statistics={n: _variable(a) for n, a in (statistics or {}).items()},
     )
     facts: dict[str, Any] = {
         "class_names": list(class_names),
@@ -138,16 +126,16 @@ def _check(
     statistics: Mapping[str, np.ndarray] | None,
 ) -> None:
     """Checks the arguments of `export_saved_model`, which see."""
-    num_classes = scorer.network.output["logits"].shape[-1]
-    if len(class_names) != num_classes or len(set(class_names)) != num_classes:
+    count, names = scorer.network.output["logits"].shape[-1], list(class_names)
+    if len(names) != count or len(set(names)) != count:
         raise PmalError(
-            f"`class_names` must name the {num_classes} known classes, each by a name "
-            f"of its own. Received: {list(class_names)}"
+            f"`class_names` must name the {count} known classes, each by a name of its "
+            f"own. Received: {names}"
         )
-    if UNKNOWN in class_names:
+    if UNKNOWN in names:
         raise PmalError(
             f"No known class may be named {UNKNOWN!r}, which is the answer for images "
-            f"of no class. Received: class_names={list(class_names)}. Rename it."
+            f"of no class. Received: class_names={names}. Rename it."
         )
     if not score.low <= threshold <= score.high:
         raise PmalError(
@@ -180,23 +168,14 @@ def _not_below(threshold: float) -> float:
     return float(rounded)
 
 
-def _variables(statistics: Mapping[str, np.ndarray]) -> dict[str, tf.Variable]:
-    """Returns arrays as variables, those of real numbers in float32."""
-    return {
-        name: tf.Variable(
-            array.astype(np.float32) if array.dtype.kind == "f" else array,
-            trainable=False,
-        )
-        for name, array in statistics.items()
-    }
+def _variable(array: np.ndarray) -> tf.Variable:
+    """Returns an array as a variable, one of real numbers in float32."""
+    values = array.astype(np.float32) if array.dtype.kind == "f" else array
+    return tf.Variable(values, trainable=False)
 
 
 def _write(answering: Answering, folder: Path, *, xla: bool) -> list[str]:
-    """Writes the graph, its variables and what a server wants beside them.
-
-    Returns:
-        The names of the signatures.
-    """
+    """Writes what a server wants; returns the names of the signatures."""
     archive = keras.export.ExportArchive()
     scorer = answering.scorer
     for tracked in (scorer.network, *scorer.tracked(), *answering.statistics.values()):

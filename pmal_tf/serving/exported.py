@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pmal_tf.results.scores.score import LARGEST
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import read_json
 from pmal_tf.serving.versions import METADATA, is_intact, versions
@@ -39,26 +38,30 @@ class ExportedModel:
 
     Attributes:
         folder: The version folder.
+        title: The experiment that it is from.
         class_names: K names.
+        image_size: Side of the images that its network takes.
         rule: What files call the score that it rejects by.
         threshold: Scores above it are unknown.
         threshold_range: Lowest and highest threshold that means anything.
         promise: None where whoever exported the model chose the threshold.
+        set_distance: How far an image is from a class's prototypes, by name; None where
+            the model has no prototypes.
     """
 
     folder: Path
+    title: str
     class_names: tuple[str, ...]
+    image_size: int
     rule: str
     threshold: float
     threshold_range: tuple[float, float]
-    promise: Promise | None
+    promise: Promise | None = None
+    set_distance: str | None = None
 
 
 def find_version(saved_model: Path) -> tuple[Path, str]:
-    """Finds the version folder that is meant.
-
-    Args:
-        saved_model: A version folder, or a folder of version folders.
+    """Finds the version folder that is meant by it, or by a folder of versions.
 
     Returns:
         The folder itself, or the newest intact version in it; and what a person should
@@ -68,20 +71,20 @@ def find_version(saved_model: Path) -> tuple[Path, str]:
         PmalError: If there is no exported model.
     """
     if (saved_model / SAVED_MODEL).is_file():
-        if _is_intact(saved_model):
+        if is_intact(saved_model):
             return saved_model, ""
         return saved_model, (
             f"The files in {str(saved_model)!r} are not those that were exported: "
             f"their checksum is not the one in {METADATA}."
         )
-    found = versions(saved_model)
-    for folder in reversed(found):
-        if _is_intact(folder):
-            damaged = [path.name for path in found[found.index(folder) + 1 :]]
+    damaged: list[str] = []
+    for folder in reversed(versions(saved_model)):
+        if is_intact(folder):
             passed = f"; passed over as damaged: {', '.join(damaged)}"
             return folder, f"Model: {folder}{passed if damaged else ''}."
-    if found:
-        seen = f"whose versions {', '.join(path.name for path in found)} are damaged"
+        damaged.insert(0, folder.name)
+    if damaged:
+        seen = f"whose versions {', '.join(damaged)} are damaged"
     else:
         seen = "without either" if saved_model.exists() else "which does not exist"
     raise PmalError(
@@ -91,19 +94,8 @@ def find_version(saved_model: Path) -> tuple[Path, str]:
     )
 
 
-def _is_intact(folder: Path) -> bool:
-    """Tells whether a version is as it was written; what cannot be read is not."""
-    try:
-        return is_intact(folder)
-    except OSError:
-        return False
-
-
 def read_exported(folder: Path) -> ExportedModel:
     """Reads a version's `metadata.json`.
-
-    Args:
-        folder: The version folder.
 
     Raises:
         PmalError: If there is none, it is damaged, or the model does not take the bytes
@@ -112,17 +104,16 @@ def read_exported(folder: Path) -> ExportedModel:
     path = folder / METADATA
     try:
         content = read_json(path)
-        signatures = content.get("signatures", [SIGNATURE])
-        exported = _from_metadata(folder, content)
-    except OSError as error:
-        raise _no_metadata(path, error.strerror or str(error)) from error
-    except PmalError as error:
-        raise _no_metadata(path, str(error.__cause__ or error)) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise _no_metadata(path, f"{type(error).__name__}: {error}") from error
-    if SIGNATURE not in signatures:
-        raise no_signature(folder, signatures)
-    return exported
+        if SIGNATURE in content["signatures"]:
+            return _from_metadata(folder, content)
+    except (OSError, PmalError, KeyError, TypeError, ValueError) as error:
+        cause = error.__cause__ or error
+        raise PmalError(
+            f"An exported model must have a sound {METADATA}, with its classes, rule "
+            f"and threshold. Received: {str(path)!r}: {type(cause).__name__}: {cause}. "
+            "Export the model with pmal_tf, or put a sound copy back."
+        ) from error
+    raise no_signature(folder, content["signatures"])
 
 
 def _from_metadata(folder: Path, content: dict[str, Any]) -> ExportedModel:
@@ -131,38 +122,29 @@ def _from_metadata(folder: Path, content: dict[str, Any]) -> ExportedModel:
     threshold = float(content["threshold"])
     if not names or not math.isfinite(threshold):
         raise ValueError(f"class_names={list(names)}, threshold={threshold}")
-    low, high = map(float, content.get("threshold_range", (-LARGEST, LARGEST)))
+    low, high = map(float, content["threshold_range"])
     calibration, promise = content.get("calibration"), None
     if calibration is not None:
-        rate = float(calibration["reject_rate"])
-        # Exports of earlier versions have no interval.
-        interval = calibration.get("rate_interval_90", [rate, rate])
-        images = int(calibration["calibration_images"])
-        promise = Promise(rate, float(interval[1]), images)
+        promise = Promise(
+            reject_rate=float(calibration["reject_rate"]),
+            highest_rate=float(calibration["rate_interval_90"][1]),
+            images=int(calibration["calibration_images"]),
+        )
     return ExportedModel(
-        *(folder, names, str(content["rule"])),
+        folder=folder,
+        title=str(content.get("experiment", "Open set classifier")),
+        class_names=names,
+        image_size=int(content["image_size"]),
+        rule=str(content["rule"]),
         threshold=threshold,
         threshold_range=(low, high),
         promise=promise,
-    )
-
-
-def _no_metadata(path: Path, reason: str) -> PmalError:
-    """Returns the error for facts that are missing or damaged."""
-    return PmalError(
-        f"An exported model must have a sound {METADATA}, with its classes, rule and "
-        f"threshold. Received: {str(path)!r}: {reason}. Export the model with "
-        "pmal_tf, or put a sound copy back."
+        set_distance=content.get("set_distance"),
     )
 
 
 def no_signature(folder: Path, signatures: list[str]) -> PmalError:
-    """Returns the error for a model that does not take image files.
-
-    Args:
-        folder: The version folder.
-        signatures: The names of those it has.
-    """
+    """Returns the error for a model with other signatures than for image files."""
     return PmalError(
         f"The model must have the signature {SIGNATURE!r}, which takes the bytes of "
         f"image files. Received: {str(folder)!r} with the signatures "

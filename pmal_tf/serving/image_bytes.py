@@ -5,9 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from pmal_tf.data.decoding.decode import MAX_PIXELS, declared_size, decode_image
-
-# A file of more bytes is not looked at; the largest image that is decoded is smaller.
-MAX_BYTES = 2**28
+from pmal_tf.serving.image_files import MAX_BYTES
 
 # What is wrong with an image, by position.
 ERRORS = (
@@ -18,29 +16,7 @@ ERRORS = (
     f"the file has more than {MAX_BYTES:,} bytes",
     "the image is damaged, cut off, or of a kind that TensorFlow does not read",
 )
-_MOST_TOLD = 8
 _SOUND, _EMPTY, _NO_IMAGE, _LARGE, _LONG, _DAMAGED = range(len(ERRORS))
-
-
-def checked_files(contents: tf.Tensor) -> tf.Tensor:
-    """Returns image files, if they are a list.
-
-    A server feeds what a client sends, whatever the signature declares.
-
-    Raises:
-        tf.errors.InvalidArgumentError: If they are not [batch].
-    """
-    sent = tf.raw_ops.PlaceholderWithDefault(input=contents, shape=None)
-    shape = tf.shape(sent)
-    # Filled up: TensorFlow would take the rank from the declared shape.
-    filled = tf.concat([shape, tf.fill([2], -1)], axis=0)
-    check = tf.debugging.Assert(
-        (filled[0] >= 0) & (filled[1] == -1),
-        ["`image_bytes` must be a list of files, [batch]. Received: shape", shape],
-        summarize=_MOST_TOLD,
-    )
-    with tf.control_dependencies([check]):
-        return tf.ensure_shape(sent, [None])
 
 
 def decode_images(contents: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:

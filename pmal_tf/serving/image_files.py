@@ -12,8 +12,11 @@ from typing import BinaryIO
 from pmal_tf.data.datasets.folder_scan import SUFFIXES
 
 STANDARD_INPUT = "-"
+# A file of more bytes is not looked at; the largest image that is decoded is smaller.
+MAX_BYTES = 2**28
 # A batch ends early when its files together have so many bytes.
 _BATCH_BYTES = 2**26
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,10 @@ class ImageFile:
 def find_images(
     arguments: Sequence[str], standard_input: BinaryIO | None
 ) -> Iterator[ImageFile]:
-    """Finds the images that arguments name.
+    """Finds the images that arguments name: files, folders, glob patterns, or `-`.
 
     Args:
-        arguments: Files, folders, glob patterns, or `-`.
+        arguments: The names.
         standard_input: Read where `-` is named: an image, or file names, one per line;
             None where the process has none.
 
@@ -48,10 +51,13 @@ def find_images(
     for argument in arguments:
         if argument == STANDARD_INPUT:
             yield from _of_standard_input(standard_input)
-        elif not os.path.lexists(argument) and glob.has_magic(argument):
-            yield from _of_pattern(argument)
-        else:
+        elif os.path.lexists(argument) or not glob.has_magic(argument):
             yield from _of_path(argument)
+        else:
+            # Folders may fit a pattern, and are passed over.
+            fitting = sorted(glob.glob(argument, recursive=True))
+            found = [ImageFile(path) for path in fitting if not os.path.isdir(path)]
+            yield from found or [ImageFile(argument, "no file fits this pattern")]
 
 
 def _of_path(path: str) -> Iterator[ImageFile]:
@@ -62,13 +68,6 @@ def _of_path(path: str) -> Iterator[ImageFile]:
         yield ImageFile(path)
     else:
         yield ImageFile(path, "there is no such file")
-
-
-def _of_pattern(pattern: str) -> Iterator[ImageFile]:
-    """Yields the files that fit a pattern; folders may fit it and are passed over."""
-    fitting = sorted(glob.glob(pattern, recursive=True))
-    found = [ImageFile(path) for path in fitting if not os.path.isdir(path)]
-    yield from found or [ImageFile(pattern, "no file fits this pattern")]
 
 
 def _of_folder(root: str) -> Iterator[ImageFile]:
@@ -101,11 +100,13 @@ def _of_folder(root: str) -> Iterator[ImageFile]:
 
 def _of_standard_input(stream: BinaryIO | None) -> Iterator[ImageFile]:
     """Yields the image that is sent, or the files that are named, one per line."""
-    limit = _most_bytes()
-    contents = stream.read(limit + 1) if stream is not None else b""
-    if len(contents) > limit:
-        yield ImageFile(STANDARD_INPUT, f"there are more than {limit:,} bytes")
-    elif _is_image(contents):
+    contents = stream.read(MAX_BYTES + 1) if stream is not None else b""
+    # No file name has a zero byte, and nearly no image has none. Signatures alone would
+    # not do: BMP's, `BM`, may begin a name.
+    is_image = contents.startswith(_SIGNATURES) or b"\0" in contents
+    if len(contents) > MAX_BYTES:
+        yield ImageFile(STANDARD_INPUT, f"there are more than {MAX_BYTES:,} bytes")
+    elif is_image:
         yield ImageFile(STANDARD_INPUT, contents=contents)
     else:
         paths = [os.fsdecode(line.rstrip(b"\r")) for line in contents.split(b"\n")]
@@ -116,24 +117,10 @@ def _of_standard_input(stream: BinaryIO | None) -> Iterator[ImageFile]:
             yield from _of_path(path)
 
 
-def _is_image(contents: bytes) -> bool:
-    """Tells bytes of an image from a list of file names.
-
-    No file name has a zero byte, and nearly no image has none. Signatures alone would
-    not do: BMP's, `BM`, may begin a name.
-    """
-    signatures = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
-    return contents.startswith(signatures) or b"\0" in contents
-
-
 def read_in_batches(
     files: Sequence[ImageFile], batch_size: int
 ) -> Iterator[list[ImageFile]]:
-    """Reads files as they are needed.
-
-    Args:
-        files: Those to read.
-        batch_size: How many at a time at most; fewer if they are large.
+    """Reads files as they are needed, at most so many at a time, fewer if large.
 
     Yields:
         The files in order, each with `contents` or a `problem`.
@@ -155,27 +142,19 @@ def _read(file: ImageFile) -> ImageFile:
     """Returns a file with its bytes, or with the reason why it has none."""
     if file.problem or file.contents is not None:
         return file
-    limit = _most_bytes()
-    too_long = ImageFile(file.path, f"the file has more than {limit:,} bytes")
+    too_long = ImageFile(file.path, f"the file has more than {MAX_BYTES:,} bytes")
     try:
         # Before it is opened: a FIFO would wait for a writer, a device may never end.
         status = os.stat(file.path)
         if not stat.S_ISREG(status.st_mode):
             return ImageFile(file.path, "not a regular file")
-        if status.st_size > limit:
+        if status.st_size > MAX_BYTES:
             return too_long
         with open(file.path, "rb") as stream:
-            contents = stream.read(limit + 1)
+            contents = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         return ImageFile(file.path, f"the file cannot be read: {reason}")
-    if len(contents) > limit:  # It has grown.
+    if len(contents) > MAX_BYTES:  # It has grown.
         return too_long
     return ImageFile(file.path, contents=contents)
-
-
-def _most_bytes() -> int:
-    """Returns how long a file may be; asked for late, as it imports TensorFlow."""
-    from pmal_tf.serving.image_bytes import MAX_BYTES
-
-    return MAX_BYTES

@@ -22,27 +22,22 @@ def rejection_score(scorer: Scorer, rule: str = "") -> Score:
             largest logit (MLS).
 
     Raises:
-        PmalError: If there is no such score, or the method does not say what it is
-            computed from.
+        PmalError: If there is no such score, or the method lacks what it is computed
+            from.
     """
-    said = _said_by(scorer)
-    score = get_score(rule or ("dr" if "distance" in said else "mls"))
-    if not said.issuperset(score.needs):
-        others = (s.name for s in all_scores().values() if said.issuperset(s.needs))
+    network = scorer.network.output
+    specs = {name: tf.TensorSpec(network[name].shape, tf.float32) for name in OUTPUTS}
+    measured = tf.function(scorer.measure).get_concrete_function(specs)
+    outputs = set(measured.structured_outputs)
+    score = get_score(rule or ("dr" if "distance" in outputs else "mls"))
+    if not outputs.issuperset(score.needs):
+        others = (s.name for s in all_scores().values() if outputs.issuperset(s.needs))
         raise PmalError(
             f"The rule {score.name} is computed from {' and '.join(score.needs)}, "
             "which the model must say. Received: a model that says "
-            f"{', '.join(sorted(said))}. Choose one of {', '.join(others)}."
+            f"{', '.join(sorted(outputs))}. Choose one of {', '.join(others)}."
         )
     if score.is_distance:
         end = scorer.largest_distance
         return dataclasses.replace(score, high=end, unreadable=end)
     return score
-
-
-def _said_by(scorer: Scorer) -> set[str]:
-    """Returns the names of all that a scorer says of images."""
-    outputs = scorer.network.output
-    specs = {name: tf.TensorSpec(outputs[name].shape, tf.float32) for name in OUTPUTS}
-    measured = tf.function(scorer.measure).get_concrete_function(specs)
-    return set(measured.structured_outputs)

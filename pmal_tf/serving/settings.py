@@ -10,11 +10,7 @@ from pmal_tf.runtime.settings import Interval, check_settings, setting
 
 @dataclass(frozen=True)
 class ServingSettings:
-    """Export.
-
-    Raises:
-        PmalError: If a value is not allowed.
-    """
+    """Export."""
 
     export_dir: str = setting(
         "saved_models", "Folder of exported models.", result=False, common=True

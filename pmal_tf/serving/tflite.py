@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from pmal_tf.runtime.types import Images
 from pmal_tf.serving.rejection import rejection_score
 from pmal_tf.serving.versions import EXTRA
 
-KINDS = ("float16", "int8")
 # Images that the ranges of int8 activations are taken from.
 _REPRESENTATIVE = 256
 # Images that are compared; a small device's runtime takes them one by one.
@@ -71,18 +70,12 @@ def convert(
     chosen = np.sort(rng.permutation(len(test))[:_MOST_COMPARED])
     images = test.take(np.isin(np.arange(len(test)), chosen))
     pixels = np.asarray(images.image[:])
-    ours, lite = scorer.outputs(pixels), _measured(scorer, _run(content, pixels))
-    result: dict[str, Any] = {
-        "file": str(path.relative_to(folder)),
-        "bytes": len(content),
-        "images": len(images),
-        "largest_distance_error": None,
-        "auroc": None,
-        "auroc_loss": None,
-    }
+    ours, ran = scorer.outputs(pixels), _run(content, pixels)
+    measured = scorer.measure({name: tf.constant(value) for name, value in ran.items()})
+    lite = {name: value.numpy() for name, value in measured.items()}
+    error = auroc = auroc_loss = None
     if "distance" in ours:
         error = float(np.abs(ours["distance"] - lite["distance"]).max())
-        result["largest_distance_error"] = error
         text = f"its distances are off by at most {error:.2g}"
     else:
         same = ours["logits"].argmax(axis=1) == lite["logits"].argmax(axis=1)
@@ -91,24 +84,25 @@ def convert(
     is_unknown = images.is_unknown
     if is_unknown.any() and not is_unknown.all():
         score = rejection_score(scorer, "dr" if "distance" in ours else rule)
-        before, after = (
+        before, auroc = (
             float(roc_auc_score(is_unknown, score.values(outputs, statistics or {})))
             for outputs in (ours, lite)
         )
-        result |= {"auroc": after, "auroc_loss": before - after}
+        auroc_loss = before - auroc
         text += (
-            f", and AUROC ({score.title}) is {100 * after:.2f} % in place of "
+            f", and AUROC ({score.title}) is {100 * auroc:.2f} % in place of "
             f"{100 * before:.2f} %"
         )
-    result["text"] = f"{text}."
-    logging.info("TensorFlow Lite, %s: %s", kind, result["text"])
-    return result
-
-
-def _measured(scorer: Scorer, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns a Lite model's outputs with the method's distances, if it has any."""
-    measured = scorer.measure({n: tf.constant(v) for n, v in outputs.items()})
-    return {name: value.numpy() for name, value in measured.items()}
+    logging.info("TensorFlow Lite, %s: %s.", kind, text)
+    return {
+        "file": str(path.relative_to(folder)),
+        "bytes": len(content),
+        "images": len(images),
+        "largest_distance_error": error,
+        "auroc": auroc,
+        "auroc_loss": auroc_loss,
+        "text": f"{text}.",
+    }
 
 
 def _convert(scorer: Scorer, kind: str, train_image: Images) -> bytes:
@@ -126,8 +120,17 @@ def _convert(scorer: Scorer, kind: str, train_image: Images) -> bytes:
     with quiet_libraries(), tempfile.TemporaryDirectory() as folder:
         archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if kind == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        else:
+            chosen = np.random.default_rng(0).permutation(len(train_image))
+            samples = [train_image[i : i + 1] for i in sorted(chosen[:_REPRESENTATIVE])]
+            converter.representative_dataset = lambda: (
+                [np.asarray(image, np.float32)] for image in samples
+            )
         try:
-            return _with_optimizations(converter, kind, train_image).convert()
+            return converter.convert()
         except Exception as error:  # The converter's own error is not public.
             raise PmalError(
                 "TensorFlow Lite's converter must know the network's operations. "
@@ -136,34 +139,11 @@ def _convert(scorer: Scorer, kind: str, train_image: Images) -> bytes:
             ) from error
 
 
-def _with_optimizations(
-    converter: tf.lite.TFLiteConverter, kind: str, train_image: Images
-) -> tf.lite.TFLiteConverter:
-    """Tells a converter what to shrink."""
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if kind == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    else:
-        chosen = np.random.default_rng(0).permutation(len(train_image))
-        samples = [train_image[i : i + 1] for i in np.sort(chosen[:_REPRESENTATIVE])]
-
-        def representative() -> Iterator[list[np.ndarray]]:
-            for image in samples:
-                yield [np.asarray(image, np.float32)]
-
-        converter.representative_dataset = representative
-    return converter
-
-
-def _run(content: bytes, images: Images) -> dict[str, np.ndarray]:
+def _run(content: bytes, images: np.ndarray) -> dict[str, np.ndarray]:
     """Applies a Lite model to images, one after the other."""
     with warnings.catch_warnings():
         # TensorFlow points to the interpreter's new package, which it does not bring.
         warnings.simplefilter("ignore")
         runner = tf.lite.Interpreter(model_content=content).get_signature_runner()
-    collected: dict[str, list[np.ndarray]] = {}
-    for start in range(len(images)):
-        image = np.asarray(images[start : start + 1], np.float32)
-        for name, value in runner(image=image).items():
-            collected.setdefault(name, []).append(value)
-    return {name: np.concatenate(values) for name, values in collected.items()}
+    answers = [runner(image=image[None].astype(np.float32)) for image in images]
+    return {name: np.concatenate([a[name] for a in answers]) for name in OUTPUTS}

@@ -5,27 +5,6 @@ from __future__ import annotations
 from pmal_tf.serving.exported import Promise
 
 
-def exact_interval(
-    successes: int, count: int, level: float = 0.95
-) -> tuple[float, float]:
-    """Clopper-Pearson interval of a share.
-
-    Args:
-        successes: How many of them.
-        count: How many there are, at least 1.
-        level: Probability with which such intervals hold the true share, at least.
-    """
-    from scipy.stats import beta
-
-    tail = (1.0 - level) / 2.0
-    low, high = 0.0, 1.0
-    if successes > 0:
-        low = float(beta.ppf(tail, successes, count - successes + 1))
-    if successes < count:
-        high = float(beta.ppf(1.0 - tail, successes + 1, count - successes))
-    return low, high
-
-
 def describe_share(
     unknown: int,
     readable: int,
@@ -43,29 +22,27 @@ def describe_share(
         promise: What the model's own threshold was set to, if anything.
         given_threshold: The threshold that took its place, if one did.
     """
+    from scipy.stats import binomtest
+
     failed = f", {unreadable:,} unreadable" if unreadable else ""
     if not readable:
         return f"0 images{failed}."
-    low, high = exact_interval(unknown, readable)
+    # Clopper and Pearson's.
+    interval = binomtest(unknown, readable).proportion_ci(0.95, method="exact")
     text = (
         f"{readable:,} image{'s' if readable > 1 else ''}: {unknown:,} unknown "
-        f"({100 * unknown / readable:.1f} %, 95 % interval {100 * low:.1f} to "
-        f"{100 * high:.1f} %){failed}."
+        f"({100 * unknown / readable:.1f} %, 95 % interval {100 * interval.low:.1f} to "
+        f"{100 * interval.high:.1f} %){failed}."
     )
     if given_threshold is not None:
         return f"{text} The threshold {given_threshold:g} is not the model's own."
     if promise is None:
         return f"{text} Whoever exported the model chose the threshold."
-    return f"{text} {_against_promise(low, promise)}"
-
-
-def _against_promise(low: float, promise: Promise) -> str:
-    """Compares the lower end of a share's interval with what was promised."""
     rate = f"{100 * promise.reject_rate:.1f} %"
-    text = f"The threshold was set to reject at most {rate} of known images."
-    if low > max(promise.reject_rate, promise.highest_rate):
+    text += f" The threshold was set to reject at most {rate} of known images."
+    if interval.low > max(promise.reject_rate, promise.highest_rate):
         return f"{text} More is rejected than known images alone would explain."
-    if low > promise.reject_rate:
+    if interval.low > promise.reject_rate:
         return (
             f"{text} More is rejected, but known images alone might explain it: set on "
             f"{promise.images:,} images, a threshold may reject up to "

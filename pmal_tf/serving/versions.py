@@ -42,15 +42,7 @@ def is_intact(folder: Path) -> bool:
 
 
 def remove_old_versions(parent: Path, keep: int) -> list[str]:
-    """Removes all but the newest versions.
-
-    Args:
-        parent: The folder of the versions.
-        keep: How many stay, at least 1; 0 for all.
-
-    Returns:
-        The names of those removed.
-    """
+    """Removes all but the newest `keep` versions, none for 0; returns the names."""
     for left in parent.glob("removing_*"):  # By a process that was killed.
         shutil.rmtree(left)
     old = versions(parent)[:-keep] if keep else []

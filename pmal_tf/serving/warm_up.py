@@ -17,8 +17,6 @@ from pmal_tf.runtime.files import write_atomically, write_text
 from pmal_tf.serving.answers import Answering
 from pmal_tf.serving.signatures import XLA_SIGNATURE
 
-WARM_UP_REQUESTS = "tf_serving_warmup_requests"
-BATCHING_PARAMETERS = "batching_parameters.txt"
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 _DEFAULT_SIDE = 64
 
@@ -37,7 +35,7 @@ def write_batching_parameters(folder: Path) -> None:
     """Writes `batching_parameters.txt`, for the server's command line."""
     allowed = "\n".join(f"allowed_batch_sizes: {size}" for size in BATCH_SIZES)
     text = _BATCHING.format(largest=BATCH_SIZES[-1], allowed=allowed)
-    write_text(folder / BATCHING_PARAMETERS, text)
+    write_text(folder / "batching_parameters.txt", text)
 
 
 def write_warm_up_requests(folder: Path, loaded: Any, answering: Answering) -> None:
@@ -71,9 +69,8 @@ def write_warm_up_requests(folder: Path, loaded: Any, answering: Answering) -> N
                     request.model_spec.signature_name = name
                     for key, spec in inputs.items():
                         value = np.stack([samples[key]] * size)
-                        request.inputs[key].CopyFrom(
-                            tf.make_tensor_proto(value, spec.dtype)
-                        )
+                        proto = tf.make_tensor_proto(value, spec.dtype)
+                        request.inputs[key].CopyFrom(proto)
                     writer.write(log.SerializeToString())
 
-    write_atomically(folder / WARM_UP_REQUESTS, write)
+    write_atomically(folder / "tf_serving_warmup_requests", write)

@@ -4,11 +4,24 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from tiny_export import IDS, export
 
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
+from pmal_tf.data.images import LabelledImages
 from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.methods.pmal.prototypes import Prototypes
+from pmal_tf.serving.tflite import convert
+
+CALIBRATION = {
+    "reject_rate": 0.05,
+    "rate_interval_90": [0.02, 0.08],
+    "source": "withheld",
+    "calibration_images": 160,
+    "measured_images": 0,
+    "unknown_images": 0,
+    "rules": {"dr": {"known_rejected": None, "unknown_rejected": None}},
+}
 
 
 @pytest.fixture(scope="session")
@@ -35,18 +48,63 @@ def images():
 
 
 @pytest.fixture(scope="session")
+def test_images():
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
+    label = np.where(np.arange(40) < 25, np.arange(40) % 3, -1).astype(np.int32)
+    return LabelledImages(image, label, np.arange(40).astype(str))
+
+
+@pytest.fixture(scope="session")
 def threshold(model, images):
     """Half of the images score above it."""
     return float(np.median(model.score(images)))
 
 
 @pytest.fixture(scope="session")
-def exported(model, prototypes, threshold, tmp_path_factory):
+def exported(model, prototypes, threshold, test_images, tmp_path_factory):
+    """A model of chance weights, exported as a run exports one, Lite models beside."""
     folder = tmp_path_factory.mktemp("export") / "trial_0" / "1"
-    export(model, prototypes, folder, threshold)
+    scorer, made = model.scorer(prototypes), (test_images.image, test_images)
+
+    def add(folder):
+        kinds = ("float16", "int8")
+        return {"tflite": {k: convert(scorer, k, folder, *made) for k in kinds}}
+
+    metadata = {"experiment": "photos", "calibration": CALIBRATION}
+    export(model, prototypes, folder, threshold, metadata=metadata, add=add)
     return folder
 
 
 @pytest.fixture(scope="session")
 def loaded(exported):
     return tf.saved_model.load(str(exported))
+
+
+@pytest.fixture(scope="session")
+def nearest(model, prototypes, tmp_path_factory):
+    """A model whose distance is that to the nearest prototype, and its export.
+
+    The second prototypes of two classes are made long: the attention, which counts
+    lengths, would always name them, the cosine does not.
+    """
+    nearest = PMALModel(model.network, 2, set_distance="nearest")
+    nearest.refresh_prototypes(prototypes.image, prototypes.mask)
+    bank = nearest.prototype_embeddings.numpy()
+    bank[:2, 1] *= 10.0
+    nearest.prototype_embeddings.assign(bank)
+    folder = tmp_path_factory.mktemp("nearest") / "1"
+    export(nearest, prototypes, folder, 0.1)
+    return nearest, folder
+
+
+@pytest.fixture(scope="session")
+def photos(images, tmp_path_factory):
+    """Nine files of images, in four formats."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "more").mkdir()
+    for index, pixels in enumerate(images.astype(np.uint8)):
+        suffix = ("png", "JPG", "bmp", "gif")[index % 4]
+        below = folder / "more" if index > 5 else folder
+        Image.fromarray(pixels).save(below / f"{index}.{suffix}")
+    return folder

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from tiny_export import CLASSES, export, serve, serve_bytes
+from tiny_export import CLASSES, answers_of, serve, serve_bytes
 
 from pmal_tf.backbones.classifier import embedding_and_logits
 from pmal_tf.data.decoding.decode import decode_image
@@ -193,7 +193,7 @@ def test_a_request_of_nothing_but_bad_files(loaded):
     assert_unreadable(answers, 1)
 
 
-def test_embeddings_whose_squares_are_not_finite_are_unknown(prototypes, tmp_path):
+def test_embeddings_whose_squares_are_not_finite_are_unknown(prototypes):
     image = keras.Input((8, 8, 3))
     z = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1e20)(image))
     classifier = keras.Model(
@@ -201,7 +201,6 @@ def test_embeddings_whose_squares_are_not_finite_are_unknown(prototypes, tmp_pat
     )
     model = PMALModel(embedding_and_logits(classifier), 2)
     model.refresh_prototypes(prototypes.image, prototypes.mask)
-    loaded = export(model, prototypes, tmp_path / "1", 2.0)
-    answers = serve(loaded, np.full((2, 8, 8, 3), 100.0))
+    answers = answers_of(model, prototypes, np.full((2, 8, 8, 3), 100.0), 2.0)
     assert_finite(answers)
     assert_unreadable(answers, 0)

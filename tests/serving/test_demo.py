@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import shutil
 import subprocess
 import sys
@@ -11,23 +10,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from tiny_export import IDS, export, serve_bytes
+from tiny_export import IDS, serve_bytes
 
 from pmal_tf import demo
-from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.results.scores.registry import all_scores
 from pmal_tf.runtime.errors import PmalError
-from pmal_tf.serving.answer_html import (
-    render_answer,
-    render_error,
-    render_images,
-    render_model,
-    scale_of,
-)
-from pmal_tf.serving.explain import Answerer, Explanation, WeighedPrototype
+from pmal_tf.serving.client import Answer
 from pmal_tf.serving.exported import ExportedModel, Promise
-
-HOSTILE = "<script>alert('1')</script>"
+from pmal_tf.serving.page import (
+    Answerer,
+    Prototype,
+    describe_model,
+    scale_of,
+    show_answer,
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +31,7 @@ def answerer(exported):
     return Answerer(exported)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def jpeg():
     pixels = np.random.default_rng(2).integers(0, 256, (30, 50, 3)).astype(np.uint8)
     buffer = io.BytesIO()
@@ -43,113 +39,103 @@ def jpeg():
     return buffer.getvalue()
 
 
-def an_explanation(**changes):
-    image = np.zeros((8, 8, 3), np.uint8)
-    return dataclasses.replace(
-        Explanation(
-            class_name=HOSTILE,
-            is_unknown=False,
-            score=0.25,
-            probabilities={HOSTILE: 0.75, "dog": 0.25},
-            nearest_class=HOSTILE,
-            distance=0.25,
-            nearest_prototype=HOSTILE,
-            prototypes=(WeighedPrototype(image, HOSTILE, HOSTILE, 0.9),),
-            preview=image,
-            seen=image,
-        ),
-        **changes,
-    )
+@pytest.fixture
+def photo(jpeg, tmp_path):
+    (tmp_path / "a&b.jpg").write_bytes(jpeg)
+    return tmp_path / "a&b.jpg"
+
+
+ANSWER = Answer(
+    class_id=1,
+    class_name="cat",
+    is_unknown=False,
+    unknown_score=0.25,
+    threshold=0.5,
+    probabilities={"dog": 0.251, "cat": 0.749},
+    distance={"dog": 0.5, "cat": 0.25},
+    nearest_prototype="train_1",
+)
+PROTOTYPE = Prototype(np.zeros((8, 8, 3), np.uint8), "train_1", 0.9)
 
 
 @pytest.fixture
 def facts(tmp_path):
     return ExportedModel(
-        *(tmp_path, (HOSTILE, "dog"), "dr"),
+        folder=tmp_path,
+        title="digits",
+        class_names=("dog", "cat"),
+        image_size=8,
+        rule="dr",
         threshold=0.5,
         threshold_range=(0.0, 2.0),
         promise=Promise(0.05, 0.08, 162),
     )
 
 
-def test_the_model_gets_the_file_s_own_bytes(answerer, loaded, jpeg):
+def show(facts, prototypes=(PROTOTYPE,), **changes):
+    return show_answer(dataclasses.replace(ANSWER, **changes), facts, prototypes)
+
+
+def test_the_model_gets_the_file_s_own_bytes(answerer, loaded, jpeg, photo):
     expected = {name: value[0] for name, value in serve_bytes(loaded, [jpeg]).items()}
-    answer = answerer.explain(jpeg)
-    assert answer.score == expected["unknown_score"]
-    assert answer.class_name == expected["class_name"].decode()
-    assert answer.is_unknown == expected["is_unknown"]
-    assert answer.distance == expected["distance"].min()
+    shown = answerer.show(photo)
+    assert shown["score"]["value"] == expected["unknown_score"]
+    assert shown["verdict"]["value"] == expected["class_name"].decode()
+    assert shown["note"]["label"] == ("Known", "Unknown")[int(expected["is_unknown"])]
+    assert f"distance {expected['distance'].min():.4g}." in shown["note"]["value"]
     np.testing.assert_array_equal(
-        list(answer.probabilities.values()), expected["probabilities"]
+        list(shown["likeliest"]["value"].values()), expected["probabilities"]
     )
+    (preview, _), (seen, caption) = shown["images"]["value"]
+    assert (preview.shape, seen.shape) == ((30, 30, 3), (8, 8, 3))
+    assert "8 x 8 pixels" in caption
+
+
+def weighed(answerer, image):
+    (answer,) = answerer.model.answer([tf.io.encode_png(image).numpy()])
+    return answer, answerer.prototypes(tf.constant(image), answer)
 
 
 def test_the_first_prototype_is_the_one_that_the_model_names(answerer, prototypes):
     images = np.random.default_rng(3).integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
     for image in [*images, *prototypes.image[prototypes.mask]]:
-        answer = answerer.explain(tf.io.encode_png(image).numpy())
-        np.testing.assert_array_equal(answer.seen, image)
-        assert answer.prototypes[0].example_id == answer.nearest_prototype
-        weights = [prototype.weight for prototype in answer.prototypes]
+        answer, found = weighed(answerer, image)
+        assert found[0].example_id == answer.nearest_prototype
+        weights = [prototype.weight for prototype in found]
         assert weights == sorted(weights, reverse=True)
         assert sum(weights) == pytest.approx(1.0)
-        for prototype in answer.prototypes:
-            place = np.argwhere(prototypes.example_id == prototype.example_id)[0]
+        for prototype in found:
+            (place,) = np.argwhere(prototypes.example_id == prototype.example_id)
             np.testing.assert_array_equal(
                 prototype.image, prototypes.image[tuple(place)]
             )
-            assert prototype.class_name == answer.nearest_class
-            class_names = answerer.exported.class_names
-            assert class_names[place[0]] == answer.nearest_class
+            distance = list(answer.distance.values())
+            assert place[0] == np.argmin(distance)
 
 
-def test_with_the_nearest_prototype_all_weight_is_on_the_one_named(
-    model, prototypes, tmp_path
-):
-    # The second prototypes of two classes are made long: the attention, which counts
-    # lengths, would always name them, the cosine does not.
-    nearest = PMALModel(model.network, 2, set_distance="nearest")
-    nearest.refresh_prototypes(prototypes.image, prototypes.mask)
-    bank = nearest.prototype_embeddings.numpy()
-    bank[:2, 1] *= 10.0
-    nearest.prototype_embeddings.assign(bank)
-    export(nearest, prototypes, tmp_path / "1", 0.1)
-    answerer = Answerer(tmp_path / "1")
+def test_with_the_nearest_prototype_all_weight_is_on_the_one_named(nearest, prototypes):
+    answerer = Answerer(nearest[1])
     named = set()
     for image in prototypes.image[prototypes.mask]:
-        answer = answerer.explain(tf.io.encode_png(image).numpy())
-        first, *others = answer.prototypes
-        assert first.example_id == answer.nearest_prototype
-        assert first.weight == 1.0
-        assert all(prototype.weight == 0.0 for prototype in others)
-        named.add(first.example_id)
+        answer, found = weighed(answerer, image)
+        first, *others = show_answer(answer, answerer.exported, found)["prototypes"][
+            "value"
+        ]
+        assert first[1] == f"{answer.nearest_prototype}, weight 100.0 %"
+        assert all(caption.endswith("weight 0.0 %") for _, caption in others)
+        named.add(answer.nearest_prototype)
     # Each is the nearest to itself.
     assert named == set(IDS[IDS != ""])
 
 
-def test_an_export_that_does_not_tell_its_distance_weighs_by_attention(
-    exported, answerer, jpeg, tmp_path
-):
-    copy = tmp_path / "1"
-    shutil.copytree(exported, copy)
-    facts = json.loads((copy / "metadata.json").read_text())
-    assert facts.pop("set_distance") == "attention"
-    (copy / "metadata.json").write_text(json.dumps(facts))
-    one, other = (a.explain(jpeg).prototypes for a in (answerer, Answerer(copy)))
-    assert [p.weight for p in one] == [p.weight for p in other]
-    (copy / "metadata.json").write_text(json.dumps({**facts, "set_distance": "none"}))
-    with pytest.raises(PmalError, match="set_distance='none'"):
-        Answerer(copy)
-
-
-def test_without_stored_images_the_prototype_is_named(exported, tmp_path, jpeg):
+def test_without_stored_images_the_prototype_is_named(exported, tmp_path, photo):
     copy = tmp_path / "1"
     shutil.copytree(exported, copy)
     (copy / "assets.extra" / "prototypes.npz").unlink()
     answerer = Answerer(copy)
-    answer = answerer.explain(jpeg)
-    assert answer.prototypes == ()
-    assert answer.nearest_prototype in render_answer(answer, answerer.exported)
+    shown = answerer.show(photo)
+    assert "prototypes" not in shown
+    assert "Nearest prototype: train_" in shown["note"]["value"]
     assert "checksum" in answerer.remark
 
 
@@ -157,101 +143,77 @@ def test_without_stored_images_the_prototype_is_named(exported, tmp_path, jpeg):
     ("contents", "sentence"),
     [(b"", "empty"), (b"no image", "not a JPEG"), (None, "damaged")],
 )
-def test_an_unreadable_file_gets_a_sentence(
-    answerer, jpeg, tmp_path, contents, sentence
-):
-    path = tmp_path / "a&b.jpg"
-    path.write_bytes(jpeg[:200] if contents is None else contents)
-    images, page = demo.answer_file(answerer, path)
-    assert images == ""
-    assert sentence in page
-    assert "a&amp;b.jpg" in page
-    assert "Traceback" not in page
-    path.write_bytes(jpeg)
-    images, page = demo.answer_file(answerer, path)
-    assert images.count("data:image/png;base64,") == 2
-    assert "pmal-verdict" in page
+def test_an_unreadable_file_gets_a_sentence(answerer, jpeg, photo, contents, sentence):
+    photo.write_bytes(jpeg[:200] if contents is None else contents)
+    shown = answerer.show(photo)
+    assert set(shown) == {"verdict", "note"}
+    assert shown["note"]["label"] == "No answer for a&b.jpg"
+    assert sentence in shown["note"]["value"]
 
 
-def test_what_is_not_ours_is_refused(exported, tmp_path):
+def test_what_is_not_ours_is_refused(tmp_path):
     with pytest.raises(PmalError, match="which does not exist"):
         Answerer(tmp_path / "nowhere")
-    module = tf.Module()
-    module.f = tf.function(lambda x: x, input_signature=[tf.TensorSpec([None])])
-    tf.saved_model.save(module, str(tmp_path / "other"))
+    (tmp_path / "saved_model.pb").touch()
     with pytest.raises(PmalError, match=r"metadata\.json"):
-        Answerer(tmp_path / "other")
-    copy = tmp_path / "1"
-    shutil.copytree(exported, copy)
-    metadata = json.loads((copy / "metadata.json").read_text())
-    del metadata["image_size"]
-    (copy / "metadata.json").write_text(json.dumps(metadata))
-    with pytest.raises(PmalError, match="image size"):
-        Answerer(copy)
-
-
-def test_names_are_escaped(facts):
-    pages = (
-        render_answer(an_explanation(), facts),
-        render_answer(an_explanation(prototypes=()), facts),
-        render_images(an_explanation(), HOSTILE),
-        render_error(HOSTILE, HOSTILE),
-        render_model(HOSTILE, facts),
-    )
-    for page in pages:
-        assert "<script" not in page
-        assert "&lt;script&gt;" in page
+        Answerer(tmp_path)
 
 
 def test_known_and_unknown_differ_by_words_too(facts):
-    known = render_answer(an_explanation(), facts)
-    assert "0.25 is not above the threshold 0.5: known" in known
-    assert "pmal-known" in known
-    unknown = render_answer(an_explanation(is_unknown=True, score=0.75), facts)
-    assert "0.75 is above the threshold 0.5: unknown" in unknown
-    assert "pmal-unknown" in unknown
+    known, unknown = show(facts), show(facts, is_unknown=True, unknown_score=0.75)
+    assert "the score 0.25 is not above the threshold 0.5." in known["note"]["value"]
+    assert known["note"]["value"].startswith("One of the known classes")
+    assert "the score 0.75 is above the threshold 0.5." in unknown["note"]["value"]
+    assert unknown["note"]["value"].startswith("Like none of the known classes")
+    assert known["verdict"]["color"] != unknown["verdict"]["color"]
+    label = unknown["likeliest"]["label"]
+    assert label == f"{known['likeliest']['label']}, were it one of the known classes"
+    for shown in (known, unknown):
+        assert shown["threshold"]["value"] == 0.5
+        for name in ("minimum", "maximum", "step"):
+            assert shown["score"][name] == shown["threshold"][name]
 
 
 def test_what_a_model_does_not_say_is_left_out(facts):
-    page = render_answer(an_explanation(), facts)
-    for text in ("Nearest class", "at distance 0.25", "Nearest prototypes"):
-        assert text in page
-    no_prototypes = {"nearest_prototype": None, "prototypes": ()}
-    page = render_answer(an_explanation(**no_prototypes), facts)
-    assert "at distance 0.25" in page
-    assert "rototype" not in page
-    nothing = {**no_prototypes, "nearest_class": None, "distance": None}
-    page = render_answer(an_explanation(**nothing), facts)
-    assert "Nearest" not in page
-    assert "None" not in page
+    shown = show(facts)
+    assert "Nearest class: cat, at distance 0.25." in shown["note"]["value"]
+    assert shown["classes"]["value"] == {
+        "headers": ["class", "probability", "distance"],
+        "data": [["cat", "74.9 %", "0.25"], ["dog", "25.1 %", "0.5"]],
+    }
+    ((_, caption),) = shown["prototypes"]["value"]
+    assert caption == "train_1, weight 90.0 %"
+    assert "the class cat" in shown["prototypes"]["label"]
+    shown = show(facts, (), nearest_prototype=None)
+    assert "Nearest class" in shown["note"]["value"]
+    assert "rototype" not in str(shown)
+    shown = show(facts, (), nearest_prototype=None, distance=None)
+    assert "Nearest" not in str(shown)
+    assert "None" not in str(shown)
+    assert shown["classes"]["value"]["data"] == [["cat", "74.9 %"], ["dog", "25.1 %"]]
 
 
 @pytest.mark.parametrize("score", all_scores().values(), ids=all_scores())
 def test_the_score_is_said_in_words(facts, score):
     limits = (score.low, score.high)
     facts = dataclasses.replace(facts, rule=score.field, threshold_range=limits)
-    for page in (render_answer(an_explanation(), facts), render_model("x", facts)):
-        assert f"{score.meaning} ({score.title})" in page
-    unheard = dataclasses.replace(facts, rule=HOSTILE)
-    page = render_model("x", unheard)
-    assert "&lt;script&gt;" in page
-    assert "<script" not in page
+    for shown in (show(facts), describe_model(facts)):
+        assert f"{score.meaning} ({score.title})" in str(shown)
+    unheard = dataclasses.replace(facts, rule="other")
+    assert describe_model(unheard)[1][1].endswith("above 0.5: other")
 
 
-def test_most_classes_are_summed_up(facts):
-    many = {f"class {i}": 0.05 for i in range(20)}
-    page = render_answer(an_explanation(probabilities=many), facts)
-    assert page.count('class="pmal-track"') == 10
-    assert "10 other classes: 50.0 %" in page
-
-
-def test_the_model_s_promise_is_told(facts):
-    page = render_model("digits", facts)
-    assert "at most 5.0 %" in page
-    assert "set on 162 images" in page
-    assert "up to 8.0 %" in page
-    none = render_model("digits", dataclasses.replace(facts, promise=None))
-    assert "chose the threshold" in none
+def test_the_model_and_its_promise_are_told(facts):
+    (classes, rule, promise) = describe_model(facts)
+    assert classes == ["2 known classes", "dog, cat"]
+    assert "unknown where the score is above 0.5" in rule[1]
+    for text in ("at most 5.0 %", "set on 162 images", "up to 8.0 %"):
+        assert text in promise[1]
+    many = tuple(f"class {n}" for n in range(60))
+    facts = dataclasses.replace(facts, promise=None, class_names=many)
+    (classes, _, promise) = describe_model(facts)
+    assert classes[1].endswith("class 49 and 10 more")
+    assert "chose the threshold" in promise[1]
 
 
 @pytest.mark.parametrize("score", [0.0, 0.01, 0.05, 0.3, 2.0])
@@ -278,6 +240,17 @@ def test_without_gradio_the_way_out_is_told(answerer, monkeypatch):
         demo.build_page(answerer)
 
 
+def run(code, *arguments):
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
 def test_help_waits_for_neither_tensorflow_nor_gradio():
     code = (
         "import sys, runpy; sys.argv = ['demo', '--help']\n"
@@ -285,11 +258,7 @@ def test_help_waits_for_neither_tensorflow_nor_gradio():
         "except SystemExit: pass\n"
         "sys.exit(bool({'tensorflow', 'gradio'} & set(sys.modules)))"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert "--saved_model" in ended.stdout
+    assert "--saved_model" in run(code)
 
 
 def test_the_page_takes_files_and_reports_nothing(exported):
@@ -298,17 +267,13 @@ def test_the_page_takes_files_and_reports_nothing(exported):
     code = (
         "import sys\n"
         "from pmal_tf import demo\n"
-        "from pmal_tf.serving.explain import Answerer\n"
+        "from pmal_tf.serving.page import Answerer\n"
         "page = demo.build_page(Answerer(sys.argv[1]))\n"
         "assert page.analytics_enabled is False\n"
         "kinds = [component['type'] for component in page.config['components']]\n"
         "# A component for images may encode them anew.\n"
         "assert 'file' in kinds and 'image' not in kinds, kinds\n"
+        "# All that is said is text: no HTML that names could be taken for.\n"
+        "assert 'html' not in kinds and kinds.count('markdown') == 1, kinds\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code, str(exported)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
+    run(code, str(exported))

@@ -7,11 +7,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_export import CLASSES, IDS, export, serve
+from tiny_export import CLASSES, IDS, answers_of, export, serve
 
 from pmal_tf.backbones.classifier import embedding_and_logits
 from pmal_tf.data.decoding.resize import resize_images
 from pmal_tf.methods.pmal.model import PMALModel
+from pmal_tf.mining.distances import attention_to_set
 from pmal_tf.results.scores.registry import get_score
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.serving.export import export_saved_model
@@ -69,27 +70,19 @@ def test_nearest_prototype_is_the_one_attended_to_most(loaded, model, prototypes
         assert served["nearest_prototype"][row].decode() == IDS[k][similarity.argmax()]
 
 
-@pytest.mark.parametrize("rule", ["pr", "msp", "mls", "energy", "gen"])
-def test_other_rules_are_those_of_the_evaluation(
-    model, prototypes, images, tmp_path, rule
-):
-    score = get_score(rule)
-    expected = score.values(model.outputs(images), {})
-    threshold = float(np.sort(expected)[3:5].mean())
-    loaded = export(model, prototypes, tmp_path / "1", threshold, rule=rule)
-    served = serve(loaded, images)
-    np.testing.assert_allclose(served["unknown_score"], expected, rtol=1e-5)
-    np.testing.assert_array_equal(
-        served["is_unknown"], served["unknown_score"] > np.float32(threshold)
-    )
+@pytest.mark.parametrize("rule", ["dr", "pr", "msp", "mls", "energy", "gen"])
+def test_rules_are_those_of_the_evaluation(model, prototypes, images, rule):
+    expected = get_score(rule).values(model.outputs(images), {})
+    threshold = np.float32(np.sort(expected)[3:5].mean())
+    answers = answers_of(model, prototypes, images, threshold, rule)
+    score = answers["unknown_score"]
+    np.testing.assert_allclose(score, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(answers["is_unknown"], score > threshold)
     # Of an untrained network all probabilities are nearly equal, and GEN nearly its
     # largest: float32 does not tell the images apart.
     if rule != "gen":
-        np.testing.assert_array_equal(served["is_unknown"], expected > threshold)
-    facts = json.loads((tmp_path / "1" / "metadata.json").read_text())
-    assert facts["rule"] == score.field
-    assert facts["threshold_range"] == [score.low, score.high]
-    assert "distance" in served
+        np.testing.assert_array_equal(answers["is_unknown"], expected > threshold)
+    assert "distance" in answers
 
 
 def test_a_threshold_of_one_s_own(loaded, images):
@@ -111,32 +104,14 @@ def test_the_embedding_is_the_model_s(loaded, model, images):
     np.testing.assert_allclose(served["embedding"], expected, atol=1e-6)
 
 
-def test_under_xla_the_answers_are_the_same(model, prototypes, images, tmp_path):
-    loaded = export(model, prototypes, tmp_path / "1", 0.5, xla=True)
-    one, other = serve(loaded, images), serve(loaded, images, "serving_images_xla")
-    for name in ("unknown_score", "distance", "probabilities"):
-        np.testing.assert_allclose(one[name], other[name], atol=1e-5)
-
-
-def test_the_threshold_is_not_rounded_below_the_score_that_set_it(
-    model, prototypes, tmp_path
-):
-    threshold = 0.1 + 2**-28
-    assert float(np.float32(threshold)) < threshold
-    export(model, prototypes, tmp_path / "1", threshold)
-    facts = json.loads((tmp_path / "1" / "metadata.json").read_text())
-    assert facts["threshold"] >= threshold
-    assert facts["threshold"] == float(np.float32(facts["threshold"]))
-
-
 def test_prototypes_lie_beside_the_model(loaded, model, prototypes, exported):
     kept = load_prototype_images(exported)
-    assert kept.example_id.tolist() == [name for name in IDS.flat if name]
-    assert kept.class_index.tolist() == [0, 0, 1, 1, 2]
-    np.testing.assert_array_equal(kept.image, prototypes.image[IDS != ""])
+    assert kept["example_id"].tolist() == [name for name in IDS.flat if name]
+    assert kept["class_index"].tolist() == [0, 0, 1, 1, 2]
+    np.testing.assert_array_equal(kept["image"], prototypes.image[IDS != ""])
     bank = model.prototype_embeddings.numpy()
-    np.testing.assert_array_equal(kept.embedding, bank[IDS != ""])
-    assert load_prototype_images(exported.parent) is None
+    np.testing.assert_array_equal(kept["embedding"], bank[IDS != ""])
+    assert load_prototype_images(exported.parent) == {}
 
 
 def test_large_prototypes_are_kept_small(prototypes, tmp_path):
@@ -148,7 +123,7 @@ def test_large_prototypes_are_kept_small(prototypes, tmp_path):
     model.refresh_prototypes(large, prototypes.mask)
     several = dataclasses.replace(prototypes, image=large)
     loaded = export(model, several, tmp_path / "1", 0.5)
-    assert load_prototype_images(tmp_path / "1").image.shape == (5, 51, 64, 3)
+    assert load_prototype_images(tmp_path / "1")["image"].shape == (5, 51, 64, 3)
     # Images that are not square cannot be made from others by cropping.
     assert "serving_bytes" not in loaded.signatures
     (_, inputs) = loaded.signatures["serving_images"].structured_input_signature
@@ -170,7 +145,14 @@ def test_one_image_gets_the_answer_it_gets_in_a_batch(loaded, images):
 
 
 def test_metadata_stands_beside_the_model(model, prototypes, tmp_path):
-    export(model, prototypes, tmp_path / "1", 0.25)
+    threshold = 0.1 + 2**-28
+    rounded = np.float32(threshold)
+    assert float(rounded) < threshold
+    loaded = export(model, prototypes, tmp_path / "1", threshold, rule="msp", xla=True)
+    images = np.zeros((2, 8, 8, 3))
+    one, other = serve(loaded, images), serve(loaded, images, "serving_images_xla")
+    for name in ("unknown_score", "distance", "probabilities"):
+        np.testing.assert_allclose(one[name], other[name], atol=1e-5)
     metadata = json.loads((tmp_path / "1" / "metadata.json").read_text())
     assert metadata.pop("sha256")
     versions = metadata.pop("versions")
@@ -178,22 +160,23 @@ def test_metadata_stands_beside_the_model(model, prototypes, tmp_path):
     assert metadata == {
         "class_names": list(CLASSES),
         "unknown": {"class_id": -1, "class_name": "unknown"},
-        "rule": "dr",
-        "threshold": 0.25,
-        "threshold_range": [0.0, 2.0],
+        "rule": "pr",
+        # Not below the score that set it: that image must not be rejected.
+        "threshold": float(np.nextafter(rounded, np.float32(1))),
+        "threshold_range": [0.0, 1.0],
         "image_size": 8,
         "set_distance": "attention",
         "prototypes": 5,
         "signatures": [
             *("embed", "serving_bytes", "serving_default", "serving_images"),
-            "serving_images_threshold",
+            *("serving_images_threshold", "serving_images_xla"),
         ],
         "trial": 0,
     }
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
-def test_padding_is_never_the_nearest_prototype(prototypes, tmp_path):
+def test_padding_is_never_the_nearest_prototype(prototypes):
     # z is the mean colour. Class 2's one prototype points away from the image, and the
     # zeros that pad it would be more similar; the other classes lie opposite.
     image = keras.Input((8, 8, 3))
@@ -204,7 +187,7 @@ def test_padding_is_never_the_nearest_prototype(prototypes, tmp_path):
     images = np.ones((3, 2, 8, 8, 3), np.float32) * colours[:, None, None, None]
     model.refresh_prototypes(images, prototypes.mask)
     query = np.full((1, 8, 8, 3), 100, np.float32)
-    served = serve(export(model, prototypes, tmp_path / "1", 0.5), query)
+    served = answers_of(model, prototypes, query, 0.5)
     assert served["distance"].argmin() == 2
     assert served["nearest_prototype"].tolist() == [b"train_5"]
 
@@ -244,47 +227,32 @@ def test_an_empty_bank_is_an_error(model, prototypes, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_fails_leaves_nothing(model, prototypes, tmp_path):
+def test_what_fails_leaves_nothing(model, prototypes, tmp_path, monkeypatch):
+    def write(answering, folder, *, xla):
+        folder.mkdir()
+        (folder / "saved_model.pb").touch()
+        return []
+
     def fail(folder):
+        assert (folder / "saved_model.pb").exists()
         raise OSError("no room")
 
+    monkeypatch.setattr("pmal_tf.serving.export._write", write)
     with pytest.raises(OSError, match="no room"):
         export(model, prototypes, tmp_path / "1", 0.5, add=fail)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_of_nearest_prototypes_answers_by_these(
-    model, prototypes, images, tmp_path
-):
-    nearest = PMALModel(model.network, 2, set_distance="nearest")
-    nearest.refresh_prototypes(prototypes.image, prototypes.mask)
+def test_a_model_of_nearest_prototypes_answers_by_these(nearest, prototypes, images):
+    nearest, folder = nearest
     wanted = nearest.outputs(images)
-    answers = serve(export(nearest, prototypes, tmp_path / "1", 0.1), images)
+    answers = serve(tf.saved_model.load(str(folder)), images)
     np.testing.assert_allclose(answers["distance"], wanted["distance"], atol=1e-5)
-    attention = model.outputs(images)["distance"]
+    bank, mask = nearest.prototype_embeddings.numpy(), nearest.prototype_mask.numpy()
+    attention, _ = attention_to_set(wanted["embedding"], bank, mask)
     assert not np.allclose(answers["distance"], attention, atol=1e-4)
-    bank = nearest.prototype_embeddings.numpy()
     for i, name in enumerate(answers["nearest_prototype"]):
         k = wanted["distance"][i].argmin()
         members = bank[k][prototypes.mask[k]]
         cosine = members @ wanted["embedding"][i] / np.linalg.norm(members, axis=1)
         assert name.decode() == IDS[k][cosine.argmax()]
-
-
-def test_a_model_and_its_scorer_are_exported_alike(
-    exported, model, prototypes, threshold, images, tmp_path
-):
-    loaded = export(model.scorer(prototypes), None, tmp_path / "1", threshold)
-    one, other = (
-        serve(loaded, images),
-        serve(tf.saved_model.load(str(exported)), images),
-    )
-    assert set(one) == set(other)
-    for name, value in one.items():
-        np.testing.assert_array_equal(value, other[name])
-    one, other = (
-        json.loads((folder / "metadata.json").read_text())
-        for folder in (tmp_path / "1", exported)
-    )
-    del one["sha256"], other["sha256"]  # TensorFlow stamps every SavedModel.
-    assert one == other

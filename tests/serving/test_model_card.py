@@ -3,7 +3,7 @@
 import pytest
 
 from pmal_tf.results.scores.registry import all_scores
-from pmal_tf.serving.model_card import render_model_card
+from pmal_tf.serving import model_card
 
 LEAST = {
     "class_names": ["cat", "dog"],
@@ -15,6 +15,8 @@ LEAST = {
     "image_size": 32,
     "versions": {"python": "3.11.7", "tensorflow": "2.21.0"},
 }
+
+
 RATES = {"known_rejected": 0.043, "unknown_rejected": 0.61}
 RUN = {
     **LEAST,
@@ -40,6 +42,11 @@ RUN = {
 }
 
 
+def render_model_card(facts):
+    """Renders a card, whose paragraphs go over as many lines as they like."""
+    return " ".join(model_card.render_model_card(facts).split())
+
+
 def test_an_export_from_python_promises_nothing():
     card = render_model_card(LEAST)
     assert "`cat`, `dog`" in card
@@ -57,7 +64,7 @@ def test_a_run_s_card_tells_promise_measurement_and_flags():
         *("# photos", "300 images", "withheld", "at most 5.0 %", "3.0 % and 7.0 %"),
         *("100 other images of the known classes: 4.3 %", "Of 50 images of unknown"),
         *("61.0 %", "98.7 %", "AUROC 91.2 %", "`fox`", "estimates", "abc123"),
-        *("--dataset=folder\n```", "tensorflow 2.21.0", "Trained by PMAL."),
+        *("again: ``` --dataset=folder ```", "tensorflow 2.21.0", "Trained by PMAL."),
     ):
         assert text in card, text
 

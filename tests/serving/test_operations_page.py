@@ -13,11 +13,11 @@ from google.protobuf import text_format
 from grpc_server import serve_grpc
 from PIL import Image
 from rest_server import serve_rest
-from served_model import CLASSES, SIDE, export_tiny
 from tensorflow_serving.config import model_server_config_pb2
+from tiny_export import CLASSES, serve_bytes
 
 import pmal_tf
-from pmal_tf.mining.distances import attention_to_set
+from pmal_tf.mining.distances import SET_DISTANCES
 from pmal_tf.results.calibration import rate_interval
 from pmal_tf.serving import image_bytes, signatures, versions
 from pmal_tf.workflow.config import Config
@@ -43,43 +43,30 @@ def rows_of(heading):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(exported, tmp_path_factory):
     """A folder like the repository's root, with a served model and a photo."""
     folder = tmp_path_factory.mktemp("root")
-    model = export_tiny(
-        folder / "saved_models" / "cifar10" / "trial_0" / "1", ["float16"]
-    )
+    (folder / "saved_models" / "cifar10").mkdir(parents=True)
+    (folder / "saved_models" / "cifar10" / "trial_0").symlink_to(exported.parent)
     pixels = np.random.default_rng(1).integers(0, 256, size=(30, 40, 3))
     Image.fromarray(pixels.astype(np.uint8)).save(folder / "cat.jpg")
-    return folder, model
-
-
-@pytest.fixture(scope="module")
-def version(place):
-    return place[0] / "saved_models" / "cifar10" / "trial_0" / "1"
-
-
-@pytest.fixture(scope="module")
-def loaded(version):
-    return tf.saved_model.load(str(version))
+    return folder
 
 
 @pytest.fixture(scope="module")
 def expected(place, loaded):
     """What the model itself says of the photo."""
-    content = (place[0] / "cat.jpg").read_bytes()
-    outputs = loaded.signatures["serving_bytes"](image_bytes=tf.constant([content]))
-    return {name: value.numpy() for name, value in outputs.items()}
+    return serve_bytes(loaded, [(place / "cat.jpg").read_bytes()])
 
 
 @pytest.fixture(scope="module")
-def rest_port(version):
-    with serve_rest(version) as port:
+def rest_port(exported):
+    with serve_rest(exported) as port:
         yield port
 
 
 def run(code, place, monkeypatch, **names):
-    monkeypatch.chdir(place[0])
+    monkeypatch.chdir(place)
     exec(compile(code, "saved_models/README.md", "exec"), names)
     return names
 
@@ -114,7 +101,7 @@ def test_curl_example_sends_what_the_server_takes(place, expected, rest_port):
     command, count = re.subn(r"curl -d @- (\S+)", "cat", command)
     assert count == 1
     sent = subprocess.run(
-        ["sh", "-c", command], cwd=place[0], check=True, capture_output=True
+        ["sh", "-c", command], cwd=place, check=True, capture_output=True
     )
     body = json.loads(sent.stdout)
     url = re.search(r"curl -d @- (\S+)", PAGE)[1].replace("8501", str(rest_port))
@@ -157,20 +144,20 @@ def test_rest_server_is_as_strict_as_its_description(rest_port):
     # A single input, and a single output, go without their names.
     body = {
         "signature_name": "embed",
-        "instances": np.zeros((2, SIDE, SIDE, 3)).tolist(),
+        "instances": np.zeros((2, 8, 8, 3)).tolist(),
     }
     rows = requests.post(url, json=body, timeout=30).json()["predictions"]
     assert np.shape(rows)[0] == 2
     assert np.ndim(rows) == 2
 
 
-def test_grpc_example(place, version, expected, monkeypatch, capsys):
+def test_grpc_example(place, exported, expected, monkeypatch, capsys):
     import grpc
     from tensorflow_serving.apis import predict_pb2
 
     (code,) = (block for block in blocks("python") if "import grpc" in block)
     assert code.count("localhost:8500") == 1
-    with serve_grpc(version) as (port, service):
+    with serve_grpc(exported) as (port, service):
         names = run(code.replace(":8500", f":{port}"), place, monkeypatch)
         assert set(names["outputs"]) == set(expected)
         for name, value in expected.items():
@@ -236,18 +223,19 @@ def test_unreadable_images_are_answered_as_the_table_says(loaded, rest_port):
     for name, _, value in rows_of("output"):
         (key,) = TENSOR.match(name).groups()[:1]
         if value == "1 / K":
-            wanted = 1 / len(CLASSES)
+            wanted = pytest.approx(1 / len(CLASSES))
         else:
             wanted = json.loads(re.match("`(.*?)`", value)[1])
         got = answer.pop(key)
         assert (got if isinstance(got, list) else [got]) == [wanted] * np.size(got), key
     assert not answer
-    pixels = np.full((1, SIDE, SIDE, 3), np.nan, np.float32)
+    pixels = np.full((1, 8, 8, 3), np.nan, np.float32)
     embedding = loaded.signatures["embed"](images=tf.constant(pixels))["embedding"]
     assert not embedding.numpy().any()
 
 
-def test_every_file_of_a_version_is_told(version):
+def test_every_file_of_a_version_is_told(exported):
+    version = exported
     told = re.findall(r"`([\w./*]+)`", " ".join(cells[0] for cells in rows_of("file")))
     for pattern in told:
         assert list(version.glob(pattern.rstrip("/"))), pattern
@@ -279,27 +267,32 @@ def test_models_config_is_one():
     assert "/labels/canary:predict" in PAGE
 
 
-def test_distance_on_a_device_is_the_model_s(place, version, monkeypatch, capsys):
+def test_distance_on_a_device_is_the_model_s(place, model, monkeypatch, capsys):
     (code,) = (block for block in blocks("python") if "tf.lite" in block)
     with pytest.warns(UserWarning, match="Interpreter"):
         names = run(code, place, monkeypatch)
-    model, z = place[1], names["z"]
-    wanted = attention_to_set(
-        z[None], model.prototype_embeddings, model.prototype_mask
-    )[0][0]
-    got = [names["distance"](z, k) for k in range(len(CLASSES))]
-    np.testing.assert_allclose(got, wanted, atol=1e-6)
-    assert float(capsys.readouterr().out) == pytest.approx(min(got), abs=1e-6)
+
+    def compare(z, bank, mask):
+        set_distance = SET_DISTANCES[names["set_distance"]]
+        got = [names["distance"](z, k) for k in range(len(CLASSES))]
+        np.testing.assert_allclose(
+            got, set_distance(z[None], bank, mask)[0][0], atol=1e-6
+        )
+        return got
+
+    z, mask = names["z"], model.prototype_mask.numpy()
+    assert names["set_distance"] == "attention"
+    least = min(compare(z, model.prototype_embeddings, mask))
+    assert float(capsys.readouterr().out) == pytest.approx(least, abs=1e-6)
     # An untrained network's prototypes are too alike to tell how they are weighed.
-    mask = model.prototype_mask.numpy()
     bank = np.random.default_rng(2).normal(size=model.prototype_embeddings.shape)
     names["prototypes"] = bank[mask]
     z = np.random.default_rng(3).normal(size=len(z))
-    wanted = attention_to_set(z[None], bank, mask)[0][0]
-    got = [names["distance"](z, k) for k in range(len(CLASSES))]
-    np.testing.assert_allclose(got, wanted, atol=1e-6)
-    nothing = np.zeros_like(names["z"])
-    assert names["distance"](nothing, 0) == 1
+    attended = compare(z, bank, mask)
+    names["set_distance"] = "nearest"
+    assert not np.allclose(compare(z, bank, mask), attended)
+    for names["set_distance"] in SET_DISTANCES:
+        assert names["distance"](np.zeros_like(z), 0) == 1
 
 
 def test_threshold_example(place, monkeypatch):

@@ -1,16 +1,14 @@
 """A method without prototypes, or without distances, is served as well."""
 
-import io
+import functools
 import json
-from collections import Counter
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
-from tiny_export import CENTRE_SCORE, CLASSES, export, serve, serve_bytes
+from tiny_export import CENTRE_SCORE, CLASSES, answers_of, export, serve, serve_bytes
 
 from pmal_tf.data.images import LabelledImages
 from pmal_tf.methods.scorer import Scorer
@@ -18,13 +16,13 @@ from pmal_tf.predict import main
 from pmal_tf.results.scores import registry
 from pmal_tf.results.scores.score import LARGEST
 from pmal_tf.runtime.errors import PmalError
-from pmal_tf.serving.answer_html import render_answer, render_model
-from pmal_tf.serving.explain import Answerer
 from pmal_tf.serving.export import export_saved_model
+from pmal_tf.serving.page import Answerer, describe_model
 from pmal_tf.serving.rejection import rejection_score
 from pmal_tf.serving.tflite import convert
 from pmal_tf.serving.versions import EXTRA, is_intact
 
+load = functools.cache(lambda folder: tf.saved_model.load(str(folder)))
 ANSWERS = {"class_id", "class_name", "is_unknown", "unknown_score", "probabilities"}
 
 
@@ -91,19 +89,12 @@ def of_measuring(measuring, tmp_path_factory):
     return folder
 
 
-def png(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 @pytest.fixture(scope="module")
-def photos(images, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    for index, pixels in enumerate(images[:4]):
-        (folder / f"{index}.png").write_bytes(png(pixels))
-    (folder / "text.png").write_text("no image")
-    return folder
+def text(tmp_path_factory):
+    """A file that is no image."""
+    file = tmp_path_factory.mktemp("text") / "text.png"
+    file.write_text("no image")
+    return file
 
 
 def facts_of(folder):
@@ -111,7 +102,7 @@ def facts_of(folder):
 
 
 def outputs_by_signature(folder):
-    signatures = tf.saved_model.load(str(folder)).signatures
+    signatures = load(folder).signatures
     return {name: set(s.structured_outputs) for name, s in signatures.items()}
 
 
@@ -125,7 +116,7 @@ def test_signatures_say_what_the_method_says(of_plain, of_measuring):
 
 
 def test_without_distances_the_largest_logit_decides(of_plain, plain, images, median):
-    loaded, outputs = tf.saved_model.load(str(of_plain)), plain.outputs(images)
+    loaded, outputs = load(of_plain), plain.outputs(images)
     served = serve(loaded, images)
     score = -outputs["logits"].max(axis=1)
     np.testing.assert_allclose(served["unknown_score"], score, rtol=1e-5)
@@ -145,7 +136,7 @@ def test_without_distances_the_largest_logit_decides(of_plain, plain, images, me
 
 def test_what_cannot_be_read_is_unknown_with_the_largest_score(of_plain, of_measuring):
     for folder in (of_plain, of_measuring):
-        answers = serve_bytes(tf.saved_model.load(str(folder)), [b"", b"no image"])
+        answers = serve_bytes(load(folder), [b"", b"no image"])
         assert answers["class_id"].tolist() == [-1, -1]
         assert answers["is_unknown"].all()
         assert (answers["unknown_score"] == np.float32(LARGEST)).all()
@@ -155,7 +146,7 @@ def test_what_cannot_be_read_is_unknown_with_the_largest_score(of_plain, of_meas
 
 
 def test_distances_end_where_the_method_s_do(of_measuring, measuring, images):
-    loaded, outputs = tf.saved_model.load(str(of_measuring)), measuring.outputs(images)
+    loaded, outputs = load(of_measuring), measuring.outputs(images)
     assert (outputs["distance"] > 2).all()
     served = serve(loaded, images)
     np.testing.assert_allclose(served["distance"], outputs["distance"], rtol=1e-4)
@@ -186,25 +177,22 @@ def test_metadata_and_card_promise_no_prototypes(of_plain, of_measuring):
     )
 
 
-def test_warm_up_requests_are_answered(of_plain, of_measuring):
+def test_warm_up_requests_are_of_all_signatures_but_xla_s(of_plain, of_measuring):
+    # That each is answered, `test_warm_up` tells.
     for folder in (of_plain, of_measuring):
-        signatures = tf.saved_model.load(str(folder)).signatures
         path = folder / EXTRA / "tf_serving_warmup_requests"
-        asked = Counter()
-        for record in tf.data.TFRecordDataset(str(path)):
-            log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
-            request = log.predict_log.request
-            inputs = {n: tf.make_ndarray(v) for n, v in request.inputs.items()}
-            name = request.model_spec.signature_name
-            signatures[name](**{n: tf.constant(v) for n, v in inputs.items()})
-            asked[name] += 1
-        assert set(asked) == set(signatures) - {"serving_images_xla"}
+        logs = [
+            prediction_log_pb2.PredictionLog.FromString(record.numpy())
+            for record in tf.data.TFRecordDataset(str(path))
+        ]
+        asked = {log.predict_log.request.model_spec.signature_name for log in logs}
+        assert asked == set(load(folder).signatures) - {"serving_images_xla"}
 
 
 @pytest.fixture
-def predict(photos, capsys):
+def predict(photos, text, capsys):
     def run(folder, *arguments):
-        status = main([f"--saved_model={folder}", *arguments, str(photos)])
+        status = main([f"--saved_model={folder}", *arguments, str(photos), str(text)])
         assert status == 2
         return capsys.readouterr().out
 
@@ -214,7 +202,7 @@ def predict(photos, capsys):
 def test_predict_writes_null_for_what_is_not_said(predict, of_plain, of_measuring):
     for folder, measures in ((of_plain, False), (of_measuring, True)):
         *sound, text = map(json.loads, predict(folder, "--format=json").splitlines())
-        assert len(sound) == 4
+        assert len(sound) == 9
         for record in sound:
             assert record["nearest_prototype"] is None
             assert record["error"] is None
@@ -230,31 +218,30 @@ def test_predict_writes_null_for_what_is_not_said(predict, of_plain, of_measurin
 def test_predict_s_table_has_a_dash_for_it(predict, of_plain):
     header, *rows = predict(of_plain).splitlines()
     column = header.index("nearest_prototype")
-    assert [row[column : column + 17].strip() for row in rows] == ["-"] * 5
-    assert all(float(row[column - 8 : column]) > 0 for row in rows[:4])
+    assert [row[column : column + 17].strip() for row in rows] == ["-"] * 10
+    assert all(float(row[column - 8 : column]) > 0 for row in rows[:9])
     status = "--threshold=-1e30"
     assert "unknown" in predict(of_plain, status).splitlines()[1]
 
 
 def test_the_demo_leaves_out_what_is_not_said(
-    of_plain, of_measuring, measuring, images
+    of_plain, of_measuring, measuring, images, photos
 ):
     plain, measured = Answerer(of_plain), Answerer(of_measuring)
-    answer = plain.explain(png(images[0]))
-    assert answer.nearest_class is answer.distance is answer.nearest_prototype is None
-    assert answer.prototypes == ()
-    page = render_answer(answer, plain.exported)
-    assert "- the largest logit (MLS)" in page
-    assert "Nearest" not in page
-    assert "None" not in page
-    answer = measured.explain(png(images[0]))
+    shown = plain.show(photos / "0.png")
+    assert shown["score"]["label"] == "Score: - the largest logit (MLS)"
+    assert shown["classes"]["value"]["headers"] == ["class", "probability"]
+    assert "Nearest" not in str(shown)
+    assert "None" not in str(shown)
+    shown = measured.show(photos / "0.png")
     distance = measuring.outputs(images[:1])["distance"][0]
-    assert answer.nearest_class == CLASSES[distance.argmin()]
-    assert answer.distance == answer.score == pytest.approx(distance.min(), rel=1e-4)
-    page = render_answer(answer, measured.exported)
-    assert f"{answer.nearest_class}, at distance {answer.distance:.4g}" in page
-    assert "rototype" not in page
-    assert "distance to the nearest class (DR)" in render_model("x", measured.exported)
+    nearest = f"{CLASSES[distance.argmin()]}, at distance {distance.min():.4g}"
+    assert nearest in shown["note"]["value"]
+    assert shown["score"]["value"] == pytest.approx(distance.min(), rel=1e-4)
+    assert "rototype" not in str(shown)
+    assert "distance to the nearest class (DR)" in str(
+        describe_model(measured.exported)
+    )
 
 
 def test_a_score_that_needs_what_the_method_does_not_say_is_an_error(plain, tmp_path):
@@ -287,51 +274,41 @@ def centre_score(monkeypatch):
 
 
 def test_a_score_may_measure_against_the_training_images(
-    centre_score, plain, images, tmp_path
+    centre_score, plain, images, photos, tmp_path
 ):
     train = plain.outputs(images)
     statistics = centre_score.statistics(train, np.arange(len(images)) % 3)
     assert statistics["centres"].shape == (3, 4)
-    wide = {name: array.astype(np.float64) for name, array in statistics.items()}
+    # So many that copies of them would show.
+    centres = np.resize(statistics["centres"], (200_000, 4))
     loaded = export(
-        *(plain, None, tmp_path / "1", 1000.0), rule="centre", statistics=wide
+        *(plain, None, tmp_path / "1", 1000.0),
+        rule="centre",
+        statistics={"centres": centres.astype(np.float64)},
     )
     queries = images[::-1] / 2
     expected = centre_score.values(plain.outputs(queries), statistics)
     served = serve(loaded, queries)
     np.testing.assert_allclose(served["unknown_score"], expected, rtol=1e-3)
     assert facts_of(tmp_path / "1")["rule"] == "to_centre"
-    answer = Answerer(tmp_path / "1").explain(png(queries[0].round()))
-    assert answer.score > 0
+    assert Answerer(tmp_path / "1").show(photos / "0.png")["score"]["value"] > 0
     spoilt = queries.copy()
     spoilt[1, 0, 0, 0] = np.nan
     answers = serve(loaded, spoilt)
     assert answers["unknown_score"][1] == np.float32(LARGEST)
+    # Stored once: the graph alone has half a megabyte.
+    files = [path for path in (tmp_path / "1").rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    assert centres.nbytes < size < 1.5 * centres.nbytes
     with pytest.raises(
         PmalError, match=r"measured against .* Received: statistics=None"
     ):
         export(plain, None, tmp_path / "2", 1.0, rule="centre")
 
 
-def test_statistics_are_stored_once(centre_score, plain, tmp_path):
-    centres = np.zeros((200_000, 4), np.float32)
-    export(
-        *(plain, None, tmp_path / "1", 1.0),
-        rule="centre",
-        statistics={"centres": centres},
-    )
-    # The graph alone has half a megabyte, whatever it is measured against.
-    files = [path for path in (tmp_path / "1").rglob("*") if path.is_file()]
-    size = sum(path.stat().st_size for path in files)
-    assert centres.nbytes < size < 1.5 * centres.nbytes
-
-
-def test_scores_that_are_no_numbers_are_unknown(centre_score, plain, images, tmp_path):
-    statistics = {"centres": np.full((3, 4), 3e38, np.float32)}
-    loaded = export(
-        *(plain, None, tmp_path / "1", LARGEST), rule="centre", statistics=statistics
-    )
-    answers = serve(loaded, images)
+def test_scores_that_are_no_numbers_are_unknown(centre_score, plain, images):
+    centres = tf.Variable(np.full((3, 4), 3e38, np.float32))
+    answers = answers_of(plain, None, images, LARGEST, "centre", centres=centres)
     assert answers["is_unknown"].all()
     assert (answers["unknown_score"] == np.float32(LARGEST)).all()
     np.testing.assert_allclose(answers["probabilities"], 1 / 3)

@@ -3,77 +3,31 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 from scipy.stats import binom
+from tiny_export import CLASSES, serve_bytes
 
-from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
-from pmal_tf.methods.pmal.model import PMALModel
-from pmal_tf.methods.pmal.prototypes import Prototypes
 from pmal_tf.predict import main
 from pmal_tf.serving import client
 from pmal_tf.serving.answer_text import Table, json_lines
-from pmal_tf.serving.export import export_saved_model
 from pmal_tf.serving.exported import Promise
 from pmal_tf.serving.image_bytes import MAX_BYTES
 from pmal_tf.serving.image_files import ImageFile, find_images, read_in_batches
-from pmal_tf.serving.unknown_share import describe_share, exact_interval
+from pmal_tf.serving.unknown_share import describe_share
 
-CLASSES = ("cat", "dog", "ship")
-IDS = np.array([["train_1", "train_2"], ["train_3", "train_4"], ["train_5", ""]])
-CALIBRATION = {
-    "reject_rate": 0.05,
-    "rate_interval_90": [0.02, 0.08],
-    "source": "withheld",
-    "calibration_images": 160,
-    "measured_images": 0,
-    "unknown_images": 0,
-    "rules": {"dr": {"known_rejected": None, "unknown_rejected": None}},
-}
 ESCAPE = "\x1b[31m"
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Nine images of random pixels, in four formats."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(1)
-    for index in range(9):
-        pixels = rng.integers(0, 256, size=(8, 8, 3)).astype(np.uint8)
-        suffix = ("png", "JPG", "bmp", "gif")[index % 4]
-        below = folder / "more" if index > 5 else folder
-        below.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(below / f"{index}.{suffix}")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def saved_model(photos, tmp_path_factory):
-    """A model of chance weights, whose threshold rejects about half of the images."""
-    keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, size=(3, 2, 8, 8, 3)).astype(np.uint8)
-    prototypes = Prototypes(images, IDS != "", IDS, np.ones(IDS.shape))
-    network = embedding_and_logits(build_classifier("oscri", (8, 8, 3), 3, width=0.1))
-    model = PMALModel(network, 2)
-    model.refresh_prototypes(prototypes.image, prototypes.mask)
-    bytes_of = [io.BytesIO(path.read_bytes()) for path in paths_of(photos)]
-    seen = [np.asarray(Image.open(file).convert("RGB")) for file in bytes_of]
-    folder = tmp_path_factory.mktemp("saved_models") / "1"
-    export_saved_model(
-        *(model, folder, prototypes),
-        class_names=CLASSES,
-        threshold=float(np.median(model.score(np.stack(seen).astype(np.float32)))),
-        metadata={"calibration": CALIBRATION},
-    )
-    return folder
+def saved_model(exported):
+    return exported
 
 
 def paths_of(photos):
@@ -81,16 +35,10 @@ def paths_of(photos):
 
 
 @pytest.fixture(scope="module")
-def load_once(saved_model):
-    """Loads as the client does, but the shared model only once: it takes seconds."""
-    load, kept = client._load, {}
-
-    def loaded(exported):
-        if exported.folder != saved_model:
-            return load(exported)
-        return kept.get("model") or kept.setdefault("model", load(exported))
-
-    return loaded
+def load_once(saved_model, loaded):
+    """Loads as the client does, but not the shared model again: it takes seconds."""
+    load = client._load
+    return lambda found: loaded if found.folder == saved_model else load(found)
 
 
 @pytest.fixture
@@ -115,11 +63,11 @@ def records(text):
     return [json.loads(line, parse_constant=no_constant) for line in text.splitlines()]
 
 
-def test_answers_are_the_signature_s_whatever_the_batches(predict, saved_model, photos):
+def test_answers_are_the_signature_s_whatever_the_batches(
+    predict, saved_model, loaded, photos
+):
     paths = paths_of(photos)
-    signature = tf.saved_model.load(str(saved_model)).signatures["serving_bytes"]
-    outputs = signature(image_bytes=tf.constant([path.read_bytes() for path in paths]))
-    expected = {name: value.numpy() for name, value in outputs.items()}
+    expected = serve_bytes(loaded, [path.read_bytes() for path in paths])
     status, out, err = predict("--format=json", "--batch_size=2", photos)
     assert status == 0
     answered = records(out)
@@ -188,12 +136,12 @@ def test_threshold_overrides_and_unreadable_ones_stay_unknown(
     ]
 
 
-@pytest.mark.parametrize("threshold", ["nan", "-0.1", "2.1", "inf", "much"])
-def test_thresholds_that_mean_nothing_are_errors(predict, photos, threshold):
-    status, out, _ = predict(f"--threshold={threshold}", photos)
+@pytest.mark.parametrize("value", ["nan", "-0.1", "2.1", "inf", "much"])
+def test_thresholds_that_mean_nothing_are_errors(predict, photos, value):
+    status, out, _ = predict(f"--threshold={value}", photos)
     assert status.startswith("Error: ")
     assert "threshold" in status
-    assert threshold in status
+    assert value in status
     assert not out
 
 
@@ -379,22 +327,23 @@ def test_other_folders_are_no_models(predict, copied, photos, tmp_path):
     assert "are not those that were exported" in err
 
 
-def test_a_saved_model_of_others_is_refused(predict, photos, tmp_path):
+def test_a_saved_model_of_others_is_refused(predict, saved_model, photos, tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path))
-    facts = {"class_names": ["a", "b"], "rule": "dr", "threshold": 0.5}
-    (tmp_path / "metadata.json").write_text(json.dumps(facts))
+    facts = (saved_model / "metadata.json").read_text()
+    (tmp_path / "metadata.json").write_text(facts)
     status, _, _ = predict(photos, model=tmp_path)
     assert "must have the signature 'serving_bytes'" in status
 
 
 def test_nan_is_never_written():
-    answer = client.Answer(0, "cat", False, np.nan, 1.0, {}, {"cat": 1.0}, "1", None)
+    answer = client.Answer(unknown_score=np.nan, threshold=1.0)
     with pytest.raises(ValueError, match="not JSON compliant"):
         json_lines([("a.png", answer)])
 
 
 def test_long_names_widen_no_column():
-    answer = client.Answer(0, "cat", False, 0.5, 1.0, {}, {"cat": 1.0}, "1", None)
+    said = {"class_name": "cat", "unknown_score": 0.5, "probabilities": {"cat": 1.0}}
+    answer = client.Answer(**said, threshold=1.0)
     table = Table(["a" * 61, "b", "c" * 10], CLASSES)
     header, long, short = table.lines([("a" * 61, answer), ("b", answer)]).splitlines()
     assert long.startswith("a" * 61 + "  cat")
@@ -404,15 +353,18 @@ def test_long_names_widen_no_column():
 
 @pytest.mark.parametrize(("unknown", "count"), [(0, 9), (9, 9), (7, 120), (1, 2000)])
 def test_interval_is_clopper_pearson_s(unknown, count):
-    low, high = exact_interval(unknown, count)
-    assert low <= unknown / count <= high
-    # At each end, a result at least as far off has a probability of 2.5 %.
+    text = describe_share(unknown, count, 0, promise=None)
+    low, high = map(float, re.search(r"interval ([\d.]+) to ([\d.]+) %", text).groups())
+    # At each end, a result at least as far off has a probability of 2.5 %; the ends are
+    # told to 0.1 %.
     if unknown > 0:
-        assert binom.sf(unknown - 1, count, low) == pytest.approx(0.025)
+        assert binom.sf(unknown - 1, count, max(low / 100 - 5e-4, 0)) <= 0.025
+        assert binom.sf(unknown - 1, count, low / 100 + 5e-4) >= 0.025
     if unknown < count:
-        assert binom.cdf(unknown, count, high) == pytest.approx(0.025)
-    assert (low == 0.0) == (unknown == 0)
-    assert (high == 1.0) == (unknown == count)
+        assert binom.cdf(unknown, count, high / 100 - 5e-4) >= 0.025
+        assert binom.cdf(unknown, count, high / 100 + 5e-4) <= 0.025
+    assert (low == 0.0) == (unknown in (0, 1))
+    assert (high == 100.0) == (unknown == count)
 
 
 def test_share_is_held_against_the_promise():

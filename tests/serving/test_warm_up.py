@@ -6,18 +6,10 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from served_model import export_tiny
 from tensorflow_serving.apis import prediction_log_pb2
 
 SIZES = [1, 2, 4, 8, 16, 32]
 WRAPPED = r"(max_batch_size|batch_timeout_micros|max_enqueued_batches) { value: (\d+) }"
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("warm_up") / "1"
-    export_tiny(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +25,20 @@ def read_inputs(request):
     return {key: tf.make_ndarray(value) for key, value in request.inputs.items()}
 
 
-def test_every_signature_is_asked_in_every_size(exported, requests):
+def test_every_signature_is_asked_in_every_size(loaded, requests):
     sizes = collections.defaultdict(list)
     for request in requests:
         lengths = {len(value) for value in read_inputs(request).values()}
         assert len(lengths) == 1
         sizes[request.model_spec.signature_name].append(lengths.pop())
-    signatures = tf.saved_model.load(str(exported)).signatures
-    assert dict(sizes) == {name: SIZES for name in signatures}
+    assert dict(sizes) == {name: SIZES for name in loaded.signatures}
     # The server takes no more.
     assert len(requests) <= 1000
 
 
-def test_every_request_is_answered(exported, requests):
-    signatures = tf.saved_model.load(str(exported)).signatures
+def test_every_request_is_answered(loaded, requests):
     for request in requests:
-        signature = signatures[request.model_spec.signature_name]
+        signature = loaded.signatures[request.model_spec.signature_name]
         inputs = read_inputs(request)
         _, specs = signature.structured_input_signature
         assert {key: tf.as_dtype(x.dtype) for key, x in inputs.items()} == {
