@@ -10,6 +10,7 @@ from typing import Any
 from absl import flags
 
 from pmal_tf.methods import registry
+from pmal_tf.results.collect.paper_ablations import CELLS
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.flagfiles import expand_flagfiles, experiment_name
 from pmal_tf.runtime.settings import kind_of, settings_in
@@ -26,7 +27,14 @@ def all_settings() -> dict[str, dataclasses.Field]:
 
 
 def define_flags() -> None:
-    """Defines one absl flag per setting."""
+    """Defines one absl flag per setting, and `--ablation`, which sets some of them."""
+    flags.DEFINE_enum(
+        "ablation",
+        None,
+        list(CELLS),
+        "Cell of the paper's Tables 3 to 5 whose settings to take, whatever flagfiles "
+        "say; the experiment is called so by default.",
+    )
     for name, field in all_settings().items():
         text = _help_of(field)
         default: Any = field.default
@@ -102,11 +110,18 @@ def parse_arguments(argv: list[str]) -> list[str]:
             f"--{name} is no flag any more; in its place: {retired[name]}. Received: "
             f"--{error.flagname}."
         ) from error
+    asked = {_name_of(argument) for argument in from_command_line}
+    if cell := flags.FLAGS["ablation"].value:
+        # A flagfile called common_cpu only says what the cells have in common.
+        shared = experiment_name(top_level).removeprefix("common").lstrip("_")
+        flags.FLAGS.set_default("experiment", "_".join(filter(None, (cell, shared))))
+        for name, value in CELLS[cell].items():
+            if name not in asked:
+                flags.FLAGS[name].parse(str(value))
     in_use = _methods_in_use()
     for name, (owner, _) in registry.owners().items():
         flag = flags.FLAGS[name]
-        asked = any(_name_of(argument) == name for argument in from_command_line)
-        if flag.present and owner not in in_use and not asked:
+        if flag.present and owner not in in_use and name not in asked:
             flag.unparse()
     return left
 

@@ -8,6 +8,7 @@ from absl.testing import flagsaver
 
 from pmal_tf.data.class_lists import protocols_of
 from pmal_tf.results.collect.paper import PAPER_PMAL
+from pmal_tf.results.collect.paper_ablations import CELLS
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.workflow.config import Config
 from pmal_tf.workflow.experiment import open_trial, plan
@@ -529,54 +530,85 @@ def test_all_nine_benchmarks_of_the_paper_have_a_flagfile():
 
 
 ABLATIONS = FOLDER / "ablations"
-POINTS = sorted(
-    path for path in ABLATIONS.glob("*.flags") if not path.stem.startswith("common")
-)
-# What Tables 3 to 5 vary, and the value that all other points have.
-USUAL = {
-    name: getattr(Config(), name)
-    for name in (
-        *("prototypes_per_class", "epsilon", "num_models", "margin"),
-        *("prototype_weight", "quality", "diversity", "set_distance"),
-    )
+# What a cell of the paper's Tables 3 to 5 changes of its method.
+CHANGES = {
+    "base": {},
+    "table3_a": {"diversity": "none", "set_distance": "nearest"},
+    "table3_b": {"quality": "none", "set_distance": "nearest"},
+    "table3_c": {"diversity": "none"},
+    "table3_d": {"quality": "none"},
+    "table3_e": {"set_distance": "nearest"},
+    **{
+        f"table4_{name}": {"quality": name}
+        for name in ("probability", "deep_ensembles", "mc_dropout")
+    },
+    **{f"table4_{name}": {"diversity": name} for name in ("random", "kmeans")},
+    **{
+        f"table5_{setting}_{value}": {setting: value}
+        for setting, values in {
+            "prototypes_per_class": (1, 5, 20, 30),
+            "epsilon": (0.1, 0.3, 0.5, 0.9),
+            "num_models": (3, 4, 5, 6),
+            "margin": (0.1, 0.3, 0.8, 1),
+            "prototype_weight": (0.5, 0.8),
+        }.items()
+        for value in values
+    },
+}
+STAGES_OF_CELLS = ("pretrain", "mine", "optimize", "evaluate")
+SHARED = {
+    "": {
+        **{"dataset": "tiny_imagenet", "trials": (0, 1, 2, 3, 4), "dropout": 0.0},
+        **{"backbone": "wrn_40_4", "stages": STAGES_OF_CELLS},
+    },
+    "_cpu": {
+        **{"dataset": "cifar_plus_10", "protocol": "paper", "trials": (0, 1, 2)},
+        **{"compare": ("softmax",), "width": 0.25, "dropout": 0.0, "epochs": 5},
+        **{"batch_size": 128, "learning_rate": 0.003, "schedule": "cosine"},
+        **{"train_images_per_class": 1200, "stages": STAGES_OF_CELLS},
+    },
+}
+CONTROL = {
+    "compare": ("softmax", "control"),
+    "stages": ("pretrain", "mine", "optimize", "control", "evaluate"),
 }
 
 
-@pytest.mark.parametrize("path", POINTS, ids=lambda path: path.stem)
-def test_an_ablation_changes_what_its_name_says(parse, path):
-    config, suffix = parse(f"--flagfile={path}"), "_cpu" * path.stem.endswith("_cpu")
-    assert config.experiment == path.stem
-    base = parse(f"--flagfile={ABLATIONS / f'base{suffix}.flags'}")
-    changed = {
-        name: value
-        for name, value in config.result_settings().items()
-        if value != base.result_settings()[name] and name != "compare"
-    }
-    assert changed == {n: getattr(config, n) for n in USUAL if n in changed}
-    name = path.stem.removesuffix("_cpu")
-    table, _, rest = name.partition("_")
-    if table == "table5":
-        setting, _, value = rest.rpartition("_")
-        assert changed == {setting: float(value)}
-    elif name != "base":
-        assert changed == {
-            "table3_a": {"diversity": "none", "set_distance": "nearest"},
-            "table3_b": {"quality": "none", "set_distance": "nearest"},
-            "table3_c": {"diversity": "none"},
-            "table3_d": {"quality": "none"},
-            "table3_e": {"set_distance": "nearest"},
-            "table4_random": {"diversity": "random"},
-            "table4_kmeans": {"diversity": "kmeans"},
-        }.get(name, {"quality": rest})
-    else:
-        assert not changed
+@pytest.mark.parametrize("suffix", SHARED)
+@pytest.mark.parametrize("cell", CHANGES)
+def test_an_ablation_changes_what_its_cell_says(parse, cell, suffix):
+    shared = f"--flagfile={ABLATIONS / f'common{suffix}.flags'}"
+    changes = {**SHARED[suffix], **(CONTROL if cell == "base" else CHANGES[cell])}
+    expected = Config(experiment=f"{cell}{suffix}", **changes)
+    assert parse(shared, f"--ablation={cell}") == expected
 
 
-def test_every_ablation_has_a_file_for_two_cores():
-    names = {path.stem for path in POINTS}
-    full = {name for name in names if not name.endswith("_cpu")}
-    assert len(full) == 29
-    assert names == full | {f"{name}_cpu" for name in full}
+def test_every_ablation_is_a_cell_of_the_papers_tables():
+    assert CELLS.keys() == CHANGES.keys()
+    assert len(CELLS) == 29
+    # The one file in which a user looks them up names all of them.
+    text = (ABLATIONS / "common.flags").read_text()
+    told = [line.split()[1] for line in text.splitlines() if "   " in line]
+    names = [
+        f"{head}{item}{tail}"
+        for name in told
+        for head, _, rest in [name.partition("{")]
+        for items, _, tail in [rest.partition("}")]
+        for item in items.split(",")
+        if name != "python"
+    ]
+    assert sorted(names) == sorted(CELLS)
+
+
+def test_an_ablation_goes_with_any_flags_and_the_command_line_wins(parse):
+    config = parse("--ablation=table3_b", "--quality=probability", "--dataset=digits")
+    assert (config.quality, config.set_distance) == ("probability", "nearest")
+    assert config.experiment == "table3_b"
+    digits = f"--flagfile={FOLDER / 'digits.flags'}"
+    assert parse(digits, "--ablation=table3_b").experiment == "table3_b_digits"
+    assert parse(digits, "--ablation=base", "--experiment=x").experiment == "x"
+    with pytest.raises(flags.Error, match=r"one of <base\|table3_a\|"):
+        parse(digits, "--ablation=table3_z")
 
 
 def test_what_is_changed_leaves_no_settings_of_methods_behind():
