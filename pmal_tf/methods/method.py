@@ -8,7 +8,7 @@ without TensorFlow, a method's file loads it inside its functions only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -45,7 +45,6 @@ class Method:
         baseline: The method that its results are compared with, where it is judged
             beside it.
         result_of: Names of the stages that `load` reads from.
-        retired: Flags that there were, and what to use in their place.
     """
 
     name: ClassVar[str]
@@ -55,7 +54,6 @@ class Method:
     beside: ClassVar[tuple[str, ...]] = ("softmax",)
     baseline: ClassVar[str | None] = "softmax"
     result_of: ClassVar[tuple[str, ...]]
-    retired: ClassVar[Mapping[str, str]] = {}
 
     @property
     def scores_file(self) -> str:

@@ -1,5 +1,5 @@
 import pytest
-from made_runs import make_old, make_trial, model
+from made_runs import edit, make_old, make_trial, model
 
 from pmal_tf.results.collect.ablation_tables import ablation_tables, orderings
 from pmal_tf.results.collect.paper_ablations import BASE, PAPER_TABLES
@@ -7,6 +7,7 @@ from pmal_tf.results.collect.run_folders import collect_runs
 from pmal_tf.results.page.ablation_sections import ablation_section
 from pmal_tf.results.page.page_blocks import to_markdown
 from pmal_tf.runtime.errors import PmalError
+from pmal_tf.runtime.files import read_json
 
 BASE_LABEL, NEAREST = "(f) all three", "(e) quality, diversity"
 
@@ -195,3 +196,14 @@ def test_a_metric_that_is_no_number_is_refused(tmp_path, make, tables):
     )
     with pytest.raises(PmalError, match=r"must be a number. Received: 'high' as acc"):
         tables()
+
+
+def test_settings_of_a_method_judged_beside_it_part_no_runs(make, tables, tmp_path):
+    make("base", 0.7)
+    make("nearest", 0.6, set_distance="nearest")
+    for trial in tmp_path.glob("*/trial_0"):
+        marker = read_json(trial / "evaluate" / "done.json")
+        weight = {"arpl.radius_weight": 0.1 if trial.parent.name == "base" else 0.2}
+        edit(trial / "config.json", radius_weight=0.1)
+        edit(trial / "evaluate" / "done.json", inputs={**marker["inputs"], **weight})
+    assert [table.filled for table in tables() if table.paper.name == "table_3"] == [2]

@@ -439,6 +439,10 @@ def test_settings_of_a_method_in_use_are_taken():
     assert Config(method="arpl", radius_weight=0.2).radius_weight == 0.2
     config = Config(compare=("arpl",), radius_weight=0.2, epsilon=0.5)
     assert (config.radius_weight, config.epsilon) == (0.2, 0.5)
+    # Results of the run's own method do not depend on them.
+    read = config.result_settings()
+    assert (read["epsilon"], read["arpl.radius_weight"]) == (0.5, 0.2)
+    assert "radius_weight" not in read
 
 
 def test_a_flagfile_may_hold_settings_of_methods_that_are_not_in_use(parse, tmp_path):
@@ -448,19 +452,6 @@ def test_a_flagfile_may_hold_settings_of_methods_that_are_not_in_use(parse, tmp_
     assert (config.method, config.epochs) == ("arpl", 3)
     with pytest.raises(PmalError, match="`epsilon` is a setting of the method pmal"):
         parse(f"--flagfile={file}", "--method=arpl", "--epsilon=0.5")
-
-
-@pytest.mark.parametrize(
-    ("flag", "instead"),
-    [
-        ("--control", "--compare=softmax,control"),
-        ("--nocontrol", "--compare=softmax,control"),
-        ("--share_stages", "always share"),
-    ],
-)
-def test_a_flag_that_is_gone_says_what_takes_its_place(parse, flag, instead):
-    with pytest.raises(PmalError, match=f"no flag any more.*{instead}"):
-        parse(flag)
 
 
 def test_the_rule_is_the_method_s_own_score_by_default():
@@ -607,6 +598,8 @@ def test_an_ablation_goes_with_any_flags_and_the_command_line_wins(parse):
     digits = f"--flagfile={FOLDER / 'digits.flags'}"
     assert parse(digits, "--ablation=table3_b").experiment == "table3_b_digits"
     assert parse(digits, "--ablation=base", "--experiment=x").experiment == "x"
+    with pytest.raises(PmalError, match="`quality` is a setting of the method pmal"):
+        parse(digits, "--ablation=table3_b", "--method=arpl")
     with pytest.raises(flags.Error, match=r"one of <base\|table3_a\|"):
         parse(digits, "--ablation=table3_z")
 

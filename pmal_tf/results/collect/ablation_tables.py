@@ -126,9 +126,12 @@ def ablation_tables(experiments: Iterable[Experiment]) -> list[AblationTable]:
 
 
 def _shared_settings(run: TrialRun) -> dict[str, Any]:
-    """Returns the settings of a run that no table varies."""
+    """Returns the settings of a run that no table varies.
+
+    Nor do those of methods judged beside it, called `<method>.<setting>`, part runs.
+    """
     left_out = (*BASE, *BESIDE, "seed")
-    return {n: value for n, value in run.settings.items() if n not in left_out}
+    return {n: v for n, v in run.settings.items() if n not in left_out and "." not in n}
 
 
 def _fill(paper: PaperTable, runs: Sequence[TrialRun]) -> AblationTable:

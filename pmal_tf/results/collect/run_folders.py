@@ -145,8 +145,10 @@ def settings_of(trial: Path) -> dict[str, Any]:
             f"{path} without inputs. Put a sound copy back, or evaluate the trial anew "
             "with --overwrite --stages=evaluate."
         )
-    # It names images and versions too, which are no settings.
-    told = {n: v for n, v in inputs.items() if n in config and n not in _NAMES}
+    # It names images and versions too, which are no settings. Those of a method that is
+    # judged beside the run's own are `<method>.<setting>`.
+    known = {n: v for n, v in inputs.items() if n.rpartition(".")[2] in config}
+    told = {n: v for n, v in known.items() if n not in _NAMES}
     return told if "method" in told else {**FIRST_SETTINGS, **told}
 
 
