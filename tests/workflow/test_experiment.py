@@ -237,7 +237,7 @@ def test_optimisation_and_control_start_from_m1_and_see_equal_batches(
         monkeypatch.setattr(fit, recorded(name))
         stage = workflow.stages[name]
         with pytest.raises(StopError):
-            stage.run(workflow._work(stage, "another key"))
+            workflow._compute(stage, "another key")
     (order, dropout, weights), other = seen["optimize"], seen["control"]
     assert (order, dropout) == other[:2]
     path = trial_folder(finished[0]) / "pretrain_0" / "model.keras"

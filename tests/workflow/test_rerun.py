@@ -126,9 +126,11 @@ def test_lost_export_is_made_again(run_copy, started):
 
 
 @pytest.mark.parametrize(
-    ("flag", "name"), [("workdir", "runs"), ("export_dir", "saved_models")]
+    ("flag", "name"),
+    [("workdir", "runs"), ("export_dir", "saved_models"), ("store_dir", "runs/store")],
 )
 def test_folders_that_cannot_be_written_are_refused_first(tmp_path, flag, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("a file is in the way")
     with pytest.raises(PmalError, match=rf"`{flag}` must be a folder.*--{flag}"):
         run_experiment(tiny(tmp_path))
