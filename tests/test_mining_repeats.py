@@ -12,7 +12,8 @@ STAGES = ("pretrain", "mine")
 @pytest.fixture(scope="module")
 def mined(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repeats")
-    once = tiny(folder, epochs=1, compare=("softmax",), stages=STAGES)
+    few = {"epochs": 1, "train_images_per_class": 40, "tensorboard": False}
+    once = tiny(folder, compare=("softmax",), stages=STAGES, **few)
     again = once.changed(experiment="again", mining_repeats=2)
     for config in (once, again):
         run_experiment(config)

@@ -9,27 +9,22 @@ from typing import Any
 import keras_tuner
 from keras_tuner.engine import trial as trials
 
-from pmal_tf.runtime.errors import PmalError
 from pmal_tf.workflow.config import Config
-from pmal_tf.workflow.tuning.space import Parameter, hyperparameters
+from pmal_tf.workflow.tuning.space import LISTED, Parameter
+from pmal_tf.workflow.tuning.sweep import Sweep
 
 OBJECTIVE = "held_out_auroc"
 # KerasTuner's own entries among a trial's values begin so.
 INTERNAL = "tuner/"
-_LISTED = ("axes", "grid")
 # A point that cannot be trained is passed over; more in a row mean something is wrong.
 _MOST_FAILED = 3
 
 
 class ListedOracle(keras_tuner.Oracle):
-    """Visits points of a list, one after the other.
+    """Visits `points`, the values of each, one after the other.
 
     KerasTuner 1.4.8 has an oracle of its own for grids, which does not remember its
     order: a search that was killed ends with a KeyError when it is to go on.
-
-    Args:
-        points: The values of each point.
-        **kwargs: Passed to `keras_tuner.Oracle`.
     """
 
     def __init__(self, points: Sequence[dict[str, Any]], **kwargs: Any) -> None:
@@ -45,10 +40,7 @@ class ListedOracle(keras_tuner.Oracle):
 
 
 def points_on_axes(space: Sequence[Parameter], config: Config) -> list[dict[str, Any]]:
-    """Returns the points that differ in one setting from the settings of `config`.
-
-    Table 5 varies its settings so.
-    """
+    """Returns the points that differ in one setting from `config`, as Table 5 has."""
     center = {parameter.name: getattr(config, parameter.name) for parameter in space}
     points = []
     for parameter in space:
@@ -59,58 +51,47 @@ def points_on_axes(space: Sequence[Parameter], config: Config) -> list[dict[str,
     return points
 
 
-def points_of_grid(space: Sequence[Parameter], config: Config) -> list[dict[str, Any]]:
-    """Returns all combinations of the values; `config` has no part in them."""
-    del config
+def points_of_grid(space: Sequence[Parameter]) -> list[dict[str, Any]]:
+    """Returns all combinations of the values."""
     names = [parameter.name for parameter in space]
     values = itertools.product(*(parameter.values for parameter in space))
     return [dict(zip(names, combination, strict=True)) for combination in values]
 
 
-def check_oracle(kind: str, space: Sequence[Parameter]) -> None:
-    """Checks that a kind of sweep can visit a space.
-
-    Raises:
-        PmalError: If it cannot.
-    """
-    ranges = [parameter for parameter in space if not parameter.values]
-    if kind in _LISTED and ranges:
-        raise PmalError(
-            f"--tuner={kind} visits listed values. Received: {ranges[0]}. List the "
-            "values, or use --tuner=random or bayesian."
-        )
-    if kind == "hyperband" and any(p.name == "epochs" for p in space):
-        raise PmalError(
-            "--tuner=hyperband chooses the epochs itself. Received: --vary=epochs"
-        )
+def hyperparameters(
+    space: Sequence[Parameter], config: Config
+) -> keras_tuner.HyperParameters:
+    """Returns a space as KerasTuner takes it; settings of `config` are its defaults."""
+    hp = keras_tuner.HyperParameters()
+    for parameter in space:
+        name, default = parameter.name, getattr(config, parameter.name)
+        if parameter.values:
+            given = default if default in parameter.values else parameter.values[0]
+            hp.Choice(name, list(parameter.values), default=given)
+        else:
+            ranged = hp.Int if parameter.kind is int else hp.Float
+            ranged(name, parameter.low, parameter.high)
+    return hp
 
 
-def build_oracle(
-    kind: str, space: Sequence[Parameter], config: Config, *, max_points: int, seed: int
-) -> keras_tuner.Oracle:
-    """Returns the oracle of a sweep.
-
-    Args:
-        kind: One of `TUNERS`.
-        space: What is varied.
-        config: The settings around which.
-        max_points: Points of a random or Bayesian sweep.
-        seed: Decides what is drawn.
-    """
+def build_oracle(sweep: Sweep) -> keras_tuner.Oracle:
+    """Returns what says which points a sweep visits."""
+    config, space = sweep.config, sweep.space
     common = {
         "objective": keras_tuner.Objective(OBJECTIVE, "max"),
         "hyperparameters": hyperparameters(space, config),
-        "seed": seed,
+        "seed": config.seed,
         "allow_new_entries": False,
         "max_consecutive_failed_trials": _MOST_FAILED,
     }
-    if kind in _LISTED:
-        points = (points_on_axes if kind == "axes" else points_of_grid)(space, config)
+    if sweep.tuner in LISTED:
+        on_axes = sweep.tuner == "axes"
+        points = points_on_axes(space, config) if on_axes else points_of_grid(space)
         return ListedOracle(points, max_trials=None, **common)
-    if kind == "random":
-        return keras_tuner.oracles.RandomSearchOracle(max_trials=max_points, **common)
-    if kind == "bayesian":
-        return keras_tuner.oracles.BayesianOptimizationOracle(
-            max_trials=max_points, **common
-        )
-    return keras_tuner.oracles.HyperbandOracle(max_epochs=config.epochs, **common)
+    if sweep.tuner == "hyperband":
+        return keras_tuner.oracles.HyperbandOracle(max_epochs=config.epochs, **common)
+    drawn = {
+        "random": keras_tuner.oracles.RandomSearchOracle,
+        "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
+    }
+    return drawn[sweep.tuner](max_trials=sweep.max_points, **common)
