@@ -12,6 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from pmal_tf.runtime.files import Marker, checksum, differences, write_text
 from pmal_tf.runtime.stage import Stage, Work
 from pmal_tf.workflow.store import Result, Store, replace_records
 
-_VERSIONS = "version of "
 _KEY_DIGITS = 32
 
 
@@ -41,11 +41,12 @@ def merged(stages: Iterable[Stage]) -> list[Stage]:
     return list(found.values())
 
 
+@dataclass
 class Workflow:
     """Runs stages of one trial, in their order.
 
-    Args:
-        stages: All stages, each after those that it needs.
+    Attributes:
+        plan: All stages, each after those that it needs.
         store: Where results are kept.
         shown: The trial's folder.
         fingerprint: Of a name in `Stage.inputs`, what it is now.
@@ -55,26 +56,17 @@ class Workflow:
         begin: Called before a stage is made.
     """
 
-    def __init__(
-        self,
-        stages: Sequence[Stage],
-        store: Store,
-        shown: Path,
-        *,
-        fingerprint: Callable[[str], str],
-        versions: Mapping[str, str],
-        label: str = "",
-        renew: Collection[str] = (),
-        begin: Callable[[Stage], None] = lambda _: None,
-    ) -> None:
-        self.stages = {stage.name: stage for stage in stages}
-        self.store = store
-        self.shown = shown
-        self.fingerprint = fingerprint
-        self.versions = {f"{_VERSIONS}{name}": v for name, v in versions.items()}
-        self.label = label
-        self.renew = set(renew)
-        self.begin = begin
+    plan: Sequence[Stage]
+    store: Store
+    shown: Path
+    fingerprint: Callable[[str], str]
+    versions: Mapping[str, str]
+    label: str = ""
+    renew: Collection[str] = ()
+    begin: Callable[[Stage], None] = lambda _: None
+
+    def __post_init__(self) -> None:
+        self.stages = {stage.name: stage for stage in self.plan}
         self._results: dict[str, Result] = {}
 
     def run(self, kinds: Collection[str]) -> None:
@@ -179,7 +171,8 @@ class Workflow:
     def _reads(self, stage: Stage) -> dict[str, Any]:
         """Returns all that a stage reads beside results: settings, inputs, versions."""
         inputs = {name: self.fingerprint(name) for name in stage.inputs}
-        return {**stage.reads, **inputs, **self.versions}
+        versions = {f"version of {name}": v for name, v in self.versions.items()}
+        return {**stage.reads, **inputs, **versions}
 
     def _needs(self, stage: Stage) -> dict[str, str]:
         """Returns the hashes of the results that a stage reads."""
