@@ -137,7 +137,7 @@ def test_flagfiles_tell_command_time_and_result(path):
     text = "\n".join(head)
     command = "tune" if path.parent.name == "tune" else "run"
     told = path.relative_to(ROOT).as_posix()
-    assert f"#   python -m pmal_tf.{command} --flagfile={told}\n" in text
+    assert f"#   python -m pmal_tf.{command} --flagfile={told}" in text
     # A number says of how many trials it is; what was not measured says so.
     assert re.search(r"^# result: +(not measured\b|n = \d+ trials?\b)", text, re.M)
     if command == "run":

@@ -175,6 +175,12 @@ def test_trials_of_other_settings_are_left_out_of_the_table(run_copy, caplog):
     assert "Trial 0 is left out of the table" in caplog.text
 
 
+def test_a_table_of_several_trials_has_means_and_spreads(tmp_path):
+    table = run_experiment(tiny(tmp_path, trials=(3, 4), tensorboard=False))
+    assert "trials 3, 4 (n = 2)" in table
+    assert " ± " in table
+
+
 def test_results_that_are_older_than_their_models_are_not_shown(run_copy, started):
     table = run_experiment(tiny(run_copy, margin=0.3, stages=("optimize",)))
     assert started == ["optimize"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -14,14 +15,83 @@ from keras_tuner.engine import base_tuner
 from keras_tuner.engine import trial as trials
 
 from pmal_tf.runtime.errors import PmalError, TrainingDivergedError, first_line
+from pmal_tf.workflow.config import Config
 from pmal_tf.workflow.experiment import run_experiment
-from pmal_tf.workflow.tuning.oracles import INTERNAL, OBJECTIVE, build_oracle
 from pmal_tf.workflow.tuning.results import Point, trial_results, write_results
-from pmal_tf.workflow.tuning.space import check_tuner
+from pmal_tf.workflow.tuning.space import (
+    LISTED,
+    Parameter,
+    check_tuner,
+    points_of_grid,
+    points_on_axes,
+)
 from pmal_tf.workflow.tuning.sweep import Sweep
 
 _PROJECT = "tuner"
 _CHIEF, _WORKER_ID = "chief", "KERASTUNER_TUNER_ID"
+_OBJECTIVE = "held_out_auroc"
+# KerasTuner's own entries among a trial's values begin so.
+_INTERNAL = "tuner/"
+# A point that cannot be trained is passed over; more in a row mean something is wrong.
+_MOST_FAILED = 3
+
+
+class ListedOracle(keras_tuner.Oracle):
+    """Visits `points`, the values of each, one after the other.
+
+    KerasTuner 1.4.8 has an oracle of its own for grids, which does not remember its
+    order: a search that was killed ends with a KeyError when it is to go on.
+    """
+
+    def __init__(self, points: Sequence[dict[str, Any]], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.points = list(points)
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Returns the next point, or says that there is none left."""
+        position = int(trial_id)
+        if position >= len(self.points):
+            return {"status": trials.TrialStatus.STOPPED}
+        return {"status": trials.TrialStatus.RUNNING, "values": self.points[position]}
+
+
+def hyperparameters(
+    space: Sequence[Parameter], config: Config
+) -> keras_tuner.HyperParameters:
+    """Returns a space as KerasTuner takes it; settings of `config` are its defaults."""
+    hp = keras_tuner.HyperParameters()
+    for parameter in space:
+        name, default = parameter.name, getattr(config, parameter.name)
+        if parameter.values:
+            given = default if default in parameter.values else parameter.values[0]
+            hp.Choice(name, list(parameter.values), default=given)
+        else:
+            ranged = hp.Int if parameter.kind is int else hp.Float
+            ranged(name, parameter.low, parameter.high)
+    return hp
+
+
+def build_oracle(sweep: Sweep) -> keras_tuner.Oracle:
+    """Returns what says which points a sweep visits."""
+    config, space = sweep.config, sweep.space
+    common = {
+        "objective": keras_tuner.Objective(_OBJECTIVE, "max"),
+        "hyperparameters": hyperparameters(space, config),
+        "seed": config.seed,
+        "allow_new_entries": False,
+        "max_consecutive_failed_trials": _MOST_FAILED,
+    }
+    if sweep.tuner in LISTED:
+        on_axes = sweep.tuner == "axes"
+        points = points_on_axes(space, config) if on_axes else points_of_grid(space)
+        return ListedOracle(points, max_trials=None, **common)
+    if sweep.tuner == "hyperband":
+        return keras_tuner.oracles.HyperbandOracle(max_epochs=config.epochs, **common)
+    drawn = {
+        "random": keras_tuner.oracles.RandomSearchOracle,
+        "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
+    }
+    return drawn[sweep.tuner](max_trials=sweep.max_points, **common)
 
 
 class PointTuner(base_tuner.BaseTuner):
@@ -63,7 +133,7 @@ class PointTuner(base_tuner.BaseTuner):
             # KerasTuner would take any other for a bad point, and go on.
             raise errors.FatalError(str(error)) from error
         found = trial_results(config, self.sweep.rule)
-        return {OBJECTIVE: Point(values, config, found).mean}
+        return {_OBJECTIVE: Point(values, config, found).mean}
 
 
 def _retry_lost_points(oracle: keras_tuner.Oracle) -> None:
@@ -131,4 +201,4 @@ def _values_of(sweep: Sweep, trial: trials.Trial) -> tuple[dict[str, Any], int |
         if not parameter.values:
             value = min(max(value, parameter.low), parameter.high)
         ours[parameter.name] = value
-    return ours, values.get(f"{INTERNAL}epochs")
+    return ours, values.get(f"{_INTERNAL}epochs")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from pmal_tf.methods.registry import all_methods
 from pmal_tf.results.collect.paper_ablations import PAPER_TABLES
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.settings import check_setting, kind_of, settings_in
-from pmal_tf.workflow.config import GROUPS
+from pmal_tf.workflow.config import GROUPS, Config
 
 LISTED = ("axes", "grid")
 # Which points a sweep visits.
@@ -128,6 +129,25 @@ def _convert(field: dataclasses.Field, item: str) -> Any:
         ) from error
     check_setting(field, value)
     return value
+
+
+def points_on_axes(space: Sequence[Parameter], config: Config) -> list[dict[str, Any]]:
+    """Returns the points that differ in one setting from `config`, as Table 5 has."""
+    center = {parameter.name: getattr(config, parameter.name) for parameter in space}
+    points = []
+    for parameter in space:
+        for value in parameter.values:
+            point = {**center, parameter.name: value}
+            if point not in points:
+                points.append(point)
+    return points
+
+
+def points_of_grid(space: Sequence[Parameter]) -> list[dict[str, Any]]:
+    """Returns all combinations of the values."""
+    names = [parameter.name for parameter in space]
+    values = itertools.product(*(parameter.values for parameter in space))
+    return [dict(zip(names, combination, strict=True)) for combination in values]
 
 
 def check_tuner(tuner: str, space: Sequence[Parameter]) -> None:

@@ -4,18 +4,15 @@ import pytest
 
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.workflow.config import Config
-from pmal_tf.workflow.tuning.oracles import (
-    build_oracle,
-    hyperparameters,
-    points_of_grid,
-    points_on_axes,
-)
+from pmal_tf.workflow.tuning.search import build_oracle, hyperparameters
 from pmal_tf.workflow.tuning.space import (
     TABLE_5,
     TUNERS,
     Parameter,
     check_tuner,
     parse_space,
+    points_of_grid,
+    points_on_axes,
 )
 from pmal_tf.workflow.tuning.sweep import Sweep
 
