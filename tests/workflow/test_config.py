@@ -306,11 +306,6 @@ def test_the_round_trip_below_moves_every_setting_that_has_an_alternative():
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_the_flags_of_a_config_parse_back_to_it(config, parse):
-    assert parse(*to_flags(config).splitlines()) == config
-
-
-@pytest.mark.parametrize("config", CONFIGS)
 def test_the_flags_of_a_config_are_a_flagfile_of_it(config, parse, tmp_path):
     file = tmp_path / "flags.txt"
     file.write_text(to_flags(config))

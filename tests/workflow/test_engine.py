@@ -179,15 +179,18 @@ def _overwrite(path, text):
     path.write_text(text)
 
 
-def test_a_file_that_is_lost_from_a_trial_comes_back(workflow, made, tmp_path):
+@pytest.mark.parametrize("lost", ["text.txt", "done.json"])
+def test_a_file_that_is_lost_from_a_trial_comes_back(workflow, made, tmp_path, lost):
     workflow().run(ALL)
-    path = tmp_path / "trial" / "two" / "text.txt"
+    path = tmp_path / "trial" / "two" / lost
+    before = path.read_text()
     path.unlink()
-    path.write_text("something else")
+    if lost == "text.txt":
+        path.write_text("something else")
     made.clear()
     workflow().run(ALL)
     assert made == []
-    assert path.read_text() == "1 2"
+    assert path.read_text() == before
 
 
 def test_a_lost_store_is_filled_from_the_trial(workflow, made, tmp_path):

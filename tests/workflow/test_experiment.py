@@ -58,13 +58,6 @@ def test_every_class_has_a_sheet_in_tensorboard(finished):
     np.testing.assert_array_equal(tf.io.decode_png(encoded, channels=3), sheet)
 
 
-@pytest.fixture
-def untrained(monkeypatch):
-    """Classifiers stay as they were drawn: mining does not ask for more."""
-    fit = "pmal_tf.methods.classifier_stage.fit_classifier"
-    monkeypatch.setattr(fit, lambda *_, **__: None)
-
-
 @pytest.mark.usefixtures("untrained")
 def test_a_baseline_of_the_robustness_trains_the_model_it_needs(tmp_path, started):
     config = tiny(

@@ -1,9 +1,7 @@
 """Starting again: what is skipped, taken or made anew, and what is never lost."""
 
 import json
-import os
 import shutil
-import subprocess
 
 import pytest
 from quick_run import quick_stages
@@ -60,72 +58,11 @@ def test_overwrite_alone_makes_everything_anew(run_copy, started):
     assert set(started) == STAGES
 
 
-def test_a_stage_without_the_ones_before_it_is_refused(tmp_path):
-    with pytest.raises(PmalError, match=r"pretrain_0 of .* is not\. Run the same"):
-        run_experiment(tiny(tmp_path, stages=("mine",)))
-
-
 def test_a_stage_that_the_run_does_not_have_is_refused(tmp_path):
     with pytest.raises(PmalError, match=r"`stages` must name .*Received: stages=train"):
         run_experiment(tiny(tmp_path, stages=("train",)))
     with pytest.raises(PmalError, match=r"with --method or --compare"):
         run_experiment(tiny(tmp_path, stages=("control",), compare=("softmax",)))
-
-
-@pytest.mark.parametrize(
-    ("damage", "remade"),
-    [
-        (lambda trial: spoil(trial / "mining" / "model.keras"), ["mining"]),
-        (lambda trial: spoil(trial / "pretrain_1" / "model.keras"), ["pretrain_1"]),
-        (lambda trial: (trial / "pretrain_1" / "model.keras").unlink(), []),
-        (lambda trial: (trial / "optimize" / "done.json").unlink(), []),
-        (lambda trial: (trial / "config.json").write_text("{"), []),
-    ],
-)
-def test_damage_is_mended(finished, tmp_path, started, damage, remade):
-    # With links, as a run leaves them: what is spoilt here is spoilt in the store.
-    subprocess.run(["cp", "-al", f"{finished[0]}/.", str(tmp_path)], check=True)
-    for path in trial_folder(tmp_path).rglob("*"):
-        if path.suffix in (".npz", ".keras"):
-            unshare(path, tmp_path / "runs" / "store")
-    damage(trial_folder(tmp_path))
-    table = run_experiment(tiny(tmp_path))
-    assert started[: len(remade)] == remade
-    assert "| PMAL " in table
-    started.clear()
-    run_experiment(tiny(tmp_path))
-    assert started == []
-
-
-def unshare(path, store):
-    """Gives a trial's file and the store's a copy in common, apart from all others."""
-    relative = path.relative_to(trial_folder(store.parent.parent))
-    twins = [p for p in store.glob(f"*/{relative}") if os.path.samefile(p, path)]
-    content = path.read_bytes()
-    path.unlink()
-    path.write_bytes(content)
-    for twin in twins:
-        twin.unlink()
-        os.link(path, twin)
-
-
-def spoil(path):
-    path.chmod(0o644)
-    content = bytearray(path.read_bytes())
-    content[-30:] = bytes(30)
-    path.write_bytes(content)
-
-
-def test_half_made_stage_is_made_again(run_copy, started):
-    # As a kill leaves it: nothing shown, and files of which only some are whole.
-    for entry in (run_copy / "runs" / "store").glob("evaluate-*"):
-        entry.rename(entry.with_name(f"{entry.name}.making"))
-    (trial_folder(run_copy) / "evaluate" / "done.json").unlink()
-    before = (trial_folder(run_copy) / "scores.npz").read_bytes()
-    run_experiment(tiny(run_copy))
-    # The same scores again, so the export that was made from them stands.
-    assert started == ["evaluate"]
-    assert (trial_folder(run_copy) / "scores.npz").read_bytes() == before
 
 
 def test_lost_export_is_made_again(run_copy, started):
@@ -151,22 +88,6 @@ def test_trial_that_does_not_exist_is_refused_before_any_work(tmp_path):
     with pytest.raises(PmalError, match=r"0\.\.4\. Received: trial=7"):
         run_experiment(tiny(tmp_path, trials=(0, 7)))
     assert not (tmp_path / "runs").exists()
-
-
-def test_failure_while_overwriting_keeps_what_was_there(run_copy, started, monkeypatch):
-    def fail(*_, **__):
-        raise PmalError("no data today")
-
-    before = (trial_folder(run_copy) / "mining" / "model.keras").read_bytes()
-    with monkeypatch.context() as patched:
-        patched.setattr("quick_run._write_something", fail)
-        with pytest.raises(PmalError, match="no data today"):
-            run_experiment(tiny(run_copy, overwrite=True, stages=("mine",)))
-    after = (trial_folder(run_copy) / "mining" / "model.keras").read_bytes()
-    assert after == before
-    started.clear()
-    run_experiment(tiny(run_copy))
-    assert started == []
 
 
 def test_trials_of_other_settings_are_left_out_of_the_table(run_copy, caplog):
