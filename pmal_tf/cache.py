@@ -31,11 +31,6 @@ def used_keys(workdir: Path) -> set[str]:
 def describe(workdir: Path, store_dir: Path, *, clear: bool) -> str:
     """Returns what there is, and removes what is not used if that is wanted.
 
-    Args:
-        workdir: The folder of run folders.
-        store_dir: The folder of finished stages.
-        clear: Whether to remove results that nothing shows.
-
     Raises:
         PmalError: If there is no such folder.
     """
@@ -45,30 +40,29 @@ def describe(workdir: Path, store_dir: Path, *, clear: bool) -> str:
             f"{store_dir}, which is not there. Name another with --workdir or "
             "--store_dir."
         )
-    store = Store(store_dir)
-    used, free = store.sizes(used_keys(workdir))
+    store, keys = Store(store_dir), used_keys(workdir)
+    sizes = store.sizes()
+    free = [entry for entry in sizes if entry.name.rpartition("-")[2] not in keys]
     lines = [
-        f"{size / 2**20:10.1f} MiB  {'used' if entry in used else 'free'}  {entry.name}"
-        for entry, size in sorted({**used, **free}.items())
+        f"{size / 2**20:10.1f} MiB  {'free' if entry in free else 'used'}  {entry.name}"
+        for entry, size in sizes.items()
     ]
-    for name, entries in (("used", used), ("not used", free)):
-        total = sum(entries.values()) / 2**20
-        lines.append(f"{len(entries)} results {name}, {total:,.1f} MiB.")
+
+    def count(what: str, entries: list[Path]) -> str:
+        total = sum(sizes[entry] for entry in entries) / 2**20
+        return f"{what.format(len(entries))}, {total:,.1f} MiB."
+
+    lines.append(count("{} results used", [e for e in sizes if e not in free]))
+    lines.append(count("{} results not used", free))
     if clear:
-        removed = store.clear(free)
-        total = sum(free[entry] for entry in removed) / 2**20
-        lines.append(f"Removed {len(removed)} results, {total:,.1f} MiB.")
+        lines.append(count("Removed {} results", store.clear(free)))
     elif free:
         lines.append("--clear removes what is not used.")
     return "\n".join(lines) + "\n"
 
 
 def main(argv: list[str]) -> None:
-    """Prints what the flags ask for.
-
-    Args:
-        argv: What is left of the command line: the program's name.
-    """
+    """Prints what the flags ask for."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     values = flags.FLAGS

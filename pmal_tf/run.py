@@ -9,11 +9,7 @@ from pmal_tf.workflow.command import parse_or_exit, run_command
 
 
 def main(argv: list[str]) -> None:
-    """Runs every stage of every trial that the flags ask for, and prints the result.
-
-    Args:
-        argv: What is left of the command line: the program's name.
-    """
+    """Runs every stage of every trial that the flags ask for, and prints the result."""
     run_command(argv, _work, kept="Finished stages and checkpoints")
 
 

@@ -34,19 +34,12 @@ def define_flags() -> None:
         f"{', '.join(all_scores())}; by default the method's own.",
     )
     flags.DEFINE_integer(
-        "max_points",
-        20,
-        "Points of a random or Bayesian sweep.",
-        lower_bound=1,
+        "max_points", 20, "Points of a random or Bayesian sweep.", lower_bound=1
     )
 
 
 def main(argv: list[str]) -> None:
-    """Runs the sweep that the flags ask for, and prints its table.
-
-    Args:
-        argv: What is left of the command line: the program's name.
-    """
+    """Runs the sweep that the flags ask for, and prints its table."""
     run_command(argv, _work, kept="Finished points")
 
 
@@ -61,11 +54,7 @@ def _work() -> str:
 
 
 def _sweep_from_flags() -> Sweep:
-    """Reads the flags.
-
-    Raises:
-        PmalError: If a value is not allowed.
-    """
+    """Reads the flags."""
     values, config = flags.FLAGS, settings.config_from_flags()
     if config.overwrite:
         raise PmalError(

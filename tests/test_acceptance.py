@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_run import trial_folder
 
+pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).parent / "acceptance"
 
 
@@ -68,10 +69,35 @@ def test_mining_at_a_large_scale_stays_within_its_memory(capsys):
 
 
 @pytest.mark.usefixtures("tfds_data_dir")
-def test_spoilt_images_are_scored_by_every_quality(tmp_path):
-    found = script("spoilt_images").main(tmp_path, trials=1, epochs=1, images=60)
-    assert {"robustness", "probability", "deep_ensembles", "mc_dropout"} < set(found)
-    assert all(0 < value < 100 for values in found.values() for value in values)
+def test_spoilt_images_are_scored_by_every_quality(tmp_path, monkeypatch, capsys):
+    module, kinds = script("spoilt_images"), []
+    spoilt_kinds = module.spoilt_kinds
+
+    def recorded(example_id):
+        kinds.append(spoilt_kinds(example_id))
+        return kinds[-1]
+
+    # Two that know what was spoilt: one is always right, the other always wrong.
+    known = {
+        "right": lambda given: (kinds[0] != "").astype(float),
+        "wrong": lambda given: (kinds[0] == "").astype(float),
+    }
+    monkeypatch.setattr(module, "spoilt_kinds", recorded)
+    monkeypatch.setattr(module, "QUALITIES", {**module.QUALITIES, **known})
+    found = module.main(tmp_path, trials=1, epochs=1, images=60)
+    assert found.pop("right") == [100.0]
+    assert found.pop("wrong") == [0.0]
+    assert {*found} == {
+        *("robustness", "probability", "deep_ensembles", "mc_dropout"),
+        *("distance", "relative"),
+    }
+    # Each orders the images in its own way, none by chance as the two above.
+    values = [value for (value,) in found.values()]
+    assert len(set(values)) == len(values)
+    assert all(0 < value < 100 for value in values)
+    count = (kinds[0] != "").sum()
+    assert 20 < count < 52  # A tenth of 360, give or take what a hash does.
+    assert f"trial 0: 360 images, {count} spoilt" in capsys.readouterr().out
 
 
 def test_two_hosts_train_what_one_device_trains(tmp_path, capsys):

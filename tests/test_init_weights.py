@@ -88,8 +88,8 @@ def test_every_stage_runs_on_such_a_network(tmp_path, start, started):
     )
     assert "| PMAL " in run_experiment(config)
     assert "pretrain_mc_dropout" in started
-    rival = load_model(trial_folder(tmp_path) / "pretrain_mc_dropout" / "model.keras")
-    assert rival.get_layer("embedding_dropout").rate == 0.5
+    dropped = load_model(trial_folder(tmp_path) / "pretrain_mc_dropout" / "model.keras")
+    assert dropped.get_layer("embedding_dropout").rate == 0.5
     model = load_model(trial_folder(tmp_path) / "optimize" / "model.keras")
     assert model.network.get_layer("conv").kernel.shape == (3, 3, 3, 7)
     started.clear()
@@ -107,6 +107,7 @@ def test_every_stage_runs_on_such_a_network(tmp_path, start, started):
     assert not started
 
 
+@pytest.mark.usefixtures("untrained")
 def test_a_file_that_has_changed_is_another_start(tmp_path, start, started, caplog):
     config = config_of(tmp_path, start)
     run_experiment(config)
@@ -158,6 +159,7 @@ def test_what_cannot_be_started_from_is_told_before_any_work(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.usefixtures("untrained")
 def test_a_size_that_only_the_images_tell_is_told_before_training(tmp_path, started):
     start = write_start(tmp_path / "start.keras", size=16)
     with pytest.raises(

@@ -110,12 +110,23 @@ def test_every_command_that_the_documents_name_exists(defined_flags):
     assert strange == {"logdir", "logit_norm_temperature"}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.flags")))
+# What only others include, and recipes, tell where they are from.
+TOLD = [
+    path
+    for path in sorted((ROOT / "experiments").rglob("*.flags"))
+    if "common" not in path.stem and path.parent.name != "recipes"
+]
+
+
+@pytest.mark.parametrize("path", TOLD, ids=lambda path: path.stem)
 def test_flagfiles_tell_command_time_and_result(path):
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     text = "\n".join(head)
-    if path.stem.startswith("common"):
-        return
-    assert f"python -m pmal_tf.run --flagfile=experiments/{path.name}" in text
-    for word in ("hardware:", "time:", "result:", "paper:"):
-        assert word in text
+    command = "tune" if path.parent.name == "tune" else "run"
+    told = path.relative_to(ROOT).as_posix()
+    assert f"#   python -m pmal_tf.{command} --flagfile={told}" in text
+    # A number says of how many trials it is; what was not measured says so.
+    assert re.search(r"^# result: +(not measured\b|n = \d+ trials?\b)", text, re.M)
+    if command == "run":
+        for word in ("hardware", "time", "paper"):
+            assert re.search(rf"^# {word}: +\S", text, re.MULTILINE), word

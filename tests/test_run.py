@@ -5,23 +5,31 @@ import logging as standard_logging
 import signal
 
 import pytest
-from absl import logging
+from absl import app, flags, logging
+from absl.testing import flagsaver
 
 from pmal_tf import run
 from pmal_tf.runtime.signals import Interrupted
 from pmal_tf.workflow import experiment
-from pmal_tf.workflow.config import Config
+from pmal_tf.workflow.command import parse_or_exit
 
 
-@pytest.fixture(autouse=True)
-def _as_before(monkeypatch):
-    """A command changes signal handlers and the log of its process."""
+@pytest.fixture
+def command(defined_flags):
+    """Runs the command in this process, and leaves that as it was."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     handlers = [signal.getsignal(number) for number in numbers]
     verbosity, formatter = logging.get_verbosity(), logging.get_absl_handler().formatter
     level = standard_logging.getLogger("tensorflow").level
-    monkeypatch.setattr(run.settings, "config_from_flags", Config)
-    yield
+    was_parsed = flags.FLAGS.is_parsed()
+
+    def main(*arguments):
+        with flagsaver.flagsaver():
+            run.main(parse_or_exit(["run", *arguments]))
+
+    yield main
+    if not was_parsed:
+        flags.FLAGS.unparse_flags()
     for number, handler in zip(numbers, handlers, strict=True):
         signal.signal(number, handler)
     logging.set_verbosity(verbosity)
@@ -29,16 +37,20 @@ def _as_before(monkeypatch):
     standard_logging.getLogger("tensorflow").setLevel(level)
 
 
-def ending(monkeypatch, error):
+@pytest.fixture
+def ending(monkeypatch, command):
     """Runs a command whose experiment raises; returns what it ends with."""
 
-    def raises(config):
-        raise error
+    def end(error, kind=SystemExit):
+        def raises(config):
+            raise error
 
-    monkeypatch.setattr(experiment, "run_experiment", raises)
-    with pytest.raises(SystemExit) as caught:
-        run.main(["run"])
-    return caught.value.code
+        monkeypatch.setattr(experiment, "run_experiment", raises)
+        with pytest.raises(kind) as caught:
+            command()
+        return caught.value
+
+    return end
 
 
 @pytest.mark.parametrize(
@@ -50,22 +62,56 @@ def ending(monkeypatch, error):
         RuntimeError("events.out; No space left on device"),
     ],
 )
-def test_full_disk_is_a_sentence(monkeypatch, error):
-    message = ending(monkeypatch, error)
+def test_full_disk_is_a_sentence(ending, error):
+    message = ending(error).code
     assert message.startswith("Error: The disk must have room for the run. Received:")
     assert str(error).splitlines()[0] in message
     assert "the same command goes on from there" in message
 
 
-def test_signal_ends_with_its_status_and_no_traceback(monkeypatch, capsys):
-    assert ending(monkeypatch, Interrupted(signal.SIGTERM, "All is kept.")) == 143
+def test_signal_ends_with_its_status_and_no_traceback(ending, capsys):
+    assert ending(Interrupted(signal.SIGTERM, "All is kept.")).code == 143
     assert "Stopped by SIGTERM. All is kept." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EACCES, "no"), ValueError("a bug")])
-def test_other_errors_keep_their_traceback(monkeypatch, error):
-    monkeypatch.setattr(
-        experiment, "run_experiment", lambda config: (_ for _ in ()).throw(error)
-    )
-    with pytest.raises(type(error)):
-        run.main(["run"])
+def test_other_errors_keep_their_traceback(ending, error):
+    assert ending(error, type(error)) is error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--dataset=cifar11"], "`dataset` must be one of cifar10"),
+        (["--datset=mnist"], "Unknown command line flag 'datset'"),
+        (["--protocol=arpl2"], "`protocol` must be one of"),
+        (["--trials=0,x"], "`trials` must list values of type int"),
+        (["--epsilon=0"], "`epsilon` must lie in (0, 1]"),
+        (["--prototypes_per_class=0"], "`prototypes_per_class` must lie in"),
+        (["--num_models=1"], "`num_models` must lie in [2, inf)"),
+        (["--flagfile=absent.flags"], "`--flagfile` must name a readable file"),
+        (["--dataset=mnist", "--data_dir=."], "pmal_tf.data.prepare --dataset=mnist"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_sentences(
+    command, tmp_path, monkeypatch, arguments, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        command(*arguments)
+    # Python prints what is no number, and leaves with status 1.
+    assert caught.value.code.startswith("Error: ")
+    assert sentence in caught.value.code
+    assert not list(tmp_path.iterdir())
+
+
+def test_arguments_that_are_no_flags_are_a_usage_error(command):
+    with pytest.raises(app.UsageError, match="Unexpected arguments: train"):
+        command("train")
+
+
+def test_help_is_what_matters_most(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command("--help")
+    assert caught.value.code == 0
+    assert "--method [pmal]" in capsys.readouterr().out

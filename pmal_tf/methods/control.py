@@ -7,8 +7,7 @@ the optimisation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pmal_tf.methods.softmax import Softmax
 
@@ -25,7 +24,6 @@ class Control(Softmax):
     beside = ("softmax",)
     baseline = "softmax"
     result_of = ("control",)
-    retired: ClassVar[Mapping[str, str]] = {"control": "--compare=softmax,control"}
 
     def stages(self, trial: Trial, settings: Any) -> list[Stage]:
         """Returns M^1's stage, and the one that goes on from it."""

@@ -8,7 +8,7 @@ without TensorFlow, a method's file loads it inside its functions only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -43,7 +43,6 @@ class Method:
         beside: Methods that are judged beside it by default.
         baseline: The one of these that its results are compared with.
         result_of: Names of the stages that `load` reads from.
-        retired: Flags that there were, and what to use in their place.
     """
 
     name: ClassVar[str]
@@ -53,7 +52,6 @@ class Method:
     beside: ClassVar[tuple[str, ...]] = ("softmax",)
     baseline: ClassVar[str | None] = "softmax"
     result_of: ClassVar[tuple[str, ...]]
-    retired: ClassVar[Mapping[str, str]] = {}
 
     @property
     def scores_file(self) -> str:

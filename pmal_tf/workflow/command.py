@@ -10,7 +10,7 @@ from absl import app, flags, logging
 from pmal_tf.runtime.console import plain_messages
 from pmal_tf.runtime.errors import PmalError, first_line, is_disk_full
 from pmal_tf.runtime.signals import Interrupted, leave_on_signals
-from pmal_tf.workflow import flags as settings
+from pmal_tf.workflow.flags import parse_arguments, short_help
 
 
 def run_command(argv: list[str], work: Callable[[], str], *, kept: str) -> None:
@@ -48,18 +48,11 @@ def run_command(argv: list[str], work: Callable[[], str], *, kept: str) -> None:
 
 
 def parse_or_exit(argv: list[str]) -> list[str]:
-    """Parses the command line; what cannot be parsed ends the program.
-
-    Args:
-        argv: The program's name and its arguments.
-
-    Returns:
-        What is left: the name, and arguments that are not flags.
-    """
+    """Parses the command line as `parse_arguments` does, or ends the program."""
     if {"--help", "-help", "-h", "--h"} & set(argv[1:]):
-        sys.stdout.write(f"{settings.short_help()}\n")
+        sys.stdout.write(f"{short_help()}\n")
         sys.exit(0)
     try:
-        return settings.parse_arguments(argv)
+        return parse_arguments(argv)
     except (PmalError, flags.Error) as error:
         sys.exit(f"Error: {error}")

@@ -39,11 +39,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Run.
-
-    Raises:
-        PmalError: If a value is not allowed.
-    """
+    """Run."""
 
     experiment: str = setting(
         "",
@@ -107,20 +103,31 @@ GROUPS: dict[str, type] = {
 _GROUP_OF = {f.name: name for name, group in GROUPS.items() for f in settings_in(group)}
 
 
-class Config:
-    """The settings of an experiment; defaults are the paper's values.
+def _filled(group: type, values: dict[str, Any]) -> Any:
+    """Returns a group of settings with those values that are its own."""
+    names = {field.name for field in settings_in(group)}
+    return group(**{n: v for n, v in values.items() if n in names})
 
-    Args:
-        **values: Settings by name; the others have their defaults.
+
+def _check_lists(settings: Any) -> None:
+    """Refuses a list that names a thing twice, or nothing where it must."""
+    for field in settings_in(settings):
+        values = getattr(settings, field.name)
+        if not isinstance(values, tuple):
+            continue
+        needed = field.default and field.name != "compare"
+        if len(set(values)) != len(values) or (needed and not values):
+            least = "at least one value" if needed else "values"
+            raise PmalError(
+                f"`{field.name}` must list {least}, each once. "
+                f"Received: {field.name}={list(values)}"
+            )
+
+
+class Config:
+    """The settings of an experiment by name; defaults are the paper's values.
 
     Attributes:
-        run: Settings of the run.
-        data: Settings of the data.
-        network: Settings of the network.
-        recipe: Settings of training.
-        evaluation: Settings of evaluation.
-        serving: Settings of export.
-        devices: Settings of the machine.
         methods: Settings of each method in use by its name, the run's own first.
         compared: The methods that are judged beside it.
 
@@ -147,63 +154,38 @@ class Config:
         if strange:
             raise PmalError(f"There is no such setting. Received: {', '.join(strange)}")
         for name, group in GROUPS.items():
-            given = {n: v for n, v in values.items() if _GROUP_OF.get(n) == name}
-            made[name] = group(**given)
+            made[name] = _filled(group, values)
+            _check_lists(made[name])
         get_dataset(self.data.dataset)
-        self._check_lists()
-        own = registry.get_method(self.run.method)
-        compare = own.beside if self.run.compare == (AUTO,) else self.run.compare
-        made["compared"] = tuple(registry.get_method(name) for name in compare)
-        made["methods"] = {}
-        for method in (own, *self.compared):
-            names = {field.name for field in settings_in(method.Settings)}
-            given = {n: v for n, v in values.items() if n in names}
-            self.methods[method.name] = method.Settings(**given)
-        for name in values:
-            owner = owners[name][0] if name in owners else None
-            if owner is not None and owner not in self.methods:
-                raise PmalError(
-                    f"`{name}` is a setting of the method {owner}. Received: "
-                    f"{name}={values[name]} with method={own.name}. Leave it out, or "
-                    f"add --method={owner} or --compare={owner}."
-                )
-        self._set_default("run", experiment=self.data.dataset)
-        if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", self.run.experiment):
-            raise PmalError(
-                "`experiment` must be a plain folder name of letters, digits and the "
-                f"signs ._+- . Received: experiment={self.run.experiment!r}"
-            )
-        self._set_default("serving", rule=own.scores[0])
-
-    def _check_lists(self) -> None:
-        """Checks the settings that are lists.
-
-        Raises:
-            PmalError: If one names a thing twice, or nothing where it must.
-        """
-        for group in GROUPS:
-            for field in settings_in(GROUPS[group]):
-                values = getattr(getattr(self, group), field.name)
-                if not isinstance(values, tuple):
-                    continue
-                needed = field.default and field.name != "compare"
-                if len(set(values)) != len(values) or (needed and not values):
-                    least = "at least one value" if needed else "values"
-                    raise PmalError(
-                        f"`{field.name}` must list {least}, each once. "
-                        f"Received: {field.name}={list(values)}"
-                    )
         if self.run.method in self.run.compare:
             raise PmalError(
                 "`compare` must list other methods than the run's own. Received: "
                 f"compare={','.join(self.run.compare)} with method={self.run.method}"
             )
-
-    def _set_default(self, group: str, **values: Any) -> None:
-        """Sets what is empty to a default that depends on other settings."""
-        settings = getattr(self, group)
-        missing = {n: v for n, v in values.items() if not getattr(settings, n)}
-        self.__dict__[group] = dataclasses.replace(settings, **missing)
+        own = self.own_method
+        compare = own.beside if self.run.compare == (AUTO,) else self.run.compare
+        made["compared"] = tuple(registry.get_method(name) for name in compare)
+        made["methods"] = {
+            method.name: _filled(method.Settings, values)
+            for method in (own, *self.compared)
+        }
+        for name in values:
+            owner = owners[name][0] if name in owners else own.name
+            if owner not in self.methods:
+                raise PmalError(
+                    f"`{name}` is a setting of the method {owner}. Received: "
+                    f"{name}={values[name]} with method={own.name}. Leave it out, or "
+                    f"add --method={owner} or --compare={owner}."
+                )
+        experiment = self.run.experiment or self.data.dataset
+        if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", experiment):
+            raise PmalError(
+                "`experiment` must be a plain folder name of letters, digits and the "
+                f"signs ._+- . Received: experiment={experiment!r}"
+            )
+        made["run"] = dataclasses.replace(self.run, experiment=experiment)
+        rule = self.serving.rule or own.scores[0]
+        made["serving"] = dataclasses.replace(self.serving, rule=rule)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise dataclasses.FrozenInstanceError(f"cannot assign to {name!r}")
@@ -226,10 +208,7 @@ class Config:
         return f"Config({', '.join(f'{n}={v!r}' for n, v in self._given.items())})"
 
     def changed(self, **values: Any) -> Config:
-        """Returns these settings but for some.
-
-        Settings of a method that is in use no more are left out.
-        """
+        """Returns these settings but for some, without those of methods not in use."""
         given, owners = {**self._given, **values}, registry.owners()
         chosen = {n: given[n] for n in ("method", "compare") if n in given}
         in_use = Config(**chosen).methods
@@ -251,11 +230,17 @@ class Config:
         }
 
     def result_settings(self) -> dict[str, Any]:
-        """Returns all settings that scores and metrics depend on, as JSON has them."""
-        groups = [self.run, self.data, self.network, self.recipe, self.evaluation]
+        """Returns all settings that scores and metrics depend on, as JSON has them.
+
+        Those of methods that are judged beside the run's own are called
+        `<method>.<setting>`.
+        """
         found: dict[str, Any] = {}
-        for group in (*groups, *self.methods.values()):
-            found |= read_settings(group)
+        for name in ("run", "data", "network", "recipe", "evaluation"):
+            found |= read_settings(getattr(self, name))
+        for method, settings in self.methods.items():
+            own = "" if method == self.run.method else f"{method}."
+            found |= {f"{own}{n}": v for n, v in read_settings(settings).items()}
         judged = [score.name for score in self.scores]
         compared = [method.name for method in self.compared]
         return {**found, "scores": judged, "compare": compared}

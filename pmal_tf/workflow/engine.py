@@ -7,10 +7,12 @@ computes. A result of that key is taken, whoever made it; else it is made.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,8 @@ from pmal_tf.runtime import distribution
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import Marker, checksum, differences, write_text
 from pmal_tf.runtime.stage import Stage, Work
-from pmal_tf.workflow.store import Result, Store, drop_records
+from pmal_tf.workflow.store import Result, Store, replace_records
 
-_VERSIONS = "version of "
 _KEY_DIGITS = 32
 
 
@@ -40,40 +41,32 @@ def merged(stages: Iterable[Stage]) -> list[Stage]:
     return list(found.values())
 
 
+@dataclass
 class Workflow:
     """Runs stages of one trial, in their order.
 
-    Args:
-        stages: All stages, each after those that it needs.
+    Attributes:
+        plan: All stages, each after those that it needs.
         store: Where results are kept.
         shown: The trial's folder.
-        fingerprint: Tells, of a name in `Stage.inputs`, what it is now.
-        versions: Versions of all that computes, by name.
+        fingerprint: Of a name in `Stage.inputs`, what it is now.
+        versions: Of all that computes, by name.
         label: What the log calls the trial.
         renew: Kinds of stages to make anew, whatever there is.
-        begin: Called before a stage is made, with its name.
+        begin: Called before a stage is made.
     """
 
-    def __init__(
-        self,
-        stages: Sequence[Stage],
-        store: Store,
-        shown: Path,
-        *,
-        fingerprint: Callable[[str], str],
-        versions: Mapping[str, str],
-        label: str = "",
-        renew: Collection[str] = (),
-        begin: Callable[[Stage], None] = lambda _: None,
-    ) -> None:
-        self.stages = {stage.name: stage for stage in stages}
-        self.store = store
-        self.shown = shown
-        self.fingerprint = fingerprint
-        self.versions = {f"{_VERSIONS}{name}": v for name, v in versions.items()}
-        self.label = label
-        self.renew = set(renew)
-        self.begin = begin
+    plan: Sequence[Stage]
+    store: Store
+    shown: Path
+    fingerprint: Callable[[str], str]
+    versions: Mapping[str, str]
+    label: str = ""
+    renew: Collection[str] = ()
+    begin: Callable[[Stage], None] = lambda _: None
+
+    def __post_init__(self) -> None:
+        self.stages = {stage.name: stage for stage in self.plan}
         self._results: dict[str, Result] = {}
 
     def run(self, kinds: Collection[str]) -> None:
@@ -83,9 +76,21 @@ class Workflow:
             PmalError: If a stage that one of them needs is of another kind, and is not
                 finished.
         """
-        for stage in self.stages.values():
-            if stage.kind in kinds:
-                self._run(stage)
+        wanted = [stage for stage in self.stages.values() if stage.kind in kinds]
+        if distribution.several_hosts():
+            self._take_back(name for stage in wanted for name in stage.needs)
+        for stage in wanted:
+            self._run(stage)
+
+    def _take_back(self, names: Iterable[str]) -> None:
+        """Lets the chief fill a lost store before other hosts look there."""
+        if distribution.is_chief():
+            for name in dict.fromkeys(names):
+                with contextlib.suppress(PmalError):
+                    self.finished(name)
+            # Some may be made anew.
+            self._results.clear()
+        distribution.wait_for_all_hosts()
 
     def finished(self, name: str) -> Result:
         """Returns the result of a stage as it would be made now.
@@ -95,7 +100,7 @@ class Workflow:
         """
         if name not in self._results:
             stage = self.stages[name]
-            key, _ = self._key(stage)
+            key = self._key(stage)
             result = self._find(stage, key)
             if result is None and distribution.is_chief():
                 with self.store.claimed(name, key):
@@ -114,7 +119,7 @@ class Workflow:
     def _run(self, stage: Stage) -> None:
         """Takes or makes the result of one stage, and shows it."""
         name = f"{self.label}{stage.name}"
-        key, _ = self._key(stage)
+        key = self._key(stage)
         was_shown = Marker.read(self.shown / stage.name)
         renews = stage.kind in self.renew
         found = None if renews else self._find(stage, key)
@@ -166,14 +171,18 @@ class Workflow:
     def _reads(self, stage: Stage) -> dict[str, Any]:
         """Returns all that a stage reads beside results: settings, inputs, versions."""
         inputs = {name: self.fingerprint(name) for name in stage.inputs}
-        return {**stage.reads, **inputs, **self.versions}
+        versions = {f"version of {name}": v for name, v in self.versions.items()}
+        return {**stage.reads, **inputs, **versions}
 
-    def _key(self, stage: Stage) -> tuple[str, dict[str, Any]]:
-        """Returns a stage's key, and what it reads by name."""
-        needs = {name: self.finished(name).marker.hash for name in stage.needs}
-        reads = self._reads(stage)
-        text = json.dumps([stage.name, reads, needs], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS], reads
+    def _needs(self, stage: Stage) -> dict[str, str]:
+        """Returns the hashes of the results that a stage reads."""
+        return {name: self.finished(name).marker.hash for name in stage.needs}
+
+    def _key(self, stage: Stage) -> str:
+        """Returns the hash of a stage's name and all that it reads."""
+        content = [stage.name, self._reads(stage), self._needs(stage)]
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]
 
     def _since(self, stage: Stage) -> str:
         """Says in what a stage differs from the one that is shown, if there is one."""
@@ -187,22 +196,8 @@ class Workflow:
                 changed.append(f"{name} is another")
         return f", since {'; '.join(changed)}" if changed else ""
 
-    def _work(self, stage: Stage, key: str) -> Work:
-        """Returns where a stage is done."""
-        return Work(
-            stage=stage.name,
-            key=key,
-            folder=self.store.making(stage.name, key),
-            shown=self.shown,
-            results={name: self.finished(name).folder for name in stage.needs},
-        )
-
     def _make(self, stage: Stage, key: str, name: str) -> Result:
-        """Makes a result, on from where a killed command was.
-
-        Raises:
-            Exception: What the stage does; what was there before is as it was.
-        """
+        """Makes a result, on from where a killed command was."""
         self.begin(stage)
         logging.info("%s: starts", name)
         began = time.perf_counter()
@@ -211,21 +206,19 @@ class Workflow:
         mine = self.shown / f"making_{stage.name}.txt"
         resumes = self.store.making(stage.name, key).exists() and mine.exists()
         if not resumes or mine.read_text(encoding="utf-8") != key:
-            drop_records(stage.name, stage.shows, self.shown)
+            replace_records(stage.name, stage.shows, self.shown, [])
         write_text(mine, key)
-        folder = self.store.open(stage.name, key, fresh=False)
+        folder = self.store.open(stage.name, key)
         distribution.wait_for_all_hosts()
         facts = self._compute(stage, key)
-        outputs = {
-            path.relative_to(folder).as_posix(): checksum(path)
-            for path in sorted(_made(stage.name, folder))
-        }
-        _, reads = self._key(stage)
         marker = Marker(
             key=key,
-            inputs=reads,
-            upstream={n: self.finished(n).marker.hash for n in stage.needs},
-            outputs=outputs,
+            inputs=self._reads(stage),
+            upstream=self._needs(stage),
+            outputs={
+                path.relative_to(folder).as_posix(): checksum(path)
+                for path in sorted(_made(stage.name, folder))
+            },
             seconds=time.perf_counter() - began,
             facts=facts,
             shows=stage.shows,
@@ -244,7 +237,13 @@ class Workflow:
 
     def _compute(self, stage: Stage, key: str) -> dict[str, Any]:
         """Runs a stage, on all devices if it can use them; returns its facts."""
-        work = self._work(stage, key)
+        work = Work(
+            stage=stage.name,
+            key=key,
+            folder=self.store.making(stage.name, key),
+            shown=self.shown,
+            results={name: self.finished(name).folder for name in stage.needs},
+        )
         if not stage.distributed:
             return stage.run(work)
         with distribution.current().scope():

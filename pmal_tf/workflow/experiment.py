@@ -21,7 +21,7 @@ from pmal_tf.runtime import distribution
 from pmal_tf.runtime.environment import describe_environment, library_versions
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import (
-    Marker,
+    MARKER,
     check_writable,
     checksum,
     read_json,
@@ -35,7 +35,7 @@ from pmal_tf.workflow.engine import Workflow, merged
 from pmal_tf.workflow.flags import to_flags
 from pmal_tf.workflow.stages.evaluate import evaluate_stage
 from pmal_tf.workflow.stages.export import export_stage, parent_folder
-from pmal_tf.workflow.store import Store, check_store
+from pmal_tf.workflow.store import Store
 
 _START_RECORD = "start.json"
 
@@ -62,9 +62,6 @@ def plan(config: Config, trial: Trial) -> list[Stage]:
 def run_experiment(config: Config) -> str:
     """Runs the wanted stages of every trial.
 
-    Args:
-        config: The settings.
-
     Returns:
         The table of results over the trials that are evaluated with these settings, or
         a line where there are none; on several hosts, empty on all but the chief.
@@ -82,7 +79,7 @@ def run_experiment(config: Config) -> str:
 
 
 def _run_trials(config: Config) -> str:
-    """Runs the wanted stages of every trial; see `run_experiment`."""
+    """Does so under the strategy in use."""
     # Fail before any work is done.
     trials = {number: open_trial(config, number) for number in config.run.trials}
     splits = [trial.images.split for trial in trials.values()]
@@ -96,15 +93,13 @@ def _run_trials(config: Config) -> str:
         _check_folders(config)
     for group in trials_of_equal_classes((s.trial, s.known) for s in splits):
         logging.warning(
-            "Trials %s of %s have the same known classes: their training differs by "
-            "seed only.",
-            *(", ".join(map(str, group)), config.data.dataset),
+            f"Trials {', '.join(map(str, group))} of {config.data.dataset} have the "
+            "same known classes: their training differs by seed only."
         )
     logging.info(
-        "%s: %s, trials %s, %d epochs a stage, backbone %s at width %g",
-        *(config.run.experiment, config.own_method.title),
-        *(", ".join(map(str, trials)), config.recipe.epochs),
-        *(config.network.backbone, config.network.width),
+        f"{config.run.experiment}: {config.own_method.title}, trials "
+        f"{', '.join(map(str, trials))}, {config.recipe.epochs} epochs a stage, "
+        f"backbone {config.network.backbone} at width {config.network.width:g}"
     )
     for trial in trials.values():
         _run_trial(config, trial, wanted)
@@ -119,11 +114,8 @@ def _run_trials(config: Config) -> str:
 
 def workflow_of(config: Config, trial: Trial) -> Workflow:
     """Returns what runs the stages of a trial."""
-    folder = trial.images.folder
-    renew = config.run.stages or ()
     stages = plan(config, trial)
-    if config.run.overwrite and not renew:
-        renew = tuple(stage.kind for stage in stages)
+    renew = config.run.stages or tuple(stage.kind for stage in stages)
 
     def begin(stage: Stage) -> None:
         if "training" in stage.inputs or "test" in stage.inputs:
@@ -135,7 +127,7 @@ def workflow_of(config: Config, trial: Trial) -> Workflow:
     return Workflow(
         stages,
         Store(config.store_folder),
-        folder,
+        trial.images.folder,
         fingerprint=lambda name: _fingerprint(trial, name),
         versions=library_versions(),
         label=f"trial {trial.number}  ",
@@ -148,10 +140,8 @@ def _fingerprint(trial: Trial, name: str) -> str:
     """Returns the fingerprint of images, or of the file that training starts from."""
     if name != START:
         return trial.images.fingerprint(name)
-    start, record = (
-        Path(trial.network.init_weights),
-        trial.images.folder / _START_RECORD,
-    )
+    start = Path(trial.network.init_weights)
+    record = trial.images.folder / _START_RECORD
     if start.is_file():
         return checksum(start)
     # Models that are finished do not need the file any more.
@@ -160,11 +150,7 @@ def _fingerprint(trial: Trial, name: str) -> str:
 
 
 def _run_trial(config: Config, trial: Trial, kinds: set[str]) -> None:
-    """Runs the wanted stages of one trial.
-
-    Raises:
-        PmalError: If a stage that is needed is missing.
-    """
+    """Runs the wanted stages of one trial."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(config.network.precision)
     try:
@@ -177,13 +163,7 @@ def _run_trial(config: Config, trial: Trial, kinds: set[str]) -> None:
 
 
 def _record_settings(config: Config, trial: Trial, *, anew: bool = True) -> None:
-    """Writes what is needed to repeat the trial.
-
-    Args:
-        config: The settings.
-        trial: The trial.
-        anew: Whether something is about to be made, on this machine.
-    """
+    """Writes what is needed to repeat the trial; `anew` if something is to be made."""
     folder, number = trial.images.folder, trial.number
     write_json(folder / "config.json", {**config.values(), "trial": number})
     alone = config.changed(trials=(number,), overwrite=False)
@@ -197,11 +177,7 @@ def _record_settings(config: Config, trial: Trial, *, anew: bool = True) -> None
 
 
 def _wanted_kinds(config: Config, trial: Trial) -> set[str]:
-    """Returns the kinds of stages to run.
-
-    Raises:
-        PmalError: If there is none of a name.
-    """
+    """Returns the kinds of stages to run."""
     kinds = dict.fromkeys(stage.kind for stage in plan(config, trial))
     strange = [kind for kind in config.run.stages if kind not in kinds]
     if strange:
@@ -216,65 +192,63 @@ def _wanted_kinds(config: Config, trial: Trial) -> set[str]:
 def _check_start(config: Config) -> None:
     """Checks the file that training starts from, where some model may need it."""
     folders = (config.run_folder / f"trial_{number}" for number in config.run.trials)
-    if not all((folder / EVALUATE / "done.json").exists() for folder in folders):
+    if not all((folder / EVALUATE / MARKER).exists() for folder in folders):
         check_start(config.network, config.data.image_size)
 
 
 def _check_devices(config: Config) -> None:
-    """Checks and sets up what the devices are to do.
-
-    Raises:
-        PmalError: If they cannot.
-    """
-    precision = config.network.precision
-    check_precision(precision)
-    if config.serving.tflite and precision != "float32":
-        raise PmalError(
-            "TensorFlow Lite's converter takes networks in float32 only. Received: "
-            f"tflite={','.join(config.serving.tflite)} with precision={precision}"
-        )
-    if config.serving.tflite and distribution.several_hosts():
-        raise PmalError(
-            "TensorFlow Lite models are made on one host. Received: "
-            f"tflite={','.join(config.serving.tflite)} on several. Leave --tflite out, "
-            "and add it when the same command is started on one host: it exports only."
-        )
+    """Refuses what the devices cannot do, and sets up what they are to do."""
+    precision, tflite = config.network.precision, ",".join(config.serving.tflite)
     replicas, batch_size = distribution.replicas(), config.recipe.batch_size
-    if batch_size % replicas:
-        raise PmalError(
+    check_precision(precision)
+    several = replicas > 1
+    for refused, sentence in (
+        (
+            tflite and precision != "float32",
+            "TensorFlow Lite's converter takes networks in float32 only. Received: "
+            f"tflite={tflite} with precision={precision}",
+        ),
+        (
+            tflite and distribution.several_hosts(),
+            "TensorFlow Lite models are made on one host. Received: "
+            f"tflite={tflite} on several. Leave --tflite out, and add it when the same "
+            "command is started on one host: it exports only.",
+        ),
+        (
+            batch_size % replicas,
             "A batch must be divisible by the number of replicas. Received: "
             f"batch_size={batch_size} on {replicas} replicas. Choose another "
-            "--batch_size, or use fewer devices."
-        )
-    if replicas > 1:
+            "--batch_size, or use fewer devices.",
+        ),
+        (
+            several and precision == "mixed_float16",
+            "Replicas would scale their losses apart, since each looks for overflows "
+            f"in its own gradients. Received: precision=mixed_float16 on {replicas} "
+            "replicas. Use --precision=mixed_bfloat16 or float32.",
+        ),
+        (
+            several and config.recipe.jit == "on",
+            "XLA compiles the training step of one device only. Received: jit=on "
+            f"on {replicas} replicas. Leave --jit=auto.",
+        ),
+    ):
+        if refused:
+            raise PmalError(sentence)
+    if several:
         logging.info(
-            "%d replicas, %d of them here, each with %d images of a batch",
-            *(replicas, distribution.local_replicas(), batch_size // replicas),
+            f"{replicas} replicas, {distribution.local_replicas()} of them here, each "
+            f"with {batch_size // replicas} images of a batch"
         )
-        if precision == "mixed_float16":
-            raise PmalError(
-                "Replicas would scale their losses apart, since each looks for "
-                "overflows in its own gradients. Received: precision=mixed_float16 on "
-                f"{replicas} replicas. Use --precision=mixed_bfloat16 or float32."
-            )
-        if config.recipe.jit == "on":
-            raise PmalError(
-                "XLA compiles the training step of one device only. Received: jit=on "
-                f"on {replicas} replicas. Leave --jit=auto."
-            )
     if config.devices.deterministic:
         tf.config.experimental.enable_op_determinism()
 
 
 def _check_folders(config: Config) -> None:
-    """Checks that the folders can be written.
-
-    Raises:
-        PmalError: If one cannot.
-    """
+    """Checks that the folders can be written."""
     for flag, folder in (
         ("workdir", config.run_folder),
         ("export_dir", Path(config.serving.export_dir)),
+        ("store_dir", config.store_folder),
     ):
         try:
             check_writable(folder)
@@ -283,18 +257,14 @@ def _check_folders(config: Config) -> None:
                 f"`{flag}` must be a folder that can be written. Received: {folder}: "
                 f"{error.strerror}. Choose another with --{flag}."
             ) from error
-    check_store(config.store_folder)
 
 
 def _evaluated_trials(config: Config, trials: dict[int, Trial]) -> list[dict[str, Any]]:
     """Returns the results that were made with these settings and still stand."""
     results = []
-    names = (path.name for path in config.run_folder.glob("trial_*"))
+    names = (path.parent.name for path in config.run_folder.glob("*/result.json"))
     found = (re.fullmatch(r"trial_(\d+)", name) for name in names)
     for number in sorted(int(match[1]) for match in found if match):
-        folder = config.run_folder / f"trial_{number}"
-        if not (folder / "result.json").exists():
-            continue
         try:
             trial = trials.get(number) or open_trial(config, number)
             # Not from the trial's folder, which may show results of other settings.
@@ -311,16 +281,15 @@ def _describe_exports(config: Config, trials: dict[int, Trial]) -> str:
     """Says where the models of the wanted trials lie and what they reject."""
     lines = []
     for number, trial in trials.items():
-        marker = Marker.read(trial.images.folder / EXPORT)
-        if marker is None:
+        if not (trial.images.folder / EXPORT / MARKER).exists():
             continue
         workflow = workflow_of(config, trial)
         try:
             version = workflow.finished(EXPORT).marker.facts["version"]
         except PmalError:  # It is of other settings.
             continue
-        folder = parent_folder(config, number) / version
         made = workflow.finished(EVALUATE).folder
         calibration = read_json(made / "calibration.json")
+        folder = parent_folder(config, number) / version
         lines.append(describe_export(folder, config.rule, calibration))
     return "".join(["\n", *lines]) if lines else ""

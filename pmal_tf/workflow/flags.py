@@ -10,36 +10,45 @@ from typing import Any
 from absl import flags
 
 from pmal_tf.methods import registry
+from pmal_tf.results.collect.paper_ablations import CELLS
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.flagfiles import expand_flagfiles
 from pmal_tf.runtime.settings import kind_of, settings_in
 from pmal_tf.workflow.config import AUTO, GROUPS, Config
 
-# Flags that there were, and what to do without them.
-_RETIRED = {"share_stages": "nothing: runs of one --workdir always share stages"}
+_DEFINE: dict[type, Any] = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+
+
+def _groups() -> list[type]:
+    """Returns every group of settings, those of all methods included."""
+    return [*GROUPS.values(), *(m.Settings for m in registry.all_methods().values())]
 
 
 def all_settings() -> dict[str, dataclasses.Field]:
     """Returns every setting by its name, those of all methods included."""
-    groups = [*GROUPS.values(), *(m.Settings for m in registry.all_methods().values())]
-    return {field.name: field for group in groups for field in settings_in(group)}
+    return {field.name: field for group in _groups() for field in settings_in(group)}
 
 
 def define_flags() -> None:
-    """Defines one absl flag per setting."""
+    """Defines one absl flag per setting, and `--ablation`, which sets some of them."""
+    flags.DEFINE_enum(
+        "ablation",
+        None,
+        list(CELLS),
+        "Cell of the paper's Tables 3 to 5 whose settings to take, whatever flagfiles "
+        "say; the experiment is called so by default.",
+    )
     for name, field in all_settings().items():
-        text = _help_of(field)
         default: Any = field.default
-        if isinstance(default, bool):
-            flags.DEFINE_boolean(name, default, text)
-        elif isinstance(default, int):
-            flags.DEFINE_integer(name, default, text)
-        elif isinstance(default, float):
-            flags.DEFINE_float(name, default, text)
-        elif isinstance(default, tuple):
-            flags.DEFINE_list(name, [str(item) for item in default], text)
+        if isinstance(default, tuple):
+            flags.DEFINE_list(name, [str(item) for item in default], _help_of(field))
         else:
-            flags.DEFINE_string(name, default, text)
+            _DEFINE[type(default)](name, default, _help_of(field))
 
 
 def _help_of(field: dataclasses.Field) -> str:
@@ -52,19 +61,14 @@ def _help_of(field: dataclasses.Field) -> str:
 
 def short_help() -> str:
     """Returns the settings that most users need, by group, with their defaults."""
-    groups = {group.__doc__: group for group in GROUPS.values()}
-    groups |= {m.Settings.__doc__: m.Settings for m in registry.all_methods().values()}
     lines = ["Flags that matter most; --helpfull lists all.", ""]
-    for doc, group in groups.items():
+    for group in _groups():
         common = [field for field in settings_in(group) if field.metadata["common"]]
         if common:
-            title = str(doc).splitlines()[0].partition(";")[0].partition(":")[0]
-            lines.append(f"{title.rstrip('.')}:")
+            title = str(group.__doc__).splitlines()[0].partition(";")[0].partition(":")
+            lines.append(f"{title[0].rstrip('.')}:")
         for field in common:
-            default = field.default
-            if isinstance(default, tuple):
-                default = _as_list(default)
-            shown = f" [{default}]" if default != "" else ""
+            shown = f" [{_text_of(field.default)}]" if field.default != "" else ""
             lines.append(f"  --{field.name}{shown}\n      {_help_of(field)}")
     return "\n".join(lines)
 
@@ -76,39 +80,31 @@ def parse_arguments(argv: list[str]) -> list[str]:
     flagfile of a method that is not in use do not matter; on the command line they are
     a mistake.
 
-    Args:
-        argv: The program's name and its arguments.
-
     Returns:
-        What is left: the name, and arguments that are not flags.
+        What is left: the program's name, and arguments that are not flags.
 
     Raises:
-        PmalError: If a flagfile cannot be read, or a flag exists no more.
+        PmalError: If a flagfile cannot be read.
         absl.flags.Error: If a flag is unknown or has a value of a wrong type.
     """
     from_files, from_command_line, top_level = expand_flagfiles(argv[1:])
-    if top_level:
-        stems = "+".join(file.stem for file in top_level)
+    stems = "+".join(file.stem for file in top_level)
+    if stems:
         flags.FLAGS.set_default("experiment", stems)
-    try:
-        left = flags.FLAGS([argv[0], *from_files, *from_command_line])
-    except flags.UnrecognizedFlagError as error:
-        retired = dict(_RETIRED)
-        for method in registry.all_methods().values():
-            retired |= method.retired
-        name = error.flagname.removeprefix("no")
-        if name not in retired:
-            raise
-        raise PmalError(
-            f"--{name} is no flag any more; in its place: {retired[name]}. Received: "
-            f"--{error.flagname}."
-        ) from error
+    left = flags.FLAGS([argv[0], *from_files, *from_command_line])
+    asked = {_name_of(argument) for argument in from_command_line}
+    if cell := flags.FLAGS["ablation"].value:
+        # A flagfile called common_cpu only says what the cells have in common.
+        shared = stems.removeprefix("common").lstrip("_")
+        flags.FLAGS.set_default("experiment", "_".join(filter(None, (cell, shared))))
+        for name, value in CELLS[cell].items():
+            if name not in asked:
+                flags.FLAGS[name].parse(str(value))
+        asked |= CELLS[cell].keys()
     in_use = _methods_in_use()
     for name, (owner, _) in registry.owners().items():
-        flag = flags.FLAGS[name]
-        asked = any(_name_of(argument) == name for argument in from_command_line)
-        if flag.present and owner not in in_use and not asked:
-            flag.unparse()
+        if owner not in in_use and name not in asked:
+            flags.FLAGS[name].unparse()
     return left
 
 
@@ -135,41 +131,33 @@ def config_from_flags() -> Config:
     values: dict[str, Any] = {}
     for name, field in all_settings().items():
         flag = flags.FLAGS[name]
-        # A default that a flagfile's name has set counts as given.
-        if not flag.present and flag.value in (field.default, list(_texts(field))):
-            continue
-        value: Any = flag.value
-        if isinstance(field.default, tuple):
-            value = tuple(_convert(field, item) for item in value)
-        values[name] = value
+        # The experiment's default is the name of the flagfiles.
+        if flag.present or name == "experiment":
+            value: Any = flag.value
+            if isinstance(field.default, tuple):
+                value = tuple(_convert(field, item) for item in value)
+            values[name] = value
     return Config(**values)
 
 
 def to_flags(config: Config) -> str:
     """Returns settings as a flagfile, one `--name=value` per line."""
-    lines = []
     fields = all_settings()
-    for name, value in config.values().items():
-        if isinstance(value, tuple):
-            text = _as_list(value)
-        else:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-        if text != "" or fields[name].default:
-            lines.append(f"--{name}={text}\n")
-    return "".join(lines)
+    texts = {name: _text_of(value) for name, value in config.values().items()}
+    return "".join(
+        f"--{name}={text}\n"
+        for name, text in texts.items()
+        if text != "" or fields[name].default
+    )
 
 
-def _texts(field: dataclasses.Field) -> tuple[str, ...]:
-    """Returns the default of a list as absl keeps it."""
-    default: Any = field.default
-    return tuple(map(str, default)) if isinstance(default, tuple) else ()
-
-
-def _as_list(values: tuple[Any, ...]) -> str:
-    """Writes values as absl reads a list: separated by commas, quoted where needed."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(values)
-    return text.getvalue()
+def _text_of(value: Any) -> str:
+    """Writes a value as absl reads it; a list with commas, quoted where needed."""
+    if isinstance(value, tuple):
+        text = io.StringIO()
+        csv.writer(text, lineterminator="").writerow(value)
+        return text.getvalue()
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _convert(field: dataclasses.Field, item: str) -> Any:

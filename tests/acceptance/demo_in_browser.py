@@ -11,30 +11,14 @@ file: the page must not encode images anew. Exits with 1 where anything is wrong
 
 import argparse
 import base64
-import contextlib
-import importlib.util
 import io
-import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
+from browser import answer_of, chromium, leave_without, serving
 from PIL import Image
 
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-ARGUMENTS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update"),
-    "--disable-sync",
-)
 CLASSES = ("<b>cat</b>", "${1 + 1} {{dog}}", "<script>document.title = 'hacked'")
 # Begins as a PNG file of 8 x 8 pixels does.
 _HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x08\0\0\0\x08"
@@ -52,12 +36,6 @@ TRANSFER = """([name, content]) => {
   transfer.items.add(new File([bytes], name));
   return transfer;
 }"""
-
-
-def missing() -> list[str]:
-    """Names what this proof needs and does not find."""
-    found = [x for x in ("gradio", "playwright") if not importlib.util.find_spec(x)]
-    return found if Path(CHROMIUM).exists() else [*found, f"Chromium ({CHROMIUM})"]
 
 
 def export_untrained(folder: Path) -> Path:
@@ -100,34 +78,6 @@ def sample_images(saved_model: Path) -> dict[str, bytes]:
         image.save(buffer, kind)
         files[name] = buffer.getvalue()
     return files
-
-
-@contextlib.contextmanager
-def demo(saved_model: Path) -> Iterator[str]:
-    """Runs the command, and gives the page's URL once it answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        *(sys.executable, "-m", "pmal_tf.demo", f"--saved_model={saved_model}"),
-        *(f"--port={port}", "--noopen"),
-    ]
-    url = f"http://127.0.0.1:{port}/"
-    process = subprocess.Popen(command, text=True, stderr=subprocess.PIPE)
-    try:
-        for _ in range(1200):
-            assert process.poll() is None, f"the demo ended: {process.stderr.read()}"
-            with contextlib.suppress(urllib.error.URLError):
-                urllib.request.urlopen(url, timeout=5).close()
-                break
-            time.sleep(0.1)
-        else:
-            raise AssertionError("the demo did not answer within two minutes")
-        yield url
-    finally:
-        process.terminate()
-        _, errors = process.communicate(timeout=30)
-    assert "Traceback" not in errors, errors
 
 
 def check_page(page, saved_model: Path) -> None:
@@ -188,37 +138,25 @@ def drop(page, name: str, content: bytes) -> None:
 
 
 def main(saved_model: Path | None, out: Path | None) -> None:
-    """Runs all checks.
-
-    Raises:
-        AssertionError: If one fails.
-    """
-    from playwright.sync_api import sync_playwright
-
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+    """Runs all checks, and ends with an AssertionError where one fails."""
+    with tempfile.TemporaryDirectory() as folder:
         model = saved_model or export_untrained(Path(folder) / "untrained" / "1")
-        url = stack.enter_context(demo(model))
-        browser = stack.enter_context(sync_playwright()).chromium.launch(
-            executable_path=CHROMIUM, args=list(ARGUMENTS)
-        )
-        stack.callback(browser.close)
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.set_default_timeout(30_000)
-        hosts: set[str | None] = set()
-        complaints: list[str] = []
-        page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(url)
-        page.locator("textarea").first.wait_for()
-        check_page(page, model)
-        # Pictures inside the page (data:) have no host.
-        assert hosts <= {"127.0.0.1", "localhost", None}, hosts
-        assert not complaints, complaints
-        print(f"Hosts that the page asked: {', '.join(sorted(filter(None, hosts)))}.")
-        if out is not None:
-            page.screenshot(path=out, full_page=True)
-            print(f"Screenshot: {out}")
-        print("The demo page: all as it should be.")
+        command = ("pmal_tf.demo", f"--saved_model={model}", "--noopen")
+        with (
+            serving(*command, ready=lambda url: bool(answer_of(url))) as url,
+            chromium("--disable-gpu") as (open_page, strange),
+        ):
+            page, complaints = open_page(1200, 900, 30), []
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.goto(url)
+            page.get_by_text("Drop an image file").wait_for()
+            check_page(page, model)
+            assert not strange, strange
+            assert not complaints, complaints
+            if out is not None:
+                page.screenshot(path=out, full_page=True)
+                print(f"Screenshot: {out}")
+    print("The demo page: all as it should be, and no other host asked.")
 
 
 if __name__ == "__main__":
@@ -226,6 +164,5 @@ if __name__ == "__main__":
     parser.add_argument("--saved_model", type=Path)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    if lacking := missing():
-        sys.exit(f"This proof needs {', '.join(lacking)}, not found here.")
+    leave_without("gradio", "playwright")
     main(arguments.saved_model, arguments.out)

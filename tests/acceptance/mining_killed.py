@@ -54,11 +54,7 @@ def start(arguments: list[str]) -> subprocess.Popen:
 
 
 def run(arguments: list[str], kill_at: float | None) -> bool:
-    """Runs a worker, killed when it has done a share of the blocks before it.
-
-    Returns:
-        Whether it came to its end.
-    """
+    """Runs a worker, killed after a share of its blocks; tells whether it ended."""
     with start(arguments) as process:
         _, begins, blocks = process.stdout.readline().split()
         begins, blocks = int(begins), int(blocks)
@@ -78,11 +74,7 @@ def run(arguments: list[str], kill_at: float | None) -> bool:
 def main(
     out: Path, count: int, classes: int, kills: int, seconds_between: float
 ) -> None:
-    """Compares an uninterrupted computation with one that is killed.
-
-    Raises:
-        AssertionError: If their bits differ.
-    """
+    """Compares the bits of an uninterrupted computation with those of a killed one."""
     out.mkdir(parents=True, exist_ok=True)
     common = [f"--out={out}", f"--count={count}", f"--classes={classes}"]
     common.append(f"--seconds_between={seconds_between}")

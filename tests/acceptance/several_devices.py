@@ -111,16 +111,7 @@ def finish(*processes: subprocess.Popen) -> None:
 
 
 def run_ways(folder: Path, ways: Sequence[str], *flags: str) -> dict[str, Path]:
-    """Runs an experiment on one device, and in other ways.
-
-    Args:
-        folder: Where to.
-        ways: `mirrored`: on two devices. `hosts`: on two hosts.
-        *flags: Of the experiment.
-
-    Returns:
-        The folder of the trial by the way it was made.
-    """
+    """Runs an experiment on one device, and in other ways; returns each one's trial."""
     finish(start(folder, "one", *flags))
     if "mirrored" in ways:
         finish(start(folder, "mirrored", *flags, "--strategy=mirrored"))
@@ -144,13 +135,7 @@ def furthest(one: list[np.ndarray], other: list[np.ndarray]) -> float:
 
 
 def exact(folder: Path, *more: str, ways: Sequence[str] = WAYS) -> None:
-    """Compares the weights of every stage in float64.
-
-    Args:
-        folder: Where to.
-        *more: Further flags.
-        ways: See `run_ways`.
-    """
+    """Compares the weights of every stage in float64."""
     flags = (*SHORT, "--precision=float64", "--dropout=0", *more)
     trials = run_ways(folder, ways, *flags)
     for way in ways:
@@ -223,7 +208,8 @@ def lost(folder: Path) -> None:
     for name, again in (("lost_one", start_pair), ("then_one_device", None)):
         pair = start_pair(folder, name, *flags)
         trial = folder / "runs" / name / "trial_0"
-        wait_for(trial / "optimize", "step_*.npz", pair)
+        making = "optimize-*.making/optimize/step_*.npz"
+        wait_for(folder / f"store_{name}", making, pair)
         os.kill(pair[1].pid, signal.SIGKILL)
         began = time.monotonic()
         status = pair[0].wait(600)

@@ -10,74 +10,18 @@ page shows nothing, or asks a host other than this one.
 """
 
 import argparse
-import contextlib
-import importlib.util
 import io
-import os
 import re
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
+from browser import answer_of, chromium, leave_without, serving
 from PIL import Image
 
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-ARGUMENTS = (
-    *("--no-sandbox", "--enable-unsafe-swiftshader", "--use-gl=angle"),
-    *("--use-angle=swiftshader", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update"),
-    "--disable-sync",
-)
+WEBGL = ("--enable-unsafe-swiftshader", "--use-gl=angle", "--use-angle=swiftshader")
 PATIENCE = 40  # Seconds until a page counts as empty.
-
-
-def missing() -> list[str]:
-    """Names what this proof needs and does not find."""
-    found = [] if importlib.util.find_spec("playwright") else ["playwright"]
-    return found if Path(CHROMIUM).exists() else [*found, f"Chromium ({CHROMIUM})"]
-
-
-@contextlib.contextmanager
-def tensorboard(logdir: Path) -> Iterator[str]:
-    """Runs TensorBoard, and gives its URL once it has read some of the folder."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        *(sys.executable, "-m", "tensorboard.main", f"--logdir={logdir}"),
-        *("--host=127.0.0.1", f"--port={port}"),
-    ]
-    url = f"http://127.0.0.1:{port}/"
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stderr=errors)
-        try:
-            until = time.monotonic() + PATIENCE
-            while not has_runs(url):
-                errors.seek(0)
-                assert process.poll() is None, f"TensorBoard ended: {errors.read()}"
-                assert time.monotonic() < until, f"TensorBoard sees no run in {logdir}"
-                time.sleep(0.2)
-            yield url
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
-
-
-def has_runs(url: str) -> bool:
-    """Tells whether TensorBoard answers and names a run."""
-    try:
-        with urllib.request.urlopen(f"{url}data/runs", timeout=5) as answer:
-            return answer.read().strip() != b"[]"
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
 
 
 def until(page, probe: Callable):
@@ -168,23 +112,24 @@ CHECKS: dict[str, Callable] = {
 }
 
 
+def has_runs(url: str) -> bool:
+    """Tells whether TensorBoard answers and names a run."""
+    return answer_of(f"{url}data/runs").strip() not in (b"", b"[]")
+
+
 def main(logdir: Path, out: Path) -> list[str]:
     """Looks at all pages, and returns those that are not as they should be."""
-    from playwright.sync_api import Error, sync_playwright
+    from playwright.sync_api import Error
 
     out.mkdir(parents=True, exist_ok=True)
     wrong = []
-    with contextlib.ExitStack() as stack:
-        url = stack.enter_context(tensorboard(logdir))
-        browser = stack.enter_context(sync_playwright()).chromium.launch(
-            executable_path=CHROMIUM, args=list(ARGUMENTS)
-        )
-        stack.callback(browser.close)
-        hosts: set[str | None] = set()
+    command = ("tensorboard.main", f"--logdir={logdir}", "--host=127.0.0.1")
+    with (
+        serving(*command, ready=has_runs) as url,
+        chromium(*WEBGL) as (open_page, strange),
+    ):
         for name, check in CHECKS.items():
-            page = browser.new_page(viewport={"width": 1400, "height": 1000})
-            page.set_default_timeout(1000 * PATIENCE)
-            page.on("request", lambda asked: hosts.add(urlsplit(asked.url).hostname))
+            page = open_page(1400, 1000, PATIENCE)
             page.goto(f"{url}#{name}")
             try:
                 print(f"{name}: {check(page)}", flush=True)
@@ -193,8 +138,7 @@ def main(logdir: Path, out: Path) -> list[str]:
                 wrong.append(name)
             page.screenshot(path=out / f"{name}.png")
             page.close()
-    # Pictures inside the page (data:) have no host.
-    if strange := {host for host in hosts if host not in ("127.0.0.1", "", None)}:
+    if strange:
         print(f"The pages asked {', '.join(sorted(strange))}.")
         wrong.append("hosts")
     print(f"Screenshots: {out}. {'All as it should be.' if not wrong else wrong}")
@@ -206,6 +150,5 @@ if __name__ == "__main__":
     parser.add_argument("logdir", type=Path)
     parser.add_argument("outdir", type=Path)
     arguments = parser.parse_args()
-    if lacking := missing():
-        sys.exit(f"This proof needs {', '.join(lacking)}, not found here.")
+    leave_without("playwright")
     sys.exit(bool(main(arguments.logdir, arguments.outdir)))

@@ -66,12 +66,7 @@ class Moment:
 
 
 class Command:
-    """The command, running, and what it has said so far.
-
-    Args:
-        flags: Its flags.
-        out: The folder of its files.
-    """
+    """The command, running, and what it has said so far."""
 
     def __init__(self, flags: list[str], out: Path) -> None:
         self.trial = out / TRIAL
@@ -118,11 +113,7 @@ class Command:
         return due and (not moment.writing or bool(self.half_written()))
 
     def end(self, moment: Moment | None, number: int) -> bool:
-        """Waits for the end, or for a moment and then sends a signal.
-
-        Returns:
-            Whether it was killed before it came to its end.
-        """
+        """Waits for the end, or sends a signal at a moment; tells whether it killed."""
         sent = False
         while moment is not None and not sent and self.process.poll() is None:
             if sent := self.has_come(moment):
@@ -236,11 +227,7 @@ class Experiment:
     wrong: list[str] = field(default_factory=list)
 
     def run(self, out: Path, planned: list[Moment]) -> Command:
-        """Runs the command until it comes to its end, killed at moments before.
-
-        Returns:
-            The command that did come to its end.
-        """
+        """Runs the command, killed at moments, until one comes to its end."""
         # The earliest in the run first.
         planned = sorted(planned, key=lambda m: (-len(m.stages), m.seconds))
         while True:
@@ -306,11 +293,7 @@ class Experiment:
 def main(
     name: str, out: Path, kills: int, number: int, *more_flags: str, seed: int = 0
 ) -> list[str]:
-    """Compares an uninterrupted run with runs that are killed, and prints what it saw.
-
-    Returns:
-        What was wrong.
-    """
+    """Compares an uninterrupted run with killed ones; returns what is wrong."""
     flags = f"--flagfile=experiments/{FLAGS[name]}".split()
     experiment = Experiment([*flags, *more_flags], number)
     command = experiment.run(out / f"{name} whole", [])

@@ -8,6 +8,7 @@ from absl.testing import flagsaver
 
 from pmal_tf.data.class_lists import protocols_of
 from pmal_tf.results.collect.paper import PAPER_PMAL
+from pmal_tf.results.collect.paper_ablations import CELLS
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.workflow.config import Config
 from pmal_tf.workflow.experiment import open_trial, plan
@@ -22,134 +23,118 @@ FOLDER = Path(__file__).parents[2] / "experiments"
 FLAGFILES = sorted(FOLDER.glob("*.flags"))
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("epsilon", 0.0),
-        ("epsilon", -0.1),
-        ("epsilon", 1.0001),
-        ("epsilon", float("nan")),
-        ("prototypes_per_class", 0),
-        ("num_models", 1),
-        ("epochs", 0),
-        ("batch_size", 0),
-        ("drop_every", 0),
-        ("seed", -1),
-        ("train_images_per_class", -1),
-        ("width", 0.0),
-        ("dropout", -0.1),
-        ("dropout", 1.0),
-        ("learning_rate", 0.0),
-        ("learning_rate", float("nan")),
-        ("learning_rate", float("inf")),
-        ("momentum", -0.1),
-        ("momentum", 1.0),
-        ("weight_decay", -1e-9),
-        ("margin", -0.1),
-        ("margin", 2.1),
-        ("prototype_weight", -1.0),
-        ("reject_rate", 0.0),
-        ("reject_rate", 1.0),
-        ("trials", (-1,)),
-        ("trials", (0, -1)),
-        ("dataset", "imagenet"),
-        ("protocol", "cac"),
-        ("image_size", -1),
-        ("rand_augment", -1),
-        ("rand_augment_magnitude", 31),
-        ("max_unreadable", -1),
-        ("known_classes", (1, 2)),
-        ("augment", "maybe"),
-        ("backbone", "vgg16"),
-        ("optimizer", "lion"),
-        ("schedule", "linear"),
-        ("precision", "float16"),
-        ("jit", "yes"),
-        ("topology_norm", "max"),
-        ("topology_anchors", -1),
-        ("quality", "sharpness"),
-        ("diversity", "greedy"),
-        ("candidate_rule", "exact"),
-        ("embedding_precision", "float16"),
-        ("mining_dtype", "float16"),
-        ("mining_memory_mb", 0),
-        ("prototype_mode", "both"),
-        ("init", "zeros"),
-    ],
-)
+def pairs(table):
+    """Gives each name with each of its values."""
+    return [(name, value) for name, values in table.items() for value in values]
+
+
+OUT_OF_BOUNDS = {
+    "epsilon": [0.0, -0.1, 1.0001, float("nan")],
+    "prototypes_per_class": [0],
+    "num_models": [1],
+    "epochs": [0],
+    "batch_size": [0],
+    "drop_every": [0],
+    "seed": [-1],
+    "train_images_per_class": [-1],
+    "width": [0.0],
+    "dropout": [-0.1, 1.0],
+    "learning_rate": [0.0, float("nan"), float("inf")],
+    "momentum": [-0.1, 1.0],
+    "weight_decay": [-1e-9],
+    "margin": [-0.1, 2.1],
+    "prototype_weight": [-1.0],
+    "reject_rate": [0.0, 1.0],
+    "trials": [(-1,), (0, -1)],
+    "dataset": ["imagenet"],
+    "protocol": ["cac"],
+    "image_size": [-1],
+    "rand_augment": [-1],
+    "rand_augment_magnitude": [31],
+    "max_unreadable": [-1],
+    "known_classes": [(1, 2)],
+    "augment": ["maybe"],
+    "backbone": ["vgg16"],
+    "optimizer": ["lion"],
+    "schedule": ["linear"],
+    "precision": ["float16"],
+    "jit": ["yes"],
+    "topology_norm": ["max"],
+    "topology_anchors": [-1],
+    "quality": ["sharpness"],
+    "diversity": ["greedy"],
+    "candidate_rule": ["exact"],
+    "embedding_precision": ["float16"],
+    "mining_dtype": ["float16"],
+    "mining_memory_mb": [0],
+    "prototype_mode": ["both"],
+    "init": ["zeros"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), pairs(OUT_OF_BOUNDS))
 def test_a_value_out_of_bounds_is_an_error_that_names_it(name, value):
     with pytest.raises(PmalError, match=rf"`{name}` must .* Received: {name}="):
         Config(**{name: value})
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("epsilon", 1.0),
-        ("epsilon", 1e-6),
-        ("prototypes_per_class", 1),
-        ("num_models", 2),
-        ("epochs", 1),
-        ("batch_size", 1),
-        ("drop_every", 1),
-        ("seed", 0),
-        ("train_images_per_class", 0),
-        ("width", 1e-3),
-        ("dropout", 0.0),
-        ("dropout", 0.99),
-        ("momentum", 0.0),
-        ("momentum", 0.99),
-        ("weight_decay", 0.0),
-        ("margin", 0.0),
-        ("margin", 2.0),
-        ("prototype_weight", 0.0),
-        ("reject_rate", 0.001),
-        ("reject_rate", 0.999),
-        ("trials", (4, 0)),
-        ("stages", ("mine",)),
-        ("protocol", "neal"),
-        ("known_classes", ()),
-        ("rand_augment_magnitude", 30),
-    ],
-)
+ON_THE_EDGE = {
+    "epsilon": [1.0, 1e-6],
+    "prototypes_per_class": [1],
+    "num_models": [2],
+    "epochs": [1],
+    "batch_size": [1],
+    "drop_every": [1],
+    "seed": [0],
+    "train_images_per_class": [0],
+    "width": [1e-3],
+    "dropout": [0.0, 0.99],
+    "momentum": [0.0, 0.99],
+    "weight_decay": [0.0],
+    "margin": [0.0, 2.0],
+    "prototype_weight": [0.0],
+    "reject_rate": [0.001, 0.999],
+    "trials": [(4, 0)],
+    "stages": [("mine",)],
+    "protocol": ["neal"],
+    "known_classes": [()],
+    "rand_augment_magnitude": [30],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), pairs(ON_THE_EDGE))
 def test_a_value_on_the_edge_of_its_bounds_is_kept(name, value):
     assert getattr(Config(**{name: value}), name) == value
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("epochs", 1.5),
-        ("prototypes_per_class", 2.5),
-        ("trials", (0.5,)),
-        ("epochs", True),
-        ("overwrite", 1),
-        ("workdir", None),
-        ("learning_rate", "0.1"),
-    ],
-)
+OF_A_WRONG_TYPE = {
+    "epochs": [1.5, True],
+    "prototypes_per_class": [2.5],
+    "trials": [(0.5,)],
+    "overwrite": [1],
+    "workdir": [None],
+    "learning_rate": ["0.1"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), pairs(OF_A_WRONG_TYPE))
 def test_a_value_of_a_wrong_type_is_an_error(name, value):
     with pytest.raises(PmalError, match=f"`{name}` must"):
         Config(**{name: value})
 
 
 @pytest.mark.parametrize(
-    ("name", "values"),
+    ("name", "values", "least"),
     [
-        ("trials", ()),
-        ("trials", (0, 1, 0)),
+        ("trials", (), "at least one value"),
+        ("trials", (0, 1, 0), "at least one value"),
+        ("held_out_classes", ("cat", "cat"), "values"),
+        ("stages", ("mine", "mine"), "values"),
     ],
 )
-def test_an_empty_list_or_a_duplicate_is_an_error(name, values):
-    with pytest.raises(PmalError, match=f"`{name}` must list at least one value, each"):
+def test_an_empty_list_or_a_duplicate_is_an_error(name, values, least):
+    with pytest.raises(PmalError, match=f"`{name}` must list {least}, each once"):
         Config(**{name: values})
-
-
-def test_a_list_that_may_be_empty_still_names_nothing_twice():
-    with pytest.raises(PmalError, match="`held_out_classes` must list values, each"):
-        Config(held_out_classes=("cat", "cat"))
-    with pytest.raises(PmalError, match="`stages` must list values, each"):
-        Config(stages=("mine", "mine"))
 
 
 @pytest.mark.parametrize(
@@ -321,11 +306,6 @@ def test_the_round_trip_below_moves_every_setting_that_has_an_alternative():
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_the_flags_of_a_config_parse_back_to_it(config, parse):
-    assert parse(*to_flags(config).splitlines()) == config
-
-
-@pytest.mark.parametrize("config", CONFIGS)
 def test_the_flags_of_a_config_are_a_flagfile_of_it(config, parse, tmp_path):
     file = tmp_path / "flags.txt"
     file.write_text(to_flags(config))
@@ -435,6 +415,10 @@ def test_settings_of_a_method_in_use_are_taken():
     assert Config(method="arpl", radius_weight=0.2).radius_weight == 0.2
     config = Config(compare=("arpl",), radius_weight=0.2, epsilon=0.5)
     assert (config.radius_weight, config.epsilon) == (0.2, 0.5)
+    # Results of the run's own method do not depend on them.
+    read = config.result_settings()
+    assert (read["epsilon"], read["arpl.radius_weight"]) == (0.5, 0.2)
+    assert "radius_weight" not in read
 
 
 def test_a_flagfile_may_hold_settings_of_methods_that_are_not_in_use(parse, tmp_path):
@@ -444,19 +428,6 @@ def test_a_flagfile_may_hold_settings_of_methods_that_are_not_in_use(parse, tmp_
     assert (config.method, config.epochs) == ("arpl", 3)
     with pytest.raises(PmalError, match="`epsilon` is a setting of the method pmal"):
         parse(f"--flagfile={file}", "--method=arpl", "--epsilon=0.5")
-
-
-@pytest.mark.parametrize(
-    ("flag", "instead"),
-    [
-        ("--control", "--compare=softmax,control"),
-        ("--nocontrol", "--compare=softmax,control"),
-        ("--share_stages", "always share"),
-    ],
-)
-def test_a_flag_that_is_gone_says_what_takes_its_place(parse, flag, instead):
-    with pytest.raises(PmalError, match=f"no flag any more.*{instead}"):
-        parse(flag)
 
 
 def test_the_rule_is_the_method_s_own_score_by_default():
@@ -526,54 +497,87 @@ def test_all_nine_benchmarks_of_the_paper_have_a_flagfile():
 
 
 ABLATIONS = FOLDER / "ablations"
-POINTS = sorted(
-    path for path in ABLATIONS.glob("*.flags") if not path.stem.startswith("common")
-)
-# What Tables 3 to 5 vary, and the value that all other points have.
-USUAL = {
-    name: getattr(Config(), name)
-    for name in (
-        *("prototypes_per_class", "epsilon", "num_models", "margin"),
-        *("prototype_weight", "quality", "diversity", "set_distance"),
-    )
+# What a cell of the paper's Tables 3 to 5 changes of its method.
+CHANGES = {
+    "base": {},
+    "table3_a": {"diversity": "none", "set_distance": "nearest"},
+    "table3_b": {"quality": "none", "set_distance": "nearest"},
+    "table3_c": {"diversity": "none"},
+    "table3_d": {"quality": "none"},
+    "table3_e": {"set_distance": "nearest"},
+    **{
+        f"table4_{name}": {"quality": name}
+        for name in ("probability", "deep_ensembles", "mc_dropout")
+    },
+    **{f"table4_{name}": {"diversity": name} for name in ("random", "kmeans")},
+    **{
+        f"table5_{setting}_{value}": {setting: value}
+        for setting, values in {
+            "prototypes_per_class": (1, 5, 20, 30),
+            "epsilon": (0.1, 0.3, 0.5, 0.9),
+            "num_models": (3, 4, 5, 6),
+            "margin": (0.1, 0.3, 0.8, 1),
+            "prototype_weight": (0.5, 0.8),
+        }.items()
+        for value in values
+    },
+}
+STAGES_OF_CELLS = ("pretrain", "mine", "optimize", "evaluate")
+SHARED = {
+    "": {
+        **{"dataset": "tiny_imagenet", "trials": (0, 1, 2, 3, 4), "dropout": 0.0},
+        **{"backbone": "wrn_40_4", "stages": STAGES_OF_CELLS},
+    },
+    "_cpu": {
+        **{"dataset": "cifar_plus_10", "protocol": "paper", "trials": (0, 1, 2)},
+        **{"compare": ("softmax",), "width": 0.25, "dropout": 0.0, "epochs": 5},
+        **{"batch_size": 128, "learning_rate": 0.003, "schedule": "cosine"},
+        **{"train_images_per_class": 1200, "stages": STAGES_OF_CELLS},
+    },
+}
+CONTROL = {
+    "compare": ("softmax", "control"),
+    "stages": ("pretrain", "mine", "optimize", "control", "evaluate"),
 }
 
 
-@pytest.mark.parametrize("path", POINTS, ids=lambda path: path.stem)
-def test_an_ablation_changes_what_its_name_says(parse, path):
-    config, suffix = parse(f"--flagfile={path}"), "_cpu" * path.stem.endswith("_cpu")
-    assert config.experiment == path.stem
-    base = parse(f"--flagfile={ABLATIONS / f'base{suffix}.flags'}")
-    changed = {
-        name: value
-        for name, value in config.result_settings().items()
-        if value != base.result_settings()[name] and name != "compare"
-    }
-    assert changed == {n: getattr(config, n) for n in USUAL if n in changed}
-    name = path.stem.removesuffix("_cpu")
-    table, _, rest = name.partition("_")
-    if table == "table5":
-        setting, _, value = rest.rpartition("_")
-        assert changed == {setting: float(value)}
-    elif name != "base":
-        assert changed == {
-            "table3_a": {"diversity": "none", "set_distance": "nearest"},
-            "table3_b": {"quality": "none", "set_distance": "nearest"},
-            "table3_c": {"diversity": "none"},
-            "table3_d": {"quality": "none"},
-            "table3_e": {"set_distance": "nearest"},
-            "table4_random": {"diversity": "random"},
-            "table4_kmeans": {"diversity": "kmeans"},
-        }.get(name, {"quality": rest})
-    else:
-        assert not changed
+@pytest.mark.parametrize("suffix", SHARED)
+@pytest.mark.parametrize("cell", CHANGES)
+def test_an_ablation_changes_what_its_cell_says(parse, cell, suffix):
+    shared = f"--flagfile={ABLATIONS / f'common{suffix}.flags'}"
+    changes = {**SHARED[suffix], **(CONTROL if cell == "base" else CHANGES[cell])}
+    expected = Config(experiment=f"{cell}{suffix}", **changes)
+    assert parse(shared, f"--ablation={cell}") == expected
 
 
-def test_every_ablation_has_a_file_for_two_cores():
-    names = {path.stem for path in POINTS}
-    full = {name for name in names if not name.endswith("_cpu")}
-    assert len(full) == 29
-    assert names == full | {f"{name}_cpu" for name in full}
+def test_every_ablation_is_a_cell_of_the_papers_tables():
+    assert CELLS.keys() == CHANGES.keys()
+    assert len(CELLS) == 29
+    # The one file in which a user looks them up names all of them.
+    text = (ABLATIONS / "common.flags").read_text()
+    told = [line.split()[1] for line in text.splitlines() if "   " in line]
+    names = [
+        f"{head}{item}{tail}"
+        for name in told
+        for head, _, rest in [name.partition("{")]
+        for items, _, tail in [rest.partition("}")]
+        for item in items.split(",")
+        if name != "python"
+    ]
+    assert sorted(names) == sorted(CELLS)
+
+
+def test_an_ablation_goes_with_any_flags_and_the_command_line_wins(parse):
+    config = parse("--ablation=table3_b", "--quality=probability", "--dataset=digits")
+    assert (config.quality, config.set_distance) == ("probability", "nearest")
+    assert config.experiment == "table3_b"
+    digits = f"--flagfile={FOLDER / 'digits.flags'}"
+    assert parse(digits, "--ablation=table3_b").experiment == "table3_b_digits"
+    assert parse(digits, "--ablation=base", "--experiment=x").experiment == "x"
+    with pytest.raises(PmalError, match="`quality` is a setting of the method pmal"):
+        parse(digits, "--ablation=table3_b", "--method=arpl")
+    with pytest.raises(flags.Error, match=r"one of <base\|table3_a\|"):
+        parse(digits, "--ablation=table3_z")
 
 
 def test_what_is_changed_leaves_no_settings_of_methods_behind():

@@ -13,12 +13,14 @@ import time
 import pytest
 from filelock import FileLock
 
+from pmal_tf.cache import describe
+from pmal_tf.runtime import distribution
 from pmal_tf.runtime.errors import PmalError
-from pmal_tf.runtime.files import Marker, write_text
+from pmal_tf.runtime.files import write_text
 from pmal_tf.runtime.stage import Stage
 from pmal_tf.workflow import store as store_module
 from pmal_tf.workflow.engine import Workflow, merged
-from pmal_tf.workflow.store import Store, check_store
+from pmal_tf.workflow.store import Store
 
 
 @pytest.fixture
@@ -144,10 +146,12 @@ def test_a_stage_without_the_ones_before_it_is_refused(workflow):
 def test_a_file_is_needed_from_a_stage_that_is_named(workflow, tmp_path):
     chain = workflow()
     chain.run(ALL)
-    work = chain._work(chain.stages["three"], "key")
-    assert work.path_of("two/text.txt").exists()
+    works = []
+    object.__setattr__(chain.stages["three"], "run", works.append)
+    chain._compute(chain.stages["three"], "key")
+    assert works[0].path_of("two/text.txt").exists()
     with pytest.raises(FileNotFoundError, match=r"one/text\.txt of two"):
-        work.path_of("one/text.txt")
+        works[0].path_of("one/text.txt")
 
 
 @pytest.mark.parametrize(
@@ -175,15 +179,18 @@ def _overwrite(path, text):
     path.write_text(text)
 
 
-def test_a_file_that_is_lost_from_a_trial_comes_back(workflow, made, tmp_path):
+@pytest.mark.parametrize("lost", ["text.txt", "done.json"])
+def test_a_file_that_is_lost_from_a_trial_comes_back(workflow, made, tmp_path, lost):
     workflow().run(ALL)
-    path = tmp_path / "trial" / "two" / "text.txt"
+    path = tmp_path / "trial" / "two" / lost
+    before = path.read_text()
     path.unlink()
-    path.write_text("something else")
+    if lost == "text.txt":
+        path.write_text("something else")
     made.clear()
     workflow().run(ALL)
     assert made == []
-    assert path.read_text() == "1 2"
+    assert path.read_text() == before
 
 
 def test_a_lost_store_is_filled_from_the_trial(workflow, made, tmp_path):
@@ -194,6 +201,37 @@ def test_a_lost_store_is_filled_from_the_trial(workflow, made, tmp_path):
     workflow().run(ALL)
     assert made == []
     assert len(list((tmp_path / "store").glob("*-*"))) == 3
+
+
+def test_a_lost_store_is_filled_before_other_hosts_look(
+    workflow, made, tmp_path, monkeypatch
+):
+    """Two hosts as two threads, of which one may not write."""
+    workflow().run(ALL)
+    for entry in (tmp_path / "store").glob("*-*"):
+        store_module._remove(entry)
+    made.clear()
+    chief, answers, turn = threading.current_thread(), {}, threading.Barrier(2)
+
+    def is_chief():
+        return threading.current_thread() is chief
+
+    def largest(values):
+        turn.wait(10)
+        answers[is_chief()] = values
+        turn.wait(10)
+        return [any(pair) for pair in zip(*answers.values(), strict=True)]
+
+    monkeypatch.setattr(distribution, "several_hosts", lambda: True)
+    monkeypatch.setattr(distribution, "is_chief", is_chief)
+    monkeypatch.setattr(distribution, "largest", largest)
+    other = workflow()
+    host = threading.Thread(target=other.run, args=(("c",),))
+    host.start()
+    workflow().run(("c",))
+    host.join()
+    assert not made
+    assert set(other._results) == {"one", "two", "three"}
 
 
 def test_renewing_makes_anew_and_a_failure_loses_nothing(workflow, made, tmp_path):
@@ -324,7 +362,7 @@ def test_two_of_one_trial_leave_its_folder_whole(workflow, made, tmp_path):
 
 
 def test_a_lock_dies_with_its_owner(workflow, made, tmp_path):
-    key, _ = workflow()._key(workflow().stages["one"])
+    key = workflow()._key(workflow().stages["one"])
     code = textwrap.dedent(f"""
         import os, signal
         from pathlib import Path
@@ -345,7 +383,7 @@ def test_without_hard_links_files_are_copied_and_that_is_said_once(
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(store_module.os, "link", refuse)
-    monkeypatch.setattr(store_module, "_TOLD", set())
+    store_module._warn_of_copies.cache_clear()
     workflow().run(ALL)
     workflow("other").run(ALL)
     assert made == ["one", "two", "three"]
@@ -353,30 +391,28 @@ def test_without_hard_links_files_are_copied_and_that_is_said_once(
     assert caplog.text.count("are copied instead") == 1
 
 
-def test_a_store_that_cannot_be_written_is_refused(tmp_path):
-    (tmp_path / "store").write_text("a file is in the way")
-    with pytest.raises(PmalError, match=r"`store_dir` must be a folder.*--store_d"):
-        check_store(tmp_path / "store")
-
-
 def test_what_nothing_shows_can_be_cleared(workflow, tmp_path):
-    workflow().run(ALL)
-    workflow(two=5).run(ALL)
-    store = Store(tmp_path / "store")
-    used = [
-        marker.key
-        for name in ("one", "two", "three")
-        if (marker := Marker.read(tmp_path / "trial" / name))
-    ]
-    kept, free = store.sizes(used)
-    assert len(kept) == 3
-    assert {entry.name.partition("-")[0] for entry in free} == {"two", "three"}
+    store = tmp_path / "store"
+    with pytest.raises(PmalError, match="`store_dir` must be the folder of finished"):
+        describe(tmp_path, store, clear=True)
+    workflow("trial_0").run(ALL)
+    workflow("trial_0", two=5).run(ALL)
+    text = describe(tmp_path, store, clear=False)
+    assert "3 results used, " in text
+    assert "2 results not used, " in text
+    assert text.endswith("--clear removes what is not used.\n")
+    lines = [line.split() for line in text.splitlines() if " MiB  " in line]
+    free = [name for *_, what, name in lines if what == "free"]
+    assert [name.partition("-")[0] for name in free] == ["three", "two"]
     # One that somebody is making stays.
-    busy = next(entry for entry in free if entry.name.startswith("two"))
-    with FileLock(tmp_path / "store" / "locks" / f"{busy.name}.lock"):
-        assert [e.name.partition("-")[0] for e in store.clear(free)] == ["three"]
-    assert busy.exists()
-    assert text_of(tmp_path / "trial") == "1 5 3"
+    busy = next(name for name in free if name.startswith("two"))
+    with FileLock(store / "locks" / f"{busy}.lock"):
+        assert "Removed 1 results" in describe(tmp_path, store, clear=True)
+    assert {path.name for path in store.glob("*-*")} & set(free) == {busy}
+    assert text_of(tmp_path / "trial_0") == "1 5 3"
+    # A damaged marker shows nothing.
+    _overwrite(tmp_path / "trial_0" / "one" / "done.json", "[")
+    assert "2 results used, " in describe(tmp_path, store, clear=False)
 
 
 def test_stages_of_one_name_are_one_stage():

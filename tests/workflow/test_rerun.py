@@ -1,20 +1,28 @@
 """Starting again: what is skipped, taken or made anew, and what is never lost."""
 
 import json
-import os
-import re
 import shutil
-import signal
-import subprocess
-from pathlib import Path
 
 import pytest
+from quick_run import quick_stages
 from tiny_run import STAGES, STAGES_WITHOUT_CONTROL, tiny, trial_folder
 
-from pmal_tf.runtime.errors import PmalError, TrainingDivergedError
-from pmal_tf.runtime.signals import Interrupted
-from pmal_tf.training.checkpoints import list_checkpoints
+from pmal_tf.runtime.errors import PmalError
 from pmal_tf.workflow.experiment import run_experiment
+
+
+@pytest.fixture(autouse=True)
+def _quick():
+    with quick_stages():
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Takes the place of a run that was trained; `run_copy` is a copy of this one."""
+    folder = tmp_path_factory.mktemp("finished")
+    with quick_stages():
+        return folder, run_experiment(tiny(folder))
 
 
 def test_second_start_skips_everything(run_copy, started):
@@ -41,7 +49,7 @@ def test_overwrite_makes_the_named_stages_anew(run_copy, started):
     assert started == ["optimize"]
     started.clear()
     run_experiment(tiny(run_copy))
-    # Hardly the same file again: Keras writes the time into it.
+    # Hardly the same file again, as Keras writes the time into it.
     assert started == ["evaluate", "export"]
 
 
@@ -50,72 +58,11 @@ def test_overwrite_alone_makes_everything_anew(run_copy, started):
     assert set(started) == STAGES
 
 
-def test_a_stage_without_the_ones_before_it_is_refused(tmp_path):
-    with pytest.raises(PmalError, match=r"pretrain_0 of .* is not\. Run the same"):
-        run_experiment(tiny(tmp_path, stages=("mine",)))
-
-
 def test_a_stage_that_the_run_does_not_have_is_refused(tmp_path):
     with pytest.raises(PmalError, match=r"`stages` must name .*Received: stages=train"):
         run_experiment(tiny(tmp_path, stages=("train",)))
     with pytest.raises(PmalError, match=r"with --method or --compare"):
         run_experiment(tiny(tmp_path, stages=("control",), compare=("softmax",)))
-
-
-@pytest.mark.parametrize(
-    ("damage", "remade"),
-    [
-        (lambda trial: spoil(trial / "mining" / "prototypes.npz"), ["mining"]),
-        (lambda trial: spoil(trial / "pretrain_1" / "model.keras"), ["pretrain_1"]),
-        (lambda trial: (trial / "pretrain_1" / "model.keras").unlink(), []),
-        (lambda trial: (trial / "optimize" / "done.json").unlink(), []),
-        (lambda trial: (trial / "config.json").write_text("{"), []),
-    ],
-)
-def test_damage_is_mended(finished, tmp_path, started, damage, remade):
-    # With links, as a run leaves them: what is spoilt here is spoilt in the store.
-    subprocess.run(["cp", "-al", f"{finished[0]}/.", str(tmp_path)], check=True)
-    for path in trial_folder(tmp_path).rglob("*"):
-        if path.suffix in (".npz", ".keras"):
-            unshare(path, tmp_path / "runs" / "store")
-    damage(trial_folder(tmp_path))
-    table = run_experiment(tiny(tmp_path))
-    assert started[: len(remade)] == remade
-    assert "| PMAL " in table
-    started.clear()
-    run_experiment(tiny(tmp_path))
-    assert started == []
-
-
-def unshare(path, store):
-    """Gives a trial's file and the store's a copy in common, apart from all others."""
-    relative = path.relative_to(trial_folder(store.parent.parent))
-    twins = [p for p in store.glob(f"*/{relative}") if os.path.samefile(p, path)]
-    content = path.read_bytes()
-    path.unlink()
-    path.write_bytes(content)
-    for twin in twins:
-        twin.unlink()
-        os.link(path, twin)
-
-
-def spoil(path):
-    path.chmod(0o644)
-    content = bytearray(path.read_bytes())
-    content[-30:] = bytes(30)
-    path.write_bytes(content)
-
-
-def test_half_made_stage_is_made_again(run_copy, started):
-    # As a kill leaves it: nothing shown, and files of which only some are whole.
-    for entry in (run_copy / "runs" / "store").glob("evaluate-*"):
-        entry.rename(entry.with_name(f"{entry.name}.making"))
-    (trial_folder(run_copy) / "evaluate" / "done.json").unlink()
-    before = (trial_folder(run_copy) / "scores.npz").read_bytes()
-    run_experiment(tiny(run_copy))
-    # The same scores again, so the export that was made from them stands.
-    assert started == ["evaluate"]
-    assert (trial_folder(run_copy) / "scores.npz").read_bytes() == before
 
 
 def test_lost_export_is_made_again(run_copy, started):
@@ -126,9 +73,11 @@ def test_lost_export_is_made_again(run_copy, started):
 
 
 @pytest.mark.parametrize(
-    ("flag", "name"), [("workdir", "runs"), ("export_dir", "saved_models")]
+    ("flag", "name"),
+    [("workdir", "runs"), ("export_dir", "saved_models"), ("store_dir", "runs/store")],
 )
 def test_folders_that_cannot_be_written_are_refused_first(tmp_path, flag, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("a file is in the way")
     with pytest.raises(PmalError, match=rf"`{flag}` must be a folder.*--{flag}"):
         run_experiment(tiny(tmp_path))
@@ -141,26 +90,16 @@ def test_trial_that_does_not_exist_is_refused_before_any_work(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_failure_while_overwriting_keeps_what_was_there(run_copy, started, monkeypatch):
-    def fail(*_, **__):
-        raise PmalError("no data today")
-
-    before = (trial_folder(run_copy) / "mining" / "prototypes.npz").read_bytes()
-    with monkeypatch.context() as patched:
-        patched.setattr("pmal_tf.methods.pmal.mine_stages.mine", fail)
-        with pytest.raises(PmalError, match="no data today"):
-            run_experiment(tiny(run_copy, overwrite=True, stages=("mine",)))
-    after = (trial_folder(run_copy) / "mining" / "prototypes.npz").read_bytes()
-    assert after == before
-    started.clear()
-    run_experiment(tiny(run_copy))
-    assert started == []
-
-
 def test_trials_of_other_settings_are_left_out_of_the_table(run_copy, caplog):
     table = run_experiment(tiny(run_copy, trials=(1,), epochs=1, tensorboard=False))
     assert "trials 1 (n = 1)" in table
     assert "Trial 0 is left out of the table" in caplog.text
+
+
+def test_a_table_of_several_trials_has_means_and_spreads(tmp_path):
+    table = run_experiment(tiny(tmp_path, trials=(3, 4), tensorboard=False))
+    assert "trials 3, 4 (n = 2)" in table
+    assert " ± " in table
 
 
 def test_results_that_are_older_than_their_models_are_not_shown(run_copy, started):
@@ -178,76 +117,6 @@ def test_control_and_reject_rate_can_be_changed_later(tmp_path, started):
     assert "control (M^1 trained on)" in table
     calibration = json.loads((trial_folder(tmp_path) / "calibration.json").read_text())
     assert calibration["reject_rate"] == 0.1
-
-
-@pytest.fixture
-def killed(monkeypatch):
-    """Runs an experiment that is killed when a stage's function is called."""
-    monkeypatch.setattr("pmal_tf.training.checkpoints._LEAST_SECONDS", 0.0)
-
-    def run(config, where):
-        def leave(*_):
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patched:
-            patched.setattr(where, leave)
-            with pytest.raises(KeyboardInterrupt):
-                run_experiment(config)
-
-    return run
-
-
-def epochs_of(folder, stage):
-    lines = (trial_folder(folder) / "metrics.jsonl").read_text().splitlines()
-    return [x["epoch"] for line in lines if (x := json.loads(line))["stage"] == stage]
-
-
-def test_checkpoints_made_from_other_prototypes_are_not_resumed(run_copy, killed):
-    """Killed in `optimize`, then mined anew: the same as never having been killed."""
-    killed(tiny(run_copy, margin=0.3), "pmal_tf.methods.trial.save_trained")
-    store = run_copy / "runs" / "store"
-    (making,) = store.glob("optimize-*.making")
-    assert list_checkpoints(making / "optimize")
-    run_experiment(tiny(run_copy, margin=0.3, epsilon=0.99))
-    assert epochs_of(run_copy, "optimize") == [1, 2, 3]
-    # Those of the first settings are still there, and serve.
-    assert list_checkpoints(making / "optimize")
-    run_experiment(tiny(run_copy, margin=0.3))
-    assert not making.exists()
-
-
-def test_a_kill_after_the_model_is_saved_does_not_train_again(
-    run_copy, killed, monkeypatch
-):
-    config = tiny(run_copy, margin=0.3)
-    killed(config, "pmal_tf.workflow.engine.checksum")
-    monkeypatch.setattr(
-        "pmal_tf.methods.pmal.optimize_stage.fit_pmal",
-        lambda *_, **__: pytest.fail("it is trained again"),
-    )
-    assert "| PMAL " in run_experiment(config)
-
-
-def test_a_signal_while_overwriting_keeps_the_checkpoint_and_what_there_was(
-    run_copy, started, monkeypatch
-):
-    monkeypatch.setattr("pmal_tf.training.checkpoints._LEAST_SECONDS", 0.0)
-    config = tiny(run_copy, overwrite=True, stages=("optimize",))
-    with monkeypatch.context() as patched:
-        patched.setattr("pmal_tf.runtime.signals.requested", lambda: signal.SIGTERM)
-        with pytest.raises(Interrupted, match=r"A checkpoint of .* is kept") as stop:
-            run_experiment(config)
-    folder = Path(re.search("A checkpoint of (.*) is kept", str(stop.value))[1])
-    assert list_checkpoints(folder)
-    run_experiment(tiny(run_copy))  # What was finished stands.
-    assert started == []
-    steps = []
-    monkeypatch.setattr(
-        "pmal_tf.training.fit.train",
-        lambda *_, first_step, **__: steps.append(first_step),
-    )
-    run_experiment(config)
-    assert steps[0] > 0
 
 
 def test_export_that_was_killed_before_its_marker_keeps_its_version(run_copy, started):
@@ -272,14 +141,6 @@ def test_folders_that_are_not_trials_are_left_alone(run_copy):
     other.mkdir()
     (other / "result.json").write_text("{}")
     assert "(n = 1)" in run_experiment(tiny(run_copy))
-
-
-def test_divergence_names_stage_and_step_and_keeps_what_was_made(run_copy, started):
-    changed = tiny(run_copy, prototype_weight=1e38, margin=2.0)
-    with pytest.raises(TrainingDivergedError, match=r"stage optimize: .* step \d+ of"):
-        run_experiment(changed.changed(stages=("optimize",)))
-    assert started == []
-    assert (trial_folder(run_copy) / "pretrain_0" / "model.keras").exists()
 
 
 def exported_version(folder, number):
@@ -326,23 +187,3 @@ def test_the_table_is_of_these_settings_whatever_the_folder_shows(run_copy):
     assert "set to reject at most 5.0 %" in table
     # Nor does it speak of the export of the other settings.
     assert "Exported" not in table
-
-
-def test_records_tell_of_the_settings_that_were_taken(run_copy, killed):
-    killed(tiny(run_copy, margin=0.3), "pmal_tf.methods.trial.save_trained")
-    config = trial_folder(run_copy) / "config.json"
-    assert json.loads(config.read_text())["margin"] == 0.3
-    run_experiment(tiny(run_copy))
-    assert json.loads(config.read_text())["margin"] == 0.5
-
-
-def test_records_of_other_settings_do_not_get_into_a_result(run_copy, killed):
-    cut_short = tiny(run_copy, margin=0.3)
-    killed(cut_short, "pmal_tf.methods.trial.save_trained")
-    run_experiment(tiny(run_copy, margin=0.4))
-    other = (trial_folder(run_copy) / "metrics.jsonl").read_text().splitlines()
-    run_experiment(cut_short)
-    lines = (trial_folder(run_copy) / "metrics.jsonl").read_text().splitlines()
-    of_other = {line for line in other if '"stage": "optimize"' in line}
-    assert of_other
-    assert not of_other & set(lines)

@@ -35,11 +35,13 @@ class Cell:
 
     Attributes:
         label: What the table calls it.
+        name: What `--ablation` calls it; empty for the paper's own settings.
         overrides: Settings in which it differs from `BASE`.
         paper: The paper's numbers in percent, `auroc` and perhaps `acc`.
     """
 
     label: str
+    name: str
     overrides: dict[str, Any]
     paper: dict[str, float]
 
@@ -73,12 +75,12 @@ _TABLE_3 = PaperTable(
     "table_3",
     "Table 3: what each component adds",
     (
-        Cell(_A, {"diversity": "none", **_NEAREST}, {"auroc": 80.3}),
-        Cell(_B, {"quality": "none", **_NEAREST}, {"auroc": 78.1}),
-        Cell(_C, {"diversity": "none"}, {"auroc": 81.6}),
-        Cell(_D, {"quality": "none"}, {"auroc": 80.2}),
-        Cell(_E, _NEAREST, {"auroc": 81.9}),
-        Cell(_F, {}, {"auroc": 83.1}),
+        Cell(_A, "table3_a", {"diversity": "none", **_NEAREST}, {"auroc": 80.3}),
+        Cell(_B, "table3_b", {"quality": "none", **_NEAREST}, {"auroc": 78.1}),
+        Cell(_C, "table3_c", {"diversity": "none"}, {"auroc": 81.6}),
+        Cell(_D, "table3_d", {"quality": "none"}, {"auroc": 80.2}),
+        Cell(_E, "table3_e", _NEAREST, {"auroc": 81.9}),
+        Cell(_F, "", {}, {"auroc": 83.1}),
     ),
     base=_F,
     # Point-to-set distance added to (a) and (b), and each property added to the other.
@@ -88,16 +90,37 @@ _TABLE_4 = PaperTable(
     "table_4",
     "Table 4: baselines for the robustness and for Algorithm 1",
     (
-        Cell("probability", {"quality": "probability"}, {"acc": 81.9, "auroc": 79.3}),
+        Cell(
+            "probability",
+            "table4_probability",
+            {"quality": "probability"},
+            {"acc": 81.9, "auroc": 79.3},
+        ),
         Cell(
             "deep ensembles",
+            "table4_deep_ensembles",
             {"quality": "deep_ensembles"},
             {"acc": 82.3, "auroc": 80.5},
         ),
-        Cell("MC-dropout", {"quality": "mc_dropout"}, {"acc": 81.6, "auroc": 78.8}),
-        Cell("randomization", {"diversity": "random"}, {"acc": 81.5, "auroc": 79.1}),
-        Cell("clustering", {"diversity": "kmeans"}, {"acc": 81.8, "auroc": 79.6}),
-        Cell("ours", {}, {"acc": 84.7, "auroc": 83.1}),
+        Cell(
+            "MC-dropout",
+            "table4_mc_dropout",
+            {"quality": "mc_dropout"},
+            {"acc": 81.6, "auroc": 78.8},
+        ),
+        Cell(
+            "randomization",
+            "table4_random",
+            {"diversity": "random"},
+            {"acc": 81.5, "auroc": 79.1},
+        ),
+        Cell(
+            "clustering",
+            "table4_kmeans",
+            {"diversity": "kmeans"},
+            {"acc": 81.8, "auroc": 79.6},
+        ),
+        Cell("ours", "", {}, {"acc": 84.7, "auroc": 83.1}),
     ),
     base="ours",
 )
@@ -107,7 +130,12 @@ def _sweep(setting: str, numbers: dict[float, float]) -> PaperTable:
     """Returns a table of AUROC over one setting."""
     symbol = SYMBOLS[setting]
     cells = [
-        Cell(f"{symbol} = {value:g}", {setting: value}, {"auroc": auroc})
+        Cell(
+            f"{symbol} = {value:g}",
+            f"table5_{setting}_{value:g}" if value != BASE[setting] else "",
+            {setting: value},
+            {"auroc": auroc},
+        )
         for value, auroc in numbers.items()
     ]
     return PaperTable(
@@ -129,3 +157,13 @@ _TABLE_5 = (
 )
 
 PAPER_TABLES: tuple[PaperTable, ...] = (_TABLE_3, _TABLE_4, *_TABLE_5)
+
+# What `--ablation` sets, by name: for the base, that the control is trained too; for a
+# cell that differs from it, in what.
+CELLS: dict[str, dict[str, Any]] = {
+    "base": {
+        "compare": "softmax,control",
+        "stages": "pretrain,mine,optimize,control,evaluate",
+    },
+    **{c.name: c.overrides for table in PAPER_TABLES for c in table.cells if c.name},
+}

@@ -12,12 +12,7 @@ from pmal_tf.methods.registry import get_method
 from pmal_tf.methods.scorer import Scorer
 from pmal_tf.methods.trial import Trial
 from pmal_tf.results.calibration import WITHHELD, calibrate, calibrate_on_half
-from pmal_tf.results.evaluate import (
-    ImageScores,
-    computable,
-    score_images,
-    summarise,
-)
+from pmal_tf.results.evaluate import ImageScores, computable, score_images, summarise
 from pmal_tf.results.scores.registry import get_scores
 from pmal_tf.results.scores.score import Score
 from pmal_tf.runtime import distribution
@@ -72,16 +67,14 @@ def _evaluate(config: Config, trial: Trial, work: Work) -> dict[str, Any]:
     for name, scorer in scorers.items():
         outputs = scorer.outputs(images.test.image)
         chosen = computable(_asked(config, get_method(name)), outputs)
-        fitted = _statistics(trial, scorer, chosen)
-        statistics[name] = fitted
+        statistics[name] = fitted = _statistics(trial, scorer, chosen)
         scored[name] = score_images(outputs, images.test, chosen, fitted)
     withheld = None
     if len(images.calibration):
         outputs = first.outputs(images.calibration.image)
         chosen = computable(config.scores, outputs)
-        withheld = score_images(
-            outputs, images.calibration, chosen, statistics[own.name]
-        )
+        fitted = statistics[own.name]
+        withheld = score_images(outputs, images.calibration, chosen, fitted)
     if not distribution.is_chief():
         return {}
     metrics = {}
@@ -90,8 +83,12 @@ def _evaluate(config: Config, trial: Trial, work: Work) -> dict[str, Any]:
         scores.save(work.new_path(get_method(name).scores_file))
     if withheld is not None:
         withheld.save(work.new_path(_WITHHELD_SCORES))
-    _write_prototype_embeddings(work, scorers)
-    _write_statistics(work, statistics[own.name])
+    embeddings = {n: scorer.prototype_embeddings() for n, scorer in scorers.items()}
+    # [P, D] by each method, rows as in `mining/prototypes.npz`, for pictures.
+    _save(work, _PROTOTYPE_EMBEDDINGS, embeddings)
+    measured = statistics[own.name].items()
+    arrays = {f"{s}/{n}": array for s, named in measured for n, array in named.items()}
+    _save(work, STATISTICS, arrays)
     if trial.devices.tensorboard:
         write_embeddings(trial, work, scored[own.name], first)
         write_hparams_row(config, trial, work, metrics[own.name])
@@ -126,41 +123,18 @@ def _result(config: Config, trial: Trial, metrics: Mapping[str, Any]) -> dict[st
 
 def _statistics(trial: Trial, scorer: Scorer, scores: tuple[Score, ...]) -> Statistics:
     """Returns what scores measure against, by the scores' names."""
-    fitted = [score for score in scores if score.statistics]
-    if not fitted:
+    if not any(score.statistics for score in scores):
         return {}
     train = trial.images.train
     outputs = scorer.outputs(train.image)
-    return {
-        score.name: score.statistics(outputs, train.label)
-        for score in fitted
-        if score.statistics
-    }
+    return {s.name: s.statistics(outputs, train.label) for s in scores if s.statistics}
 
 
-def _write_statistics(work: Work, statistics: Statistics) -> None:
-    """Keeps for the export what scores measure against."""
-    arrays = {
-        f"{score}/{name}": array
-        for score, named in statistics.items()
-        for name, array in named.items()
-    }
-    if arrays:
-        save_arrays(work.new_path(STATISTICS), arrays)
-
-
-def _write_prototype_embeddings(work: Work, scorers: Mapping[str, Scorer]) -> None:
-    """Writes [P, D] embeddings of the prototypes by each method, for pictures.
-
-    Their rows are those of `mining/prototypes.npz`: class by class, as selected.
-    """
-    arrays = {}
-    for name, scorer in scorers.items():
-        embedding = scorer.prototype_embeddings()
-        if embedding is not None:
-            arrays[name] = embedding
-    if arrays:
-        save_arrays(work.new_path(_PROTOTYPE_EMBEDDINGS), arrays)
+def _save(work: Work, name: str, arrays: Mapping[str, np.ndarray | None]) -> None:
+    """Writes those arrays that there are, and no file where there are none."""
+    there = {name: array for name, array in arrays.items() if array is not None}
+    if there:
+        save_arrays(work.new_path(name), there)
 
 
 def _calibrate(
@@ -168,16 +142,14 @@ def _calibrate(
 ) -> dict[str, Any]:
     """Returns thresholds and what they reject, the content of `calibration.json`.
 
-    Args:
-        config: The settings.
-        trial: The trial.
-        test: The run's method's scores of the test images.
-        withheld: Those of the images withheld to set thresholds on, if any were.
+    They are set on the images withheld for it; without any, on half of the test.
     """
     reject_rate = config.evaluation.reject_rate
     if withheld is None:
         return calibrate_on_half(
-            *(test.scores, test.is_unknown, test.example_id),
+            test.scores,
+            test.is_unknown,
+            test.example_id,
             reject_rate=reject_rate,
             seed=trial.seed("calibration"),
         )

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from pmal_tf.methods.scorer import Scorer
 from pmal_tf.methods.trial import Trial
 from pmal_tf.runtime.environment import describe_environment
 from pmal_tf.runtime.files import read_json
@@ -41,8 +40,8 @@ def export_stage(config: Config, trial: Trial) -> Stage:
         if [v.name for v in newest] != [facts["version"]] or not is_intact(newest[0]):
             return False
         # A folder that was emptied meanwhile may hold another model of that number.
-        made_from = read_json(newest[0] / METADATA).get("made_from")
-        return made_from == facts.get("made_from")
+        provenance = read_json(newest[0] / METADATA).get("made_from")
+        return bool(provenance == facts["made_from"])
 
     return Stage(
         name=EXPORT,
@@ -67,44 +66,68 @@ def parent_folder(config: Config, number: int) -> Path:
 
 def _export(config: Config, trial: Trial, work: Work) -> dict[str, Any]:
     """Writes the next version of the SavedModel, unless it is there already."""
-    parent, made_from = parent_folder(config, trial.number), _made_from(work)
+    parent = parent_folder(config, trial.number)
+    # A hash of all that an export depends on.
+    provenance = hashlib.sha256(json.dumps(["export", work.key]).encode()).hexdigest()
     existing = versions(parent)[-1:]
     # A run that was killed between the export and its marker left a good version.
     if existing and not config.run.overwrite and is_intact(existing[0]):
-        if read_json(existing[0] / METADATA).get("made_from") == made_from:
-            return {"version": existing[0].name, "made_from": made_from}
+        if read_json(existing[0] / METADATA).get("made_from") == provenance:
+            return {"version": existing[0].name, "made_from": provenance}
     folder = next_version(parent)
-    _write(config, trial, work, folder, made_from)
+    _write(config, trial, work, folder, provenance)
     removed = remove_old_versions(parent, config.serving.keep_versions)
     if removed:
         logging.info("Removed versions %s of %s", ", ".join(removed), parent)
-    return {"version": folder.name, "made_from": made_from}
-
-
-def _made_from(work: Work) -> str:
-    """Returns a hash of all that an export depends on."""
-    return hashlib.sha256(json.dumps(["export", work.key]).encode()).hexdigest()
+    return {"version": folder.name, "made_from": provenance}
 
 
 def _write(
-    config: Config, trial: Trial, work: Work, folder: Path, made_from: str
+    config: Config, trial: Trial, work: Work, folder: Path, provenance: str
 ) -> None:
-    """Writes a version of the trial's model."""
+    """Writes a version of the trial's model, and what `metadata.json` says of it."""
     scorer = config.own_method.load(work.path_of)
     score = rejection_score(scorer, config.rule)
+    statistics = _statistics(work, score.name)
     calibration = read_json(work.path_of("calibration.json"))
     threshold = calibration["rules"][score.field]["threshold"]
-    statistics = _statistics(work, score.name)
+    result = read_json(work.path_of("result.json"))
+    metadata = {
+        "experiment": config.run.experiment,
+        "dataset": trial.data.dataset,
+        "protocol": trial.images.split.protocol,
+        "trial": trial.number,
+        "unknown_classes": list(trial.images.split.unknown),
+        "unknown_is_estimate": result["unknown_is_estimate"],
+        "method": config.own_method.title,
+        "results": result["models"][config.run.method],
+        "calibration": calibration,
+        "flags": to_flags(config.changed(trials=(trial.number,), overwrite=False)),
+        "git_commit": describe_environment(config.run.seed)["git_commit"],
+        "made_from": provenance,
+    }
+
+    def add_tflite(made: Path) -> dict[str, Any]:
+        images = (trial.images.train.image, trial.images.test)
+        facts = {
+            kind: convert(
+                scorer, kind, made, *images, rule=config.rule, statistics=statistics
+            )
+            for kind in config.serving.tflite
+        }
+        return {"tflite": facts} if facts else {}
+
     export_saved_model(
-        *(scorer, folder),
+        scorer,
+        folder,
         class_names=trial.class_names,
         # A distance of 0 may be computed as a little less.
         threshold=float(np.clip(threshold, score.low, score.high)),
         rule=score.field,
         xla=config.serving.export_xla,
-        metadata=_facts(config, trial, work, calibration) | {"made_from": made_from},
+        metadata=metadata,
         statistics=statistics,
-        add=lambda made: _add_tflite(config, trial, scorer, statistics, made),
+        add=add_tflite,
     )
 
 
@@ -117,46 +140,3 @@ def _statistics(work: Work, score: str) -> dict[str, np.ndarray]:
     with np.load(path) as stored:
         named = {name.partition("/"): stored[name] for name in stored.files}
     return {inner: v for (owner, _, inner), v in named.items() if owner == score}
-
-
-def _facts(
-    config: Config, trial: Trial, work: Work, calibration: dict[str, Any]
-) -> dict[str, Any]:
-    """Returns what `metadata.json` says of the run."""
-    result = read_json(work.path_of("result.json"))
-    return {
-        "experiment": config.run.experiment,
-        "dataset": trial.data.dataset,
-        "protocol": trial.images.split.protocol,
-        "trial": trial.number,
-        "unknown_classes": list(trial.images.split.unknown),
-        "unknown_is_estimate": result["unknown_is_estimate"],
-        "method": config.own_method.title,
-        "results": result["models"][config.run.method],
-        "calibration": calibration,
-        "flags": to_flags(config.changed(trials=(trial.number,), overwrite=False)),
-        "git_commit": describe_environment(config.run.seed)["git_commit"],
-    }
-
-
-def _add_tflite(
-    config: Config,
-    trial: Trial,
-    scorer: Scorer,
-    statistics: dict[str, np.ndarray],
-    folder: Path,
-) -> dict[str, Any]:
-    """Converts the model as `--tflite` asks for; returns facts on what came of it."""
-    if not config.serving.tflite:
-        return {}
-    return {
-        "tflite": {
-            kind: convert(
-                *(scorer, kind, folder),
-                *(trial.images.train.image, trial.images.test),
-                rule=config.rule,
-                statistics=statistics,
-            )
-            for kind in config.serving.tflite
-        }
-    }

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from pmal_tf.data.hashing import hash_ids
-from pmal_tf.data.images import LabelledImages
 from pmal_tf.methods.scorer import Scorer
 from pmal_tf.methods.trial import Trial
 from pmal_tf.results.evaluate import ImageScores
@@ -27,17 +26,10 @@ _MOST_TEST_IMAGES = 1500
 def write_embeddings(
     trial: Trial, work: Work, scores: ImageScores, scorer: Scorer
 ) -> None:
-    """Writes test images, and prototypes where there are such, for the projector.
-
-    Args:
-        trial: The trial.
-        work: Where it is shown.
-        scores: The method's scores of the test images.
-        scorer: The method.
-    """
-    images = trial.images.test
-    shown, names = _chosen(images), np.array(trial.class_names)
-    images = images.take(shown)
+    """Writes test images, and prototypes where there are such, for the projector."""
+    rank = hash_ids(trial.images.test.example_id, "projector", 0)
+    shown = np.sort(np.argsort(rank, kind="stable")[:_MOST_TEST_IMAGES])
+    images, names = trial.images.test.take(shown), np.array(trial.class_names)
     kind = [*np.where(images.is_unknown, "unknown", "known")]
     class_name = [*np.where(images.is_unknown, "unknown", names[images.label])]
     embedding, pixels = [scores.kept["embedding"][shown]], [np.asarray(images.image[:])]
@@ -65,14 +57,7 @@ def write_embeddings(
 def write_hparams_row(
     config: Config, trial: Trial, work: Work, metrics: dict[str, Any]
 ) -> None:
-    """Writes the trial's row of the HParams page.
-
-    Args:
-        config: The settings.
-        trial: The trial.
-        work: Where it is shown.
-        metrics: The method's entry of `result.json`.
-    """
+    """Writes the trial's row of the HParams page, with its `metrics`."""
     results = {"result/acc": metrics["acc"]}
     results |= {
         f"result/auroc_{score.field}": metrics[score.field]["auroc"]
@@ -87,9 +72,3 @@ def write_hparams_row(
         results,
         name=f"{config.run.experiment}/trial_{trial.number}",
     )
-
-
-def _chosen(test: LabelledImages) -> np.ndarray:
-    """Returns positions of the test images that are shown, in order."""
-    rank = hash_ids(test.example_id, "projector", 0)
-    return np.sort(np.argsort(rank, kind="stable")[:_MOST_TEST_IMAGES])

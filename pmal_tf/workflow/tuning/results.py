@@ -7,54 +7,53 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pmal_tf.results.collect.paper_ablations import PAPER_TABLES
 from pmal_tf.results.page.tables import markdown_table
 from pmal_tf.results.scores.registry import get_score
+from pmal_tf.results.tensorboard.hparams import write_experiment
 from pmal_tf.runtime.errors import PmalError
-from pmal_tf.runtime.files import read_json, write_json, write_text
+from pmal_tf.runtime.files import MARKER, read_json, write_json, write_text
+from pmal_tf.runtime.settings import Interval
 from pmal_tf.workflow.config import Config
 from pmal_tf.workflow.flags import to_flags
-from pmal_tf.workflow.tuning.pictures import draw_setting, write_space
 from pmal_tf.workflow.tuning.space import Parameter
 from pmal_tf.workflow.tuning.sweep import Sweep
-
-_MARKERS = "*/done.json"
 
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a sweep.
+    """A point of a sweep: the values that are varied, and all its settings.
 
     Attributes:
-        values: Of the settings that are varied.
-        config: All its settings.
         results: Per trial `trial`, `auroc`, `acc`; empty if it could not be trained.
     """
 
     values: dict[str, Any]
     config: Config
-    results: tuple[dict[str, Any], ...]
+    results: Sequence[dict[str, Any]]
 
     @property
     def mean(self) -> float:
         """Mean AUROC over trials, the objective."""
         return statistics.fmean(result["auroc"] for result in self.results)
 
-    @property
-    def deviation(self) -> float | None:
-        """Sample standard deviation of the AUROC over trials, None for one trial."""
-        aurocs = [result["auroc"] for result in self.results]
-        return statistics.stdev(aurocs) if len(aurocs) > 1 else None
+
+def trial_results(config: Config, rule: str) -> list[dict[str, Any]]:
+    """Reads what a point's trials came to: `trial`, `auroc` of the rule, `acc`."""
+    found = []
+    for trial in config.trials:
+        path = config.run_folder / f"trial_{trial}" / "result.json"
+        if path.exists():
+            result = read_json(path)
+            metrics = result["models"][result["method"]]
+            found.append(
+                {"trial": trial, "auroc": metrics[rule]["auroc"], "acc": metrics["acc"]}
+            )
+    return found
 
 
 def write_results(sweep: Sweep, points: Sequence[Point]) -> str:
-    """Writes the results into the sweep's folder.
-
-    Args:
-        sweep: The sweep.
-        points: Its points.
-
-    Returns:
-        The content of `table.md`.
+    """Writes the results into the sweep's folder; returns the content of `table.md`.
 
     Raises:
         PmalError: If no point could be trained.
@@ -72,19 +71,15 @@ def write_results(sweep: Sweep, points: Sequence[Point]) -> str:
         flags = _flags_of(sweep, best, name, held_out)
         write_text(sweep.folder / f"{name}.flags", flags)
     center = sweep.config if sweep.tuner == "axes" else None
-    for parameter in sweep.space:
-        draw_setting(sweep, parameter, marginals(trained, parameter, center))
-    write_space(sweep)
-    text = _render(sweep, points, trained, best, costs)
+    rows = {p.name: marginals(trained, p, center) for p in sweep.space}
+    _draw(sweep, rows)
+    text = _render(sweep, points, rows, best, costs)
     write_text(sweep.folder / "table.md", text)
     return text
 
 
 def measure_costs(configs: Sequence[Config]) -> dict[str, float]:
     """Adds up the seconds of all stages of some runs.
-
-    Args:
-        configs: The settings of the runs.
 
     Returns:
         `seconds` of computing, where a stage that runs share counts once, and
@@ -95,7 +90,7 @@ def measure_costs(configs: Sequence[Config]) -> dict[str, float]:
     for config in configs:
         for trial in config.trials:
             folder = config.run_folder / f"trial_{trial}"
-            for path in sorted(folder.glob(_MARKERS)):
+            for path in sorted(folder.glob(f"*/{MARKER}")):
                 marker = read_json(path)
                 made = (str(trial), path.parent.name, str(marker["outputs"]))
                 once[made] = marker["seconds"]
@@ -110,17 +105,10 @@ def measure_costs(configs: Sequence[Config]) -> dict[str, float]:
 def marginals(
     points: Sequence[Point], parameter: Parameter, center: Config | None
 ) -> list[tuple[Any, list[float]]]:
-    """Returns the AUROC at each value of a setting, as a row of Table 5 has it.
+    """Returns per value of a setting that was visited, ascending, each trial's AUROC.
 
-    Args:
-        points: Trained points.
-        parameter: The setting.
-        center: Where one setting is varied at a time, the settings around which: only
-            points that differ from them in this one count. None averages over the
-            values of the others.
-
-    Returns:
-        Per value that was visited, ascending, the AUROC of each trial.
+    Where one setting is varied at a time around `center`, only points that differ from
+    it in this one count; None averages over the values of the others.
     """
     by_value: dict[Any, dict[int, list[float]]] = {}
     for point in points:
@@ -173,22 +161,44 @@ def _comparable(points: Sequence[Point]) -> list[Point]:
     return list(by_name.values())
 
 
+def _draw(sweep: Sweep, rows: dict[str, list[tuple[Any, list[float]]]]) -> None:
+    """Draws the AUROC against each setting; tells HParams of the space."""
+    # Matplotlib takes a second, and mistakes should be told before.
+    from pmal_tf.results.figures.hyper_parameters import draw_sweep
+    from pmal_tf.results.figures.style import save
+
+    for name, row in rows.items():
+        if len(row) < 2:  # Too few of its values were visited.
+            continue
+        paper = {
+            cell.overrides[name]: cell.paper["auroc"]
+            for table in PAPER_TABLES
+            if table.setting == name
+            for cell in table.cells
+        }
+        picture = draw_sweep(
+            name,
+            dict(row),
+            paper=paper,
+            caption=f"AUROC {get_score(sweep.rule).title} on classes held out of the "
+            f"known ones of {sweep.config.dataset}.",
+        )
+        save(picture, sweep.folder, name)
+    if sweep.config.tensorboard:
+        # Points bring their own rows; this adds what was not visited.
+        space = {p.name: list(p.values) or Interval(p.low, p.high) for p in sweep.space}
+        metrics = [f"result/auroc_{score.field}" for score in sweep.config.scores]
+        write_experiment(sweep.folder / "tensorboard", space, ["result/acc", *metrics])
+
+
 def _render(
     sweep: Sweep,
     points: Sequence[Point],
-    trained: Sequence[Point],
+    rows: dict[str, list[tuple[Any, list[float]]]],
     best: Point,
     costs: dict[str, float],
 ) -> str:
-    """Renders `table.md`.
-
-    Args:
-        sweep: The sweep.
-        points: All its points.
-        trained: Those that rows and the best are of.
-        best: The best of these.
-        costs: Of `measure_costs`.
-    """
+    """Renders `table.md`: a row for each setting, then one for each point."""
     trials = ", ".join(map(str, sweep.config.trials))
     parts = [
         f"Sweep {sweep.config.experiment}: {sweep.config.dataset}, protocol "
@@ -202,12 +212,10 @@ def _render(
             f"Rows and the best are of points with {best.config.epochs} epochs a "
             "stage.\n"
         )
-    center = sweep.config if sweep.tuner == "axes" else None
-    for parameter in sweep.space:
-        rows = marginals(trained, parameter, center)
-        header = [parameter.name, *(str(value) for value, _ in rows)]
-        parts.append(markdown_table(header, [["AUROC", *(_cell(a) for _, a in rows)]]))
-    if center is None:
+    for name, row in rows.items():
+        header = [name, *(str(value) for value, _ in row)]
+        parts.append(markdown_table(header, [["AUROC", *(_cell(a) for _, a in row)]]))
+    if sweep.tuner != "axes":
         parts[0] += "A row averages over the values of the other settings.\n"
     header = [*best.values, "epochs", "AUROC", "ACC", "n"]
     parts.append(markdown_table(header, [_row(point) for point in points]))
@@ -231,12 +239,8 @@ def _row(point: Point) -> list[str]:
     shown = [*map(str, point.values.values()), str(point.config.epochs)]
     if not point.results:
         return [*shown, "could not be trained", "", "0"]
-    return [
-        *shown,
-        _cell([result["auroc"] for result in point.results]),
-        _cell([result["acc"] for result in point.results]),
-        str(len(point.results)),
-    ]
+    cells = [_cell([r[name] for r in point.results]) for name in ("auroc", "acc")]
+    return [*shown, *cells, str(len(point.results))]
 
 
 def _cell(values: Sequence[float]) -> str:

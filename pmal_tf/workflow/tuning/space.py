@@ -1,4 +1,4 @@
-"""Which settings a sweep varies, and over what.
+"""Which settings a sweep varies, over what, and which points of that it visits.
 
 `--vary=epsilon=0.3,0.7,0.9` lists values, `--vary=epsilon=0.3..0.9` gives a range.
 """
@@ -6,27 +6,25 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pmal_tf.methods.registry import all_methods
+from pmal_tf.results.collect.paper_ablations import PAPER_TABLES
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.settings import check_setting, kind_of, settings_in
 from pmal_tf.workflow.config import GROUPS, Config
 
-if TYPE_CHECKING:
-    import keras_tuner
-
+LISTED = ("axes", "grid")
 # Which points a sweep visits.
-TUNERS = ("axes", "grid", "random", "bayesian", "hyperband")
+TUNERS = (*LISTED, "random", "bayesian", "hyperband")
 # Table 5 of the paper, and lambda_p of the text below it.
-TABLE_5 = (
-    "prototypes_per_class=1,5,10,20,30",
-    "epsilon=0.1,0.3,0.5,0.7,0.9",
-    "num_models=2,3,4,5,6",
-    "margin=0.1,0.3,0.5,0.8,1",
-    "prototype_weight=0.5,0.8,1",
+TABLE_5 = tuple(
+    f"{table.setting}={','.join(str(c.overrides[table.setting]) for c in table.cells)}"
+    for table in PAPER_TABLES
+    if table.setting
 )
 _RANGE = ".."
 # Settings that say what is learnt, not how.
@@ -38,31 +36,26 @@ _NOT_VARIED = (
 
 @dataclass(frozen=True)
 class Parameter:
-    """A setting that a sweep varies.
-
-    Attributes:
-        name: Of a field of `Config`.
-        values: What it takes; empty for a range.
-        low: Least value of a range.
-        high: Largest.
-    """
+    """A setting that a sweep varies: over some values, or from `low` to `high`."""
 
     name: str
     values: tuple[Any, ...] = ()
-    low: float | None = None
-    high: float | None = None
+    low: float = 0.0
+    high: float = 0.0
 
     def __str__(self) -> str:
         if self.values:
             return f"{self.name}={','.join(map(str, self.values))}"
         return f"{self.name}={self.low}{_RANGE}{self.high}"
 
+    @property
+    def kind(self) -> type:
+        """The type of its values."""
+        return kind_of(variable_settings()[self.name])
+
 
 def parse_space(texts: Sequence[str]) -> tuple[Parameter, ...]:
-    """Reads a space from `NAME=VALUES` texts.
-
-    Args:
-        texts: One per setting: values separated by commas, or LOW..HIGH.
+    """Reads a space from texts, NAME=VALUE,VALUE,... or NAME=LOW..HIGH.
 
     Raises:
         PmalError: If a setting cannot be varied, is varied twice, or may not take a
@@ -102,8 +95,18 @@ def _parse(text: str) -> Parameter:
             f"Received: {text!r}. There are: {', '.join(sorted(variable_settings()))}."
         )
     low, is_range, high = given.partition(_RANGE)
+    if is_range and kind_of(field) is str:
+        raise PmalError(
+            f"`vary` takes ranges of numbers; list the values of {field.name}. "
+            f"Received: {text!r}"
+        )
     if is_range:
-        return _range(field, text, low, high)
+        ends = _convert(field, low), _convert(field, high)
+        if not ends[0] < ends[1]:
+            raise PmalError(
+                f"A range must go from its low to its high end. Received: {text!r}"
+            )
+        return Parameter(field.name, low=ends[0], high=ends[1])
     items = [item.strip() for item in given.split(",") if item.strip()]
     values = tuple(_convert(field, item) for item in items)
     if not values or len(set(values)) != len(values):
@@ -114,27 +117,8 @@ def _parse(text: str) -> Parameter:
     return Parameter(field.name, values)
 
 
-def _range(field: dataclasses.Field, text: str, low: str, high: str) -> Parameter:
-    """Reads a range; see `parse_space`."""
-    if kind_of(field) is str:
-        raise PmalError(
-            f"`vary` takes ranges of numbers; list the values of {field.name}. "
-            f"Received: {text!r}"
-        )
-    ends = _convert(field, low), _convert(field, high)
-    if not ends[0] < ends[1]:
-        raise PmalError(
-            f"A range must go from its low to its high end. Received: {text!r}"
-        )
-    return Parameter(field.name, low=ends[0], high=ends[1])
-
-
 def _convert(field: dataclasses.Field, item: str) -> Any:
-    """Converts a value to a setting's type, and checks it.
-
-    Raises:
-        PmalError: If the setting may not take it.
-    """
+    """Converts a value to a setting's type, and checks it."""
     kind = kind_of(field)
     try:
         value = kind(item.strip())
@@ -147,20 +131,38 @@ def _convert(field: dataclasses.Field, item: str) -> Any:
     return value
 
 
-def hyperparameters(
-    space: Sequence[Parameter], config: Config
-) -> keras_tuner.HyperParameters:
-    """Returns a space as KerasTuner takes it; settings of `config` are its defaults."""
-    import keras_tuner
-
-    hp = keras_tuner.HyperParameters()
+def points_on_axes(space: Sequence[Parameter], config: Config) -> list[dict[str, Any]]:
+    """Returns the points that differ in one setting from `config`, as Table 5 has."""
+    center = {parameter.name: getattr(config, parameter.name) for parameter in space}
+    points = []
     for parameter in space:
-        name, default = parameter.name, getattr(config, parameter.name)
-        if parameter.values:
-            given = default if default in parameter.values else parameter.values[0]
-            hp.Choice(name, list(parameter.values), default=given)
-        elif kind_of(variable_settings()[name]) is int:
-            hp.Int(name, int(parameter.low or 0), int(parameter.high or 0))
-        else:
-            hp.Float(name, float(parameter.low or 0), float(parameter.high or 0))
-    return hp
+        for value in parameter.values:
+            point = {**center, parameter.name: value}
+            if point not in points:
+                points.append(point)
+    return points
+
+
+def points_of_grid(space: Sequence[Parameter]) -> list[dict[str, Any]]:
+    """Returns all combinations of the values."""
+    names = [parameter.name for parameter in space]
+    values = itertools.product(*(parameter.values for parameter in space))
+    return [dict(zip(names, combination, strict=True)) for combination in values]
+
+
+def check_tuner(tuner: str, space: Sequence[Parameter]) -> None:
+    """Checks that a kind of sweep can visit a space.
+
+    Raises:
+        PmalError: If it cannot.
+    """
+    ranges = [parameter for parameter in space if not parameter.values]
+    if tuner in LISTED and ranges:
+        raise PmalError(
+            f"--tuner={tuner} visits listed values. Received: {ranges[0]}. List the "
+            "values, or use --tuner=random or bayesian."
+        )
+    if tuner == "hyperband" and any(p.name == "epochs" for p in space):
+        raise PmalError(
+            "--tuner=hyperband chooses the epochs itself. Received: --vary=epochs"
+        )

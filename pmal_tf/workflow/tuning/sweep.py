@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +30,6 @@ from pmal_tf.workflow.tuning.space import Parameter
 if TYPE_CHECKING:
     from pmal_tf.methods.trial import Trial
 
-SWEEP = "sweep.json"
 # No plus sign: TensorBoard's projector does not find a run with one in its name.
 _SEPARATOR = "__"
 
@@ -57,34 +55,27 @@ class Sweep:
     @property
     def identity(self) -> dict[str, Any]:
         """All that the sweep depends on; another has another folder."""
-        base = self.config.changed(tuning_held_out=True)
-        varied = {parameter.name for parameter in self.space}
-        settings = {
-            name: value
-            for name, value in base.result_settings().items()
-            # Where all else is varied around them, the settings themselves matter.
-            if self.tuner == "axes" or name not in varied
-        }
+        config, start = self.config, Path(self.config.init_weights)
+        settings = config.changed(tuning_held_out=True).result_settings()
+        if self.tuner != "axes":
+            # Only where all else is varied around them do the settings matter.
+            for parameter in self.space:
+                settings.pop(parameter.name, None)
+        own = config.dataset == "folder"
         return {
             "space": [str(parameter) for parameter in self.space],
             "tuner": self.tuner,
             "rule": self.rule,
             "max_points": self.max_points,
-            "trials": list(self.config.trials),
+            "trials": list(config.trials),
             "settings": settings,
-            "data": self._data,
+            # What the settings do not tell of what is learnt and started from.
+            "data": {
+                "folder": str(Path(config.data_dir).resolve()) if own else "",
+                "state": self._trial.images.source.state(),
+                "init_weights": checksum(start) if start.is_file() else "",
+            },
             "versions": library_versions(),
-        }
-
-    @property
-    def _data(self) -> dict[str, str]:
-        """What the settings do not tell of what is learnt and started from."""
-        start = Path(self.config.init_weights)
-        own = self.config.dataset == "folder"
-        return {
-            "folder": str(Path(self.config.data_dir).resolve()) if own else "",
-            "state": self._trial.images.source.state(),
-            "init_weights": checksum(start) if start.is_file() else "",
         }
 
     @property
@@ -115,23 +106,18 @@ class Sweep:
         Raises:
             PmalError: If it is of another.
         """
-        path = self.folder / SWEEP
-        if path.exists() and read_json(path) != self.identity:
+        path = self.folder / "sweep.json"
+        if not path.exists():
+            write_json(path, self.identity)
+        elif read_json(path) != self.identity:
             raise PmalError(
                 "A sweep's folder must be of that sweep alone. Received: "
                 f"{path}, which tells of another one. Choose another --experiment, or "
                 "move the folder away."
             )
-        if not path.exists():
-            write_json(path, self.identity)
 
     def config_of(self, values: Mapping[str, Any], epochs: int | None = None) -> Config:
-        """Returns the settings of a point.
-
-        Args:
-            values: Of the settings that are varied.
-            epochs: Of each stage, where the tuner chooses them.
-        """
+        """Returns the settings of a point; `epochs` where the tuner chooses them."""
         shown = {**values, **({"epochs": epochs} if epochs else {})}
         return self.config.changed(
             **shown,
@@ -144,26 +130,3 @@ class Sweep:
             tuning_held_out=True,
             overwrite=False,
         )
-
-
-def trial_results(config: Config, rule: str) -> list[dict[str, Any]]:
-    """Reads what a point's trials came to.
-
-    Returns:
-        Per trial that is evaluated: `trial`, `auroc` of the rule, `acc`.
-    """
-    found = []
-    for trial in config.trials:
-        path = config.run_folder / f"trial_{trial}" / "result.json"
-        if path.exists():
-            result = read_json(path)
-            metrics = result["models"][result["method"]]
-            found.append(
-                {"trial": trial, "auroc": metrics[rule]["auroc"], "acc": metrics["acc"]}
-            )
-    return found
-
-
-def objective_of(results: list[dict[str, Any]]) -> float:
-    """Returns the mean AUROC over trials."""
-    return statistics.fmean(result["auroc"] for result in results)

@@ -4,18 +4,15 @@ import pytest
 
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.workflow.config import Config
-from pmal_tf.workflow.tuning.oracles import (
-    build_oracle,
-    check_oracle,
-    points_of_grid,
-    points_on_axes,
-)
+from pmal_tf.workflow.tuning.search import build_oracle, hyperparameters
 from pmal_tf.workflow.tuning.space import (
     TABLE_5,
     TUNERS,
     Parameter,
-    hyperparameters,
+    check_tuner,
     parse_space,
+    points_of_grid,
+    points_on_axes,
 )
 from pmal_tf.workflow.tuning.sweep import Sweep
 
@@ -84,7 +81,7 @@ def test_points_on_axes_differ_in_one_setting():
 
 def test_a_grid_has_all_combinations():
     space = parse_space(["prototypes_per_class=1,10", "epsilon=0.3,0.7"])
-    assert points_of_grid(space, Config()) == [
+    assert points_of_grid(space) == [
         {"prototypes_per_class": t, "epsilon": e} for t in (1, 10) for e in (0.3, 0.7)
     ]
 
@@ -92,19 +89,19 @@ def test_a_grid_has_all_combinations():
 @pytest.mark.parametrize("kind", ["axes", "grid"])
 def test_listed_sweeps_take_no_ranges(kind):
     with pytest.raises(PmalError, match=f"--tuner={kind} visits listed values"):
-        check_oracle(kind, parse_space(["epsilon=0.3..0.9"]))
+        check_tuner(kind, parse_space(["epsilon=0.3..0.9"]))
 
 
 def test_hyperband_chooses_the_epochs_itself():
     with pytest.raises(PmalError, match="chooses the epochs itself"):
-        check_oracle("hyperband", parse_space(["epochs=1,2"]))
+        check_tuner("hyperband", parse_space(["epochs=1,2"]))
 
 
 @pytest.mark.parametrize("kind", TUNERS)
 def test_every_oracle_visits_points_of_the_space(kind, tmp_path):
     space = parse_space(["prototypes_per_class=1,5", "epsilon=0.3,0.7"])
-    config = Config(epochs=4)
-    oracle = build_oracle(kind, space, config, max_points=3, seed=1)
+    config = Config(epochs=4, seed=1)
+    oracle = build_oracle(Sweep(config, space, kind, max_points=3))
     oracle._set_project_dir(str(tmp_path), "tuner")
     trial = oracle.create_trial("tuner0")
     values = trial.hyperparameters.values
