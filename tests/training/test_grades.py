@@ -5,7 +5,6 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import pmal_tf
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
@@ -224,19 +223,3 @@ def test_prototypes_of_other_classes_are_an_error(pipeline, prototypes):
         PmalError, match="prototypes of 3 classes, training images of 2"
     ):
         prototypes.check_classes(pipeline.example_id, fewer)
-
-
-def test_python_api_takes_the_grades(pipeline):
-    recipe = dataclasses.replace(RECIPE, epochs=1)
-    options = {"recipe": recipe, "width": 0.05}
-    image, label = pipeline.image, pipeline.label
-    models = [pmal_tf.train_classifier(image, label, seed=s, **options) for s in (0, 1)]
-    mined = pmal_tf.mine_prototypes(models, image, label, prototypes_per_class=2)
-    model = pmal_tf.train_pmal(
-        *(models[0], mined, image, label),
-        recipe=recipe,
-        prototype_mode="bank",
-        prototype_slice=2,
-    )
-    assert model.settings.prototype_mode == "bank"
-    assert tf.reduce_any(model.prototype_embeddings != 0)
