@@ -15,9 +15,8 @@ from pmal_tf.data.batches.pipeline import TrainingPipeline
 from pmal_tf.data.settings import DataSettings
 from pmal_tf.data.trial_images import TrialImages
 from pmal_tf.runtime import distribution
-from pmal_tf.runtime.device_settings import DeviceSettings
 from pmal_tf.runtime.seeds import derive_seed
-from pmal_tf.runtime.settings import read_settings
+from pmal_tf.runtime.settings import DeviceSettings, read_settings
 from pmal_tf.runtime.stage import METRICS, TENSORBOARD, Stage, Work
 from pmal_tf.training.fit import StageRecords, is_trained, save_trained
 from pmal_tf.training.recipe import Recipe

@@ -23,28 +23,23 @@ def check_precision(policy: str) -> None:
     """
     if policy not in _LEAST_CAPABILITY:
         return
+    major, minor = least = _LEAST_CAPABILITY[policy]
     devices = tf.config.get_visible_devices("GPU")
-    for device in devices:
-        _check_gpu(device, policy)
     if not devices:
         _check_cpu(policy)
-
-
-def _check_gpu(device: tf.config.PhysicalDevice, policy: str) -> None:
-    """Checks a GPU's compute capability, where it has one."""
-    details = tf.config.experimental.get_device_details(device)
-    capability = details.get("compute_capability")
-    if capability is None or tuple(capability) >= _LEAST_CAPABILITY[policy]:
-        return
-    major, minor = _LEAST_CAPABILITY[policy]
-    half = tuple(capability) >= _LEAST_CAPABILITY["mixed_float16"]
-    instead = "--precision=mixed_float16 or --precision=float32"
-    raise PmalError(
-        f"`precision={policy}` needs GPUs of compute capability {major}.{minor} or "
-        f"more. Received: {details.get('device_name', device.name)} with "
-        f"{capability[0]}.{capability[1]}. Use "
-        f"{instead if half else '--precision=float32'}."
-    )
+    for device in devices:
+        details = tf.config.experimental.get_device_details(device)
+        capability = tuple(details.get("compute_capability") or least)
+        if capability >= least:
+            continue
+        way_out = "--precision=float32"
+        if capability >= _LEAST_CAPABILITY["mixed_float16"]:
+            way_out = f"--precision=mixed_float16 or {way_out}"
+        raise PmalError(
+            f"`precision={policy}` needs GPUs of compute capability {major}.{minor} or "
+            f"more. Received: {details.get('device_name', device.name)} with "
+            f"{capability[0]}.{capability[1]}. Use {way_out}."
+        )
 
 
 def _check_cpu(policy: str) -> None:

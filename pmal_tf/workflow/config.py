@@ -20,9 +20,9 @@ from pmal_tf.methods.method import Method
 from pmal_tf.results.scores.registry import get_score, get_scores
 from pmal_tf.results.scores.score import Score
 from pmal_tf.results.settings import EvaluationSettings
-from pmal_tf.runtime.device_settings import DeviceSettings
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.settings import (
+    DeviceSettings,
     Interval,
     check_settings,
     read_settings,
