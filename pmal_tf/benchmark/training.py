@@ -327,7 +327,7 @@ def _checkpoint(model: keras.Model, repetitions: int) -> tuple[list[float], floa
         folder = Path(name)
 
         def write() -> None:
-            save_checkpoint(model, folder, next(numbers), {})
+            save_checkpoint(model, folder, next(numbers))
 
         write()
         (times,) = time_in_turn(write, repetitions=repetitions)

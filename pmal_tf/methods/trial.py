@@ -109,7 +109,6 @@ class Trial:
                 folder=work.folder / name,
                 metrics=work.shown / METRICS,
                 tensorboard=shown if self.devices.tensorboard else None,
-                identity={"made_from": work.key},
                 checkpoint_minutes=self.devices.checkpoint_minutes,
             )
             if not is_trained(records):

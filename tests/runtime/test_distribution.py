@@ -6,10 +6,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_classifier import tiny_classifier
+from tiny_classifier import tiny_classifier, tiny_pipeline
 
 from pmal_tf.backbones.classifier import embedding_and_logits
-from pmal_tf.data.batches.pipeline import TrainingPipeline
 from pmal_tf.methods.pmal.mine_stages import embed
 from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.methods.pmal.optimize_stage import fit_pmal
@@ -25,15 +24,8 @@ RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=3e-3, schedule="constant")
 
 
 @pytest.fixture
-def pipeline(rng):
-    return TrainingPipeline(
-        image=rng.integers(0, 256, size=(28, 8, 8, 3)).astype(np.uint8),
-        label=np.arange(28) % 3,
-        example_id=np.arange(28).astype(str),
-        batch_size=8,
-        seed=5,
-        augment=True,
-    )
+def pipeline():
+    return tiny_pipeline(28, augment=True)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
 from pmal_tf.backbones.classifier import embedding_and_logits
-from pmal_tf.data.batches.pipeline import Share, TrainingPipeline
+from pmal_tf.data.batches.pipeline import HostReplicas, TrainingPipeline
 from pmal_tf.methods.loading import load_model
 from pmal_tf.methods.pmal.mine_stages import MINING
 from pmal_tf.methods.pmal.model import PMALModel
@@ -103,7 +103,7 @@ def fit_pmal(
     # goes on has them in its checkpoint.
     model.refresh_prototypes(prototypes.image, prototypes.mask)
 
-    def batches(step: int, share: Share) -> tf.data.Dataset:
+    def batches(step: int, share: HostReplicas) -> tf.data.Dataset:
         return prototypes.attach(
             batches_of(pipeline, recipe, step, share),
             pipeline.example_id,
