@@ -116,7 +116,8 @@ def restore_newest(model: Trainable, folder: Path) -> int:
     """
     for path in list_checkpoints(folder):
         try:
-            with np.load(path) as stored:  # The archive has a checksum of each array.
+            # The archive has a checksum of each array.
+            with path.open("rb") as file, np.load(file) as stored:
                 arrays = [stored[name] for name in sorted(stored.files)]
         except Exception as error:  # zipfile, zlib and NumPy have their own.
             logging.warning(
