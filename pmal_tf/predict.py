@@ -157,8 +157,9 @@ def _predict(given: argparse.Namespace) -> int:
     from pmal_tf.serving.client import ServedModel
 
     model = ServedModel(exported, given.threshold)
-    table = Table((file.path for file in files), exported.class_names)
-    render = json_lines if given.format == "json" else table.lines
+    paths = (file.path for file in files)
+    as_table = given.format == "table"
+    render = Table(paths, exported.class_names).lines if as_table else json_lines
     readable = unknown = 0
     # Where the terminal's encoding lacks a letter of a name, the letter is escaped.
     if isinstance(sys.stdout, io.TextIOWrapper):
