@@ -90,9 +90,9 @@ def nearest(model, prototypes, tmp_path_factory):
     """
     nearest = PMALModel(model.network, 2, set_distance="nearest")
     nearest.refresh_prototypes(prototypes.image, prototypes.mask)
-    bank = nearest.prototype_embeddings.numpy()
-    bank[:2, 1] *= 10.0
-    nearest.prototype_embeddings.assign(bank)
+    embedded = nearest.prototype_embeddings.numpy()
+    embedded[:2, 1] *= 10.0
+    nearest.prototype_embeddings.assign(embedded)
     folder = tmp_path_factory.mktemp("nearest") / "1"
     export(nearest, prototypes, folder, 0.1)
     return nearest, folder

@@ -16,7 +16,7 @@ from pmal_tf.mining.distances import attention_to_set
 from pmal_tf.results.scores.registry import get_score
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.serving.export import export_saved_model
-from pmal_tf.serving.prototype_images import load_prototype_images
+from pmal_tf.serving.extra_files import load_prototype_images
 
 FLOAT, TEXT = tf.float32, tf.string
 
@@ -63,10 +63,10 @@ def test_nearest_prototype_is_the_one_attended_to_most(loaded, model, prototypes
     images = prototypes.image[IDS != ""].astype(np.float32)
     served = serve(loaded, images)
     embedding = model.outputs(images)["embedding"]
-    bank, mask = model.prototype_embeddings.numpy(), model.prototype_mask.numpy()
+    embedded, mask = model.prototype_embeddings.numpy(), model.prototype_mask.numpy()
     nearest = served["distance"].argmin(axis=1)
     for row, k in enumerate(nearest):
-        similarity = np.where(mask[k], bank[k] @ embedding[row], -np.inf)
+        similarity = np.where(mask[k], embedded[k] @ embedding[row], -np.inf)
         assert served["nearest_prototype"][row].decode() == IDS[k][similarity.argmax()]
 
 
@@ -109,8 +109,8 @@ def test_prototypes_lie_beside_the_model(loaded, model, prototypes, exported):
     assert kept["example_id"].tolist() == [name for name in IDS.flat if name]
     assert kept["class_index"].tolist() == [0, 0, 1, 1, 2]
     np.testing.assert_array_equal(kept["image"], prototypes.image[IDS != ""])
-    bank = model.prototype_embeddings.numpy()
-    np.testing.assert_array_equal(kept["embedding"], bank[IDS != ""])
+    embedded = model.prototype_embeddings.numpy()
+    np.testing.assert_array_equal(kept["embedding"], embedded[IDS != ""])
     assert load_prototype_images(exported.parent) == {}
 
 
@@ -135,13 +135,6 @@ def test_other_sizes_are_resized_as_in_training(loaded, images):
     small = resize_images(large, 8)
     one, other = serve(loaded, large), serve(loaded, small)
     np.testing.assert_allclose(one["distance"], other["distance"], atol=1e-6)
-
-
-def test_one_image_gets_the_answer_it_gets_in_a_batch(loaded, images):
-    one, all_of_them = serve(loaded, images[:1]), serve(loaded, images)
-    np.testing.assert_allclose(
-        one["unknown_score"], all_of_them["unknown_score"][:1], atol=1e-6
-    )
 
 
 def test_metadata_stands_beside_the_model(model, prototypes, tmp_path):
@@ -248,11 +241,12 @@ def test_a_model_of_nearest_prototypes_answers_by_these(nearest, prototypes, ima
     wanted = nearest.outputs(images)
     answers = serve(tf.saved_model.load(str(folder)), images)
     np.testing.assert_allclose(answers["distance"], wanted["distance"], atol=1e-5)
-    bank, mask = nearest.prototype_embeddings.numpy(), nearest.prototype_mask.numpy()
-    attention, _ = attention_to_set(wanted["embedding"], bank, mask)
+    embedded = nearest.prototype_embeddings.numpy()
+    mask = nearest.prototype_mask.numpy()
+    attention, _ = attention_to_set(wanted["embedding"], embedded, mask)
     assert not np.allclose(answers["distance"], attention, atol=1e-4)
     for i, name in enumerate(answers["nearest_prototype"]):
         k = wanted["distance"][i].argmin()
-        members = bank[k][prototypes.mask[k]]
+        members = embedded[k][prototypes.mask[k]]
         cosine = members @ wanted["embedding"][i] / np.linalg.norm(members, axis=1)
         assert name.decode() == IDS[k][cosine.argmax()]
