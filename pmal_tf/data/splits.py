@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from pmal_tf.data.class_lists import Sides, published_trials
 from pmal_tf.data.images import LabelledImages, Source
 from pmal_tf.data.settings import DataSettings, SourceOptions
-from pmal_tf.data.sources import open_source
+from pmal_tf.data.sources import SOURCES, open_source
 from pmal_tf.runtime.console import plain_messages
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.settings import settings_in
@@ -125,18 +125,15 @@ def make_split(
             than two classes are known.
     """
     times = Counter([*known, *unknown])
-    for names, expected in (
-        (
-            [name for name in times if name not in source.class_names],
-            f"A split of {source.name} may name only its classes "
-            f"({_shortened(source.class_names)}).",
-        ),
-        (sorted({*known} & {*unknown}), "A class cannot be known and unknown."),
-        (
-            sorted(name for name in times if times[name] > 1),
-            "A split may name a class only once.",
-        ),
-    ):
+    classes = _shortened(source.class_names)
+    wrong = {
+        f"A split of {source.name} may name only its classes ({classes}).": [
+            name for name in times if name not in source.class_names
+        ],
+        "A class cannot be known and unknown.": sorted({*known} & {*unknown}),
+        "A split may name a class only once.": [n for n in times if times[n] > 1],
+    }
+    for expected, names in wrong.items():
         if names:
             raise PmalError(f"{expected} Received: {_shortened(names)}")
     if len(known) < 2:
@@ -295,6 +292,8 @@ if __name__ == "__main__":
         str: flags.DEFINE_string,
         tuple: flags.DEFINE_list,
     }
+    texts = {"dataset": f"One of {', '.join(SOURCES)}."}
     for one in _fields():
-        define[type(one.default)](one.name, one.default, one.metadata["help"])
+        text = texts.get(one.name, one.metadata["help"])
+        define[type(one.default)](one.name, one.default, text)
     app.run(_main)

@@ -321,11 +321,16 @@ def test_the_description_of_digits_names_classes_and_counts():
 @pytest.fixture(scope="module")
 def read_once(tfds_data_dir):
     """The folder of real datasets, of which each split is read once for all tests."""
-    cached = functools.cache(load_split)
+    options = SourceOptions(data_dir=str(tfds_data_dir))
+    read = functools.cache(functools.partial(load_split, options=options))
+
+    def once(name, split, _, *, id_feature):
+        return read(name, split, id_feature=id_feature)
+
     with pytest.MonkeyPatch.context() as patch:
         for module in (small_images, cifar_plus):
-            patch.setattr(module, "load_split", cached)
-        yield str(tfds_data_dir)
+            patch.setattr(module, "load_split", once)
+        yield options.data_dir
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from tiny_classifier import tiny_classifier
 
 import pmal_tf
@@ -212,18 +211,3 @@ def test_xla_takes_the_same_steps_of_every_grade(pipeline, prototypes):
         for one, other in zip(*weights, strict=True):
             if one.dtype != bool:
                 np.testing.assert_allclose(one, other, atol=1e-5)
-
-
-def test_python_api_takes_the_grades(pipeline):
-    recipe = dataclasses.replace(RECIPE, epochs=1)
-    image, label = pipeline.image, pipeline.label
-    models = [tiny_classifier() for _ in range(2)]
-    mined = pmal_tf.mine_prototypes(models, image, label, prototypes_per_class=2)
-    model = pmal_tf.train_pmal(
-        *(models[0], mined, image, label),
-        recipe=recipe,
-        prototype_mode="bank",
-        prototype_slice=2,
-    )
-    assert model.settings.prototype_mode == "bank"
-    assert tf.reduce_any(model.prototype_embeddings != 0)

@@ -148,7 +148,9 @@ def _image_paths(folder: Path, root: Path, passed_over: Counter[str]) -> list[st
     paths = []
     for path in _walk(folder, (), folder):
         if not path.name.lower().endswith(SUFFIXES):
-            passed_over[path.suffix.lower() or "without suffix"] += 1
+            # A byte that is not UTF-8 is shown as `\xe9`: not every log could hold it.
+            suffix = os.fsencode(path.suffix.lower()).decode(errors="backslashreplace")
+            passed_over[suffix or "without suffix"] += 1
             continue
         try:
             str(path).encode()  # Example ids must be able to hold it.
