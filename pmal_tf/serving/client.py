@@ -72,8 +72,7 @@ class ServedModel:
         """Answers for the bytes of image files, whatever they are; none is fine too.
 
         Raises:
-            PmalError: If the model fails, e.g. for lack of memory, or answers with
-                what is not a number.
+            PmalError: If the model fails, e.g. for lack of memory.
         """
         if not contents:
             return []
@@ -87,13 +86,6 @@ class ServedModel:
                 "--batch_size."
             ) from error
         arrays = {name: value.numpy() for name, value in outputs.items()}
-        for name, array in arrays.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise PmalError(
-                    "The model must answer with finite numbers. Received: NaN or "
-                    f"infinity in {name!r}. Export it anew with this version of "
-                    "pmal_tf."
-                )
         return [self._one(arrays, row) for row in range(len(contents))]
 
     def embed(self, image: tf.Tensor) -> np.ndarray:

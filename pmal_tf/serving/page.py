@@ -79,14 +79,16 @@ class Answerer:
         contents = path.read_bytes()
         try:
             (answer,) = self.model.answer([contents])
+            if answer.error is not None:
+                raise PmalError(
+                    "The file must be a sound JPEG, PNG, GIF or BMP image. Received: "
+                    f"{len(contents):,} bytes; {answer.error}. Try another file."
+                )
         except PmalError as error:
-            return show_error(path.name, str(error))
-        if answer.error is not None:
-            return show_error(
-                path.name,
-                "The file must be a sound JPEG, PNG, GIF or BMP image. Received: "
-                f"{len(contents):,} bytes; {answer.error}. Try another file.",
-            )
+            return {
+                "verdict": {"value": "No answer", "color": _NEITHER},
+                "note": {"value": str(error), "label": f"No answer for {path.name}"},
+            }
         file = tf.constant(contents)
         seen = decode_image(file, self.exported.image_size)
         # The central square, turned and coloured as the model takes it.
@@ -121,14 +123,6 @@ class Answerer:
             Prototype(stored["image"][members[i]], str(ids[i]), float(weight[i]))
             for i in order[:_MOST_PROTOTYPES]
         ]
-
-
-def show_error(name: str, sentence: str) -> Shown:
-    """Returns what to show of a file of that name that has no answer."""
-    return {
-        "verdict": {"value": "No answer", "color": _NEITHER},
-        "note": {"value": sentence, "label": f"No answer for {name}"},
-    }
 
 
 def show_answer(
