@@ -15,7 +15,7 @@ from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.mining.distances import attention_to_set
 from pmal_tf.results.scores.registry import get_score
 from pmal_tf.runtime.errors import PmalError
-from pmal_tf.serving.export import export_saved_model
+from pmal_tf.serving.export import _not_below, export_saved_model
 from pmal_tf.serving.extra_files import load_prototype_images
 
 FLOAT, TEXT = tf.float32, tf.string
@@ -137,36 +137,38 @@ def test_other_sizes_are_resized_as_in_training(loaded, images):
     np.testing.assert_allclose(one["distance"], other["distance"], atol=1e-6)
 
 
-def test_metadata_stands_beside_the_model(model, prototypes, tmp_path):
-    threshold = 0.1 + 2**-28
-    rounded = np.float32(threshold)
-    assert float(rounded) < threshold
-    loaded = export(model, prototypes, tmp_path / "1", threshold, rule="msp", xla=True)
-    images = np.zeros((2, 8, 8, 3))
-    one, other = serve(loaded, images), serve(loaded, images, "serving_images_xla")
-    for name in ("unknown_score", "distance", "probabilities"):
-        np.testing.assert_allclose(one[name], other[name], atol=1e-5)
-    metadata = json.loads((tmp_path / "1" / "metadata.json").read_text())
+def test_metadata_stands_beside_the_model(exported, threshold):
+    metadata = json.loads((exported / "metadata.json").read_text())
     assert metadata.pop("sha256")
+    assert metadata.pop("calibration")
+    assert metadata.pop("tflite")
     versions = metadata.pop("versions")
     assert {"python", "tensorflow", "keras", "pmal_tf"} <= set(versions)
     assert metadata == {
         "class_names": list(CLASSES),
         "unknown": {"class_id": -1, "class_name": "unknown"},
-        "rule": "pr",
-        # Not below the score that set it: that image must not be rejected.
-        "threshold": float(np.nextafter(rounded, np.float32(1))),
-        "threshold_range": [0.0, 1.0],
+        "rule": "dr",
+        "threshold": threshold,
+        "threshold_range": [0.0, 2.0],
         "image_size": 8,
         "set_distance": "attention",
         "prototypes": 5,
         "signatures": [
             *("embed", "serving_bytes", "serving_default", "serving_images"),
-            *("serving_images_threshold", "serving_images_xla"),
+            "serving_images_threshold",
         ],
-        "trial": 0,
+        "experiment": "photos",
     }
-    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    assert [path.name for path in exported.parent.iterdir()] == ["1"]
+
+
+def test_a_threshold_is_not_rounded_below_the_score_that_set_it():
+    threshold = 0.1 + 2**-28
+    rounded = np.float32(threshold)
+    assert float(rounded) < threshold
+    # That image must not be rejected.
+    assert _not_below(threshold) == float(np.nextafter(rounded, np.float32(1)))
+    assert _not_below(float(rounded)) == float(rounded)
 
 
 def test_padding_is_never_the_nearest_prototype(prototypes):

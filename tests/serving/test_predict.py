@@ -308,7 +308,8 @@ def test_other_folders_are_no_models(predict, copied, photos, tmp_path):
     assert "must have the signature 'serving_bytes'" in status
     change_metadata(copied / "9", signatures=["serving_bytes"], class_names=["cat"])
     status, _, _ = predict(photos, model=copied / "9")
-    assert "with 1 classes. Received" in status
+    assert "and 1 classes. Received" in status
+    assert "with 3 classes. Put" in status
     change_metadata(copied / "9", threshold=None)
     status, _, _ = predict(photos, model=copied / "9")
     assert "sound metadata.json" in status
