@@ -15,7 +15,9 @@ from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.mining.distances import attention_to_set
 from pmal_tf.results.scores.registry import get_score
 from pmal_tf.runtime.errors import PmalError
+from pmal_tf.serving import client
 from pmal_tf.serving.export import _not_below, export_saved_model
+from pmal_tf.serving.exported import read_exported
 from pmal_tf.serving.extra_files import load_prototype_images
 
 FLOAT, TEXT = tf.float32, tf.string
@@ -241,7 +243,7 @@ def test_what_fails_leaves_nothing(model, prototypes, tmp_path, monkeypatch):
 def test_a_model_of_nearest_prototypes_answers_by_these(nearest, prototypes, images):
     nearest, folder = nearest
     wanted = nearest.outputs(images)
-    answers = serve(tf.saved_model.load(str(folder)), images)
+    answers = serve(client._load(read_exported(folder)), images)
     np.testing.assert_allclose(answers["distance"], wanted["distance"], atol=1e-5)
     embedded = nearest.prototype_embeddings.numpy()
     mask = nearest.prototype_mask.numpy()

@@ -28,17 +28,9 @@ def paths_of(photos):
     return sorted(path for path in photos.rglob("*") if path.is_file())
 
 
-@pytest.fixture(scope="module")
-def load_once(exported, loaded):
-    """Loads as the client does, but not the shared model again: it takes seconds."""
-    load = client._load
-    return lambda found: loaded if found.folder == exported else load(found)
-
-
 @pytest.fixture
-def predict(exported, load_once, monkeypatch, capsys):
+def predict(exported, capsys):
     """Runs the command; gives its status, and what it wrote to stdout and stderr."""
-    monkeypatch.setattr(client, "_load", load_once)
 
     def run(*arguments, model=exported):
         try:
