@@ -8,6 +8,7 @@ count as noise of the data.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from dataclasses import fields
@@ -182,28 +183,24 @@ def _mining_stage(
     def run(work: Work) -> dict[str, Any]:
         train = trial.images.train
         spaces = [_space(work, model) for model in own]
-        dropout_space = _space(work, MC_DROPOUT) if dropout else None
-
-        def mined(
-            spaces: list[Space], *purpose: int, robustness: Robustness | None = None
-        ) -> MiningResult:
-            return mine(
-                spaces,
-                train.label,
-                train.example_id,
-                class_names=trial.class_names,
-                settings=settings,
-                dropout_space=dropout_space,
-                seed=trial.seed("mining", *purpose),
-                robustness=robustness,
-            )
-
+        mined = functools.partial(
+            mine,
+            class_index=train.label,
+            example_id=train.example_id,
+            class_names=trial.class_names,
+            settings=settings,
+            dropout_space=_space(work, MC_DROPOUT) if dropout else None,
+        )
         with np.load(work.path_of(_TOPOLOGY)) as stored:
             robustness = Robustness(**{name: stored[name] for name in stored.files})
-        results = {"": mined(spaces, robustness=robustness)}
+        seed = trial.seed("mining")
+        results = {"": mined(spaces, seed=seed, robustness=robustness)}
         for number, models in enumerate(repeats, 1):
-            others = [_space(work, model) for model in models]
-            results[f"repeat_{number}"] = mined(others, number)
+            others, seed = (
+                [_space(work, m) for m in models],
+                trial.seed("mining", number),
+            )
+            results[f"repeat_{number}"] = mined(others, seed=seed)
         if distribution.is_chief():
             folder = work.new_path(MINING)
             for name, result in results.items():
