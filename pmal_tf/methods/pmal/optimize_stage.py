@@ -80,15 +80,9 @@ def fit_pmal(
 ) -> None:
     """Optimises a model in place, and embeds its prototypes with the final weights.
 
-    Args:
-        model: The model.
-        pipeline: The training images, the prototypes among them.
-        prototypes: The mined prototypes.
-        recipe: Optimiser, schedule and budget.
-        seed: Of dropout.
-        schedule: Which prototypes pass through the network in which step.
-        measure: Returns numbers to record beside the losses after each epoch.
-        records: Where to keep checkpoints and metrics, if anywhere.
+    They are among the training images; by `schedule` they pass through the network. The
+    `seed` is that of dropout; `measure` returns numbers to record beside the losses
+    after each epoch.
 
     Raises:
         PmalError: If the prototypes are of other images.
