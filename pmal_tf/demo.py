@@ -68,7 +68,9 @@ def build_page(answerer: Answerer) -> Any:
                 label = "An image: JPEG, PNG, GIF or BMP, up to 64 MB"
                 dropped = gradio.File(label=label, height=180)
                 parts["images"] = gradio.Gallery(columns=2, **gallery)
-                parts["classes"] = gradio.Dataframe(label="All classes", **hidden)
+                parts["classes"] = gradio.Dataframe(
+                    label="All classes", wrap=True, **hidden
+                )
             with gradio.Column(scale=3, min_width=320):
                 parts["verdict"] = gradio.Label(show_label=False, visible=False)
                 parts["note"] = gradio.Textbox(

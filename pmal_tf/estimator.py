@@ -35,9 +35,8 @@ from pmal_tf.runtime.files import save_arrays
 from pmal_tf.runtime.precision import check_precision
 from pmal_tf.runtime.settings import settings_in
 from pmal_tf.runtime.stage import METRICS, Work
-from pmal_tf.serving.answers import UNKNOWN, UNKNOWN_ID
+from pmal_tf.serving.answers import UNKNOWN, UNKNOWN_ID, rejection_score
 from pmal_tf.serving.export import export_saved_model
-from pmal_tf.serving.rejection import rejection_score
 from pmal_tf.workflow.config import GROUPS, Config
 from pmal_tf.workflow.engine import merged
 

@@ -35,10 +35,9 @@ from tqdm import tqdm
 
 from pmal_tf.runtime.console import plain_messages
 from pmal_tf.runtime.errors import PmalError, first_line, is_disk_full
-from pmal_tf.serving.answer_text import Table, json_lines
+from pmal_tf.serving.answer_text import Table, describe_share, json_lines
 from pmal_tf.serving.exported import find_version, read_exported
 from pmal_tf.serving.image_files import ImageFile, find_images, read_in_batches
-from pmal_tf.serving.unknown_share import describe_share
 
 if TYPE_CHECKING:
     from pmal_tf.serving.client import Answer, ServedModel
@@ -157,8 +156,9 @@ def _predict(given: argparse.Namespace) -> int:
     from pmal_tf.serving.client import ServedModel
 
     model = ServedModel(exported, given.threshold)
-    table = Table((file.path for file in files), exported.class_names)
-    render = json_lines if given.format == "json" else table.lines
+    paths = (file.path for file in files)
+    as_table = given.format == "table"
+    render = Table(paths, exported.class_names).lines if as_table else json_lines
     readable = unknown = 0
     # Where the terminal's encoding lacks a letter of a name, the letter is escaped.
     if isinstance(sys.stdout, io.TextIOWrapper):

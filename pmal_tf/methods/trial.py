@@ -66,8 +66,8 @@ class Trial:
     def training_reads(self) -> dict[str, Any]:
         """The settings that every training stage reads.
 
-        Which images are learnt is told by their fingerprint, not by settings: two
-        datasets that know the same classes share what is trained on them.
+        Which images are learnt is in their fingerprint, not in settings: two datasets
+        that know the same classes share what is trained on them.
         """
         reads = {
             **self.seeds_read,
@@ -91,15 +91,10 @@ class Trial:
         reads: Mapping[str, Any] | None = None,
         inputs: tuple[str, ...] = (),
     ) -> Stage:
-        """Returns a stage that trains a model and saves it as its `model.keras`.
+        """Returns a stage that saves what `train` returns as its `model.keras`.
 
-        Args:
-            name: Name of the stage.
-            train: Returns the trained model, and keeps its records.
-            kind: As in `Stage`, by default the name.
-            needs: As in `Stage`.
-            reads: What it reads beside what every training stage does.
-            inputs: As in `Stage`, beside the training images.
+        Arguments are those of `Stage`; `kind` is by default the name, `reads` and
+        `inputs` come beside what every training stage reads.
         """
 
         def run(work: Work) -> dict[str, Any]:
