@@ -21,6 +21,7 @@ _DEFINE: dict[type, Any] = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
+    list: flags.DEFINE_list,
 }
 
 
@@ -43,12 +44,17 @@ def define_flags() -> None:
         "Cell of the paper's Tables 3 to 5 whose settings to take, whatever flagfiles "
         "say; the experiment is called so by default.",
     )
-    for name, field in all_settings().items():
-        default: Any = field.default
-        if isinstance(default, tuple):
-            flags.DEFINE_list(name, [str(item) for item in default], _help_of(field))
-        else:
-            _DEFINE[type(default)](name, default, _help_of(field))
+    for field in all_settings().values():
+        define_flag(field, flags.FLAGS)
+
+
+def define_flag(field: dataclasses.Field, values: flags.FlagValues) -> None:
+    """Defines the flag of a setting."""
+    default: Any = field.default
+    if isinstance(default, tuple):
+        default = [str(item) for item in default]
+    define = _DEFINE[type(default)]
+    define(field.name, default, _help_of(field), flag_values=values)
 
 
 def _help_of(field: dataclasses.Field) -> str:
@@ -133,10 +139,7 @@ def config_from_flags() -> Config:
         flag = flags.FLAGS[name]
         # The experiment's default is the name of the flagfiles.
         if flag.present or name == "experiment":
-            value: Any = flag.value
-            if isinstance(field.default, tuple):
-                value = tuple(_convert(field, item) for item in value)
-            values[name] = value
+            values[name] = value_of_flag(field, flags.FLAGS)
     return Config(**values)
 
 
@@ -160,13 +163,20 @@ def _text_of(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _convert(field: dataclasses.Field, item: str) -> Any:
-    """Converts one item of a list flag to the type of the default's items."""
+def value_of_flag(field: dataclasses.Field, values: flags.FlagValues) -> Any:
+    """Returns a flag's value; a list as a tuple of the type of the default's items.
+
+    Raises:
+        PmalError: If an item is not of that type.
+    """
+    value: Any = values[field.name].value
+    if not isinstance(field.default, tuple):
+        return value
     kind = kind_of(field)
     try:
-        return kind(item.strip())
+        return tuple(kind(item.strip()) for item in value)
     except ValueError as error:
         raise PmalError(
             f"`{field.name}` must list values of type {kind.__name__}, separated by "
-            f"commas. Received: {item!r}"
+            f"commas. Received: --{field.name}={','.join(value)}"
         ) from error
