@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pmal_tf.data.batches.pipeline import ALONE, Share
+from pmal_tf.data.batches.pipeline import ONE_REPLICA, HostReplicas
 from pmal_tf.methods.pmal.prototypes import Prototypes, PrototypeSchedule
 from pmal_tf.runtime.errors import PmalError
 
@@ -86,7 +86,7 @@ MASK = np.array([[True, True, True], [True, False, False], [True, True, False]])
 IN_TURN = [0, 3, 6, 1, 7, 2]
 
 
-def chosen(schedule, steps, share=ALONE):
+def chosen(schedule, steps, share=ONE_REPLICA):
     choose = schedule.chooser(MASK, share)
     numbers = range(steps * share.local)
     return [choose(tf.constant(n, tf.int64)).numpy().tolist() for n in numbers]
@@ -114,8 +114,8 @@ def test_every_so_many_steps():
 def test_replicas_share_a_step_without_overlap(size):
     schedule = PrototypeSchedule(size=size)
     alone = chosen(schedule, 3)
-    first = chosen(schedule, 3, Share(replicas=3, first=0, local=2))
-    second = chosen(schedule, 3, Share(replicas=3, first=2, local=1))
+    first = chosen(schedule, 3, HostReplicas(replicas=3, first=0, local=2))
+    second = chosen(schedule, 3, HostReplicas(replicas=3, first=2, local=1))
     for step in range(3):
         parts = [*first[2 * step : 2 * step + 2], second[step]]
         assert [len(part) for part in parts] in ([2, 2, 2], [2, 1, 1])
