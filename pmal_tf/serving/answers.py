@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from pmal_tf.data.decoding.resize import resize_images
+from pmal_tf.data.decoding.decode import resize_images
 from pmal_tf.methods.scorer import OUTPUTS, Scorer
 from pmal_tf.results.scores.score import Score
 

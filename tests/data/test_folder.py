@@ -191,6 +191,7 @@ def test_classes_to_hold_out_must_be_there(root, opened):
 
 def test_names_may_be_anything_printable(root, opened):
     names = ("tea, green", "Äpfel und Öl", "日本", "a.b-c (1)", "-- x", "50%", "{x}")
+    names += ("unknown bird", "test")
     paths = [f"train/{name}/Ein Bild, {n} ü.png" for name in names for n in range(2)]
     write_images(root, *paths, "unknown/ganz anders/é ü.png")
     source = opened()
@@ -331,39 +332,6 @@ def test_with_test_images_of_one_class_none_are_held_out_of_the_others():
     assert held_out_paths([*entries, *tested], ()) == {entry.path for entry in tested}
 
 
-def test_images_held_out_do_not_change_with_contents_place_or_options(
-    root, tmp_path, loaded
-):
-    write_images(root, *FLAT)
-    before = ids(loaded()[1])
-    for path in FLAT[::2]:
-        Image.new("RGB", (3, 4), "red").save(root / path)
-    os.rename(root, tmp_path / "moved")
-    write_images(tmp_path / "moved", "unknown/0.png", "train/fox/0.png")
-    (tmp_path / "moved").rename(root)
-    _, test = loaded(image_size=3, cache_dir=str(tmp_path / "other"))
-    assert ids(test) == before | {"unknown/0.png"}
-
-
-def test_a_class_of_one_image_is_trained_on_and_told_of(root, opened, caplog):
-    write_images(root, *FLAT, "train/fox/only.png")
-    source = opened()
-    train, test = source.load()
-    assert "train/fox/only.png" in ids(train)
-    split = open_set_split(source, "paper", 0)
-    apply_split(source, split, train, test)
-    (message,) = messages(caplog)
-    assert message == "No test images of fox: results say nothing of this class."
-
-
-def test_folders_of_single_images_have_nothing_to_test_on(root, opened):
-    write_images(root, "train/cat/0.png", "train/dog/0.png")
-    source = opened()
-    split = open_set_split(source, "paper", 0)
-    with pytest.raises(PmalError, match="known classes of folder need test images"):
-        apply_split(source, split, *source.load())
-
-
 # Layouts that cannot be meant.
 
 
@@ -460,11 +428,6 @@ def test_classes_that_look_the_same_are_an_error(root, opened):
         opened()
 
 
-def test_a_class_may_be_named_like_the_unknown_in_part(root, opened):
-    write_images(root, *FLAT, "train/unknown bird/0.png", "train/test/0.png")
-    assert "unknown bird" in opened().class_names
-
-
 LOOPS = {
     "to the root": ("train/cat/loop", "../.."),
     "to train": ("train/loop", "."),
@@ -481,10 +444,10 @@ def test_a_link_that_leads_back_is_an_error_that_names_it(loop, root, opened):
     path, target = LOOPS[loop]
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     (root / path).symlink_to(target)
-    with pytest.raises(PmalError, match=r"may not contain itself.*/loop") as caught:
+    # The link and not what it leads to; it is not gone round until the system gives up.
+    named = re.escape(f"the link {str(root / path)!r}, ")
+    with pytest.raises(PmalError, match=f"may not contain itself.*{named}"):
         opened()
-    # It is not gone round until the system gives up.
-    assert str(caught.value).count("loop") <= 2
 
 
 @pytest.mark.parametrize("place", ["file", "class", "unknown"])
@@ -569,21 +532,15 @@ def assert_every_reason(text):
     assert re.search(rf"^  {BROKEN_LINK}: it cannot be opened: No such", text, re.M)
 
 
-def test_unreadable_images_are_all_listed_with_the_reason(bad_folder, opened, caplog):
-    source = opened()  # The layout is sound.
-    with pytest.raises(PmalError, match=r"(?s)At most 0 .*Received: 7\.") as caught:
+def test_unreadable_images_are_all_listed_with_the_reason_and_counted(
+    bad_folder, opened, tmp_path, caplog
+):
+    source = opened(max_unreadable=6)  # The layout is sound.
+    with pytest.raises(PmalError, match=r"(?s)At most 6 .*Received: 7\.") as caught:
         source.load()
     assert_every_reason(str(caught.value))
     assert "--max_unreadable=7" in str(caught.value)
     assert "sound" not in str(caught.value)
-    assert messages(caplog) == []
-
-
-def test_the_number_of_unreadable_images_is_counted_exactly(
-    bad_folder, opened, tmp_path, caplog
-):
-    with pytest.raises(PmalError, match=r"(?s)At most 6 .*Received: 7\."):
-        opened(max_unreadable=6).load()
     assert stores_in(tmp_path / "cache") == []
     source = opened(max_unreadable=7)
     named = {
@@ -596,18 +553,9 @@ def test_the_number_of_unreadable_images_is_counted_exactly(
     (message,) = messages(caplog)
     assert message.startswith("Passed over 7 unreadable files:\n")
     assert_every_reason(message)
-
-
-def test_decoded_images_do_not_make_unreadable_ones_acceptable(
-    bad_folder, loaded, caplog
-):
-    loaded(max_unreadable=7)
-    caplog.clear()
-    loaded(max_unreadable=99)
-    (message,) = messages(caplog)
-    assert_every_reason(message)
+    # That they are decoded by now does not make the others acceptable.
     with pytest.raises(PmalError, match="Received: 7"):
-        loaded(max_unreadable=6)
+        opened(max_unreadable=6).load()
 
 
 def test_of_many_unreadable_images_fifty_are_listed(root, loaded):
@@ -622,18 +570,6 @@ def test_of_many_unreadable_images_fifty_are_listed(root, loaded):
         f"  train/cat/empty_{n:02}.png: the file is empty" for n in range(50)
     ]
     assert lines[51] == "  and 3 more"
-
-
-def test_a_mended_image_is_read(root, loaded):
-    write_images(root, *FLAT)
-    path = root / FLAT[3]
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-9])
-    train, test = loaded(max_unreadable=1)
-    assert FLAT[3] not in ids(train) | ids(test)
-    path.write_bytes(whole)
-    train, test = loaded()
-    assert ids(train) | ids(test) == set(FLAT)
 
 
 def test_an_image_that_only_now_can_be_read_is_read(root, loaded):
@@ -972,17 +908,6 @@ def test_unreadable_images_leave_no_run_folder(tmp_path):
         Run(tmp_path)
     assert stores_in(tmp_path / "cache") == []
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("*"))
-
-
-@pytest.mark.parametrize("target", ["train/cat", "."])
-def test_the_link_that_closes_a_circle_is_named_and_not_what_it_leads_to(
-    root, opened, target
-):
-    write_images(root, *FLAT)
-    link = root / "train" / "cat" / "loop"
-    link.symlink_to(root / target)
-    with pytest.raises(PmalError, match=rf"the link '{re.escape(str(link))}', "):
-        opened()
 
 
 @pytest.mark.parametrize(

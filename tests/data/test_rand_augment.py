@@ -3,14 +3,15 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from pmal_tf.data.batches.augment import PADDING, crop_and_flip_parameters
-from pmal_tf.data.batches.rand_augment import (
+from pmal_tf.data.batches.augment import (
     OPERATIONS,
+    PADDING,
     affine_matrices,
     auto_contrast,
     brightness,
     color,
     contrast,
+    crop_and_flip_parameters,
     draw_operations,
     equalize,
     posterize,

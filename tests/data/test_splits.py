@@ -1,11 +1,10 @@
 import functools
-import re
 
 import numpy as np
 import pytest
 
 from pmal_tf.data.class_lists import protocols_of
-from pmal_tf.data.datasets import cifar_plus, small_images
+from pmal_tf.data.datasets import small_images
 from pmal_tf.data.images import LabelledImages, Source
 from pmal_tf.data.settings import DataSettings, SourceOptions
 from pmal_tf.data.sources import SOURCES, open_source
@@ -13,6 +12,8 @@ from pmal_tf.data.splits import (
     OpenSetSplit,
     apply_split,
     describe_splits,
+    hold_out_classes,
+    images_of_held_out,
     listed_trials,
     make_split,
     open_set_split,
@@ -223,7 +224,7 @@ def test_known_classes_may_be_chosen():
     [
         (["ant", "eel"], ["bee"], r"'ant', 'bee', 'cow', 'dog'.*'eel'"),
         (["ant"], ["eel"], "may name only its classes.*'eel'"),
-        (["ant", "bee"], ["bee", "cow"], r"known and unknown.*'bee'"),
+        (["ant", "bee"], ["bee", "cow"], "only once.*'bee'"),
         (["ant", "ant"], ["bee"], "only once.*'ant'"),
         (["ant"], ["bee"], "At least two classes must be known"),
     ],
@@ -323,34 +324,9 @@ def read_once(tfds_data_dir):
     """The folder of real datasets, of which each split is read once for all tests."""
     cached = functools.cache(load_split)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (small_images, cifar_plus):
-            patch.setattr(module, "load_split", cached)
-        yield str(tfds_data_dir)
-
-
-@pytest.mark.parametrize(
-    ("dataset", "images", "id_pattern", "counts"),
-    [
-        ("mnist", 60_000, "train_0", (35_152, 5_899, 4_101)),
-        ("cifar10", 50_000, r"train_\d{5}", (30_000, 6_000, 4_000)),
-    ],
-)
-def test_image_counts_of_the_first_neal_trial(
-    dataset, images, id_pattern, counts, read_once
-):
-    source = opened(dataset, data_dir=read_once)
-    train, test = source.load()
-    assert (len(train), len(test)) == (images, 10_000)
-    assert re.fullmatch(id_pattern, train.example_id[0])
-    assert len({*train.example_id, *test.example_id}) == images + 10_000
-    split = open_set_split(source, "neal", 0)
-    known_train, all_test = apply_split(source, split, train, test)
-    unknown = int(all_test.is_unknown.sum())
-    assert (len(known_train), len(all_test) - unknown, unknown) == counts
-    assert known_train.image.shape == (counts[0], 32, 32, 3)
-    assert known_train.image.dtype == np.uint8
-    assert np.unique(known_train.label).tolist() == list(range(6))
-    assert np.unique(all_test.label).tolist() == list(range(-1, 6))
+        patch.setattr(small_images, "load_split", cached)
+        # Counts and names do not need the pixels.
+        yield {"data_dir": str(tfds_data_dir), "image_size": 1}
 
 
 MNIST = ["35,152", "35,721", "35,121", "35,433", "35,649"]
@@ -370,7 +346,7 @@ MNIST_UNKNOWN = ["4,101", "4,029", "4,152", "4,134", "4,035"]
 def test_counts_of_every_trial_are_those_of_the_field(
     dataset, protocol, training, known, unknown, read_once
 ):
-    settings = DataSettings(dataset=dataset, protocol=protocol, data_dir=read_once)
+    settings = DataSettings(dataset=dataset, protocol=protocol, **read_once)
     text = describe_splits(settings)
     lines = [line.strip() for line in text.splitlines() if "images:" in line]
     assert lines == [
@@ -379,8 +355,14 @@ def test_counts_of_every_trial_are_those_of_the_field(
     ]
 
 
+def test_ids_of_mnist_are_numbers_in_stored_order(read_once):
+    train, test = opened("mnist", **read_once).load()
+    assert train.example_id.tolist() == [f"train_{n}" for n in range(60_000)]
+    assert test.example_id.tolist() == [f"test_{n}" for n in range(10_000)]
+
+
 def test_ids_of_both_cifars_are_unique(read_once):
-    source = opened("cifar_plus_10", data_dir=read_once)
+    source = opened("cifar_plus_10", **read_once)
     train, test = source.load()
     ids = [*train.example_id, *test.example_id]
     assert len(set(ids)) == len(ids) == 50_000 + 10_000 + 10_000
@@ -389,3 +371,51 @@ def test_ids_of_both_cifars_are_unique(read_once):
     # A bear of CIFAR-100 is one by name, not by a label of CIFAR-10.
     assert source.class_names[10 + 3] == "bear"
     assert (test.label == 10 + 3).sum() == 100
+
+
+# Classes held out of the known ones, to tune on.
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return opened("digits")
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(3, 1), (4, 1), (6, 2), (20, 6)])
+def test_a_third_of_the_known_classes_plays_the_unknown(count, held_out):
+    names = tuple(map(str, range(count)))
+    split = OpenSetSplit("any", "neal", 0, names, ("never",))
+    narrowed = hold_out_classes(split, seed=5)
+    assert len(narrowed.unknown) == held_out
+    assert set(narrowed.known) | set(narrowed.unknown) == set(names)
+    assert list(narrowed.known) == sorted(narrowed.known, key=int)
+    assert narrowed.protocol == "neal_tuning"
+    assert narrowed == hold_out_classes(split, seed=5)
+    others = {hold_out_classes(split, seed=s).unknown for s in range(20)}
+    assert len(others) > 1
+
+
+def test_two_known_classes_are_too_few_to_hold_one_out():
+    split = OpenSetSplit("any", "neal", 0, ("cat", "dog"), ())
+    with pytest.raises(PmalError, match=r"needs at least 3.*Received: cat, dog"):
+        hold_out_classes(split, seed=0)
+
+
+def test_images_to_tune_on_are_training_images_and_never_both(digits):
+    split = hold_out_classes(open_set_split(digits, "neal", 0), seed=1)
+    train, test = digits.load()
+    learnt, judged = images_of_held_out(digits, split, train, seed=2)
+    assert not set(learnt.example_id) & set(judged.example_id)
+    everything = set(learnt.example_id) | set(judged.example_id)
+    assert everything <= set(train.example_id)
+    assert not everything & set(test.example_id)
+    original = dict(zip(train.example_id, train.label, strict=True))
+    classes = {str(original[name]) for name in learnt.example_id}
+    assert classes == set(split.known)
+    unknown = judged.example_id[judged.is_unknown]
+    assert {str(original[name]) for name in unknown} == set(split.unknown)
+    # All images of the classes that are held out; a fifth of each other one.
+    assert len(unknown) == np.isin(train.label, list(map(int, split.unknown))).sum()
+    for index, name in enumerate(split.known):
+        total = (train.label == int(name)).sum()
+        assert (judged.label == index).sum() == pytest.approx(total / 5, abs=1)

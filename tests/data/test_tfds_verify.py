@@ -8,8 +8,7 @@ from tiny_zip import write_tiny_imagenet_zip
 from pmal_tf.data.datasets.tiny_imagenet import prepare
 from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.tfds import read
-from pmal_tf.data.tfds.data_folder import manual_folder
-from pmal_tf.data.tfds.prepare import prepare_all
+from pmal_tf.data.tfds.prepare import manual_folder, prepare_all
 from pmal_tf.data.tfds.read import verify_prepared
 from pmal_tf.runtime.errors import PmalError
 
@@ -60,9 +59,9 @@ def damage(folder, kind):
     [
         ("missing shard", "no tiny_imagenet-train.tfrecord-00000-of-00001"),
         ("cut off in a record", "tfrecord-00000-of-00001: .*truncated"),
-        ("a record too few", "399 records in .*, not 400"),
+        ("a record too few", "tfrecord-00000-of-00001: 399 records, not 400"),
         ("overwritten", "tfrecord-00000-of-00001: .*corrupted"),
-        ("a record too many", "401 records in .*, not 400"),
+        ("a record too many", "tfrecord-00000-of-00001: 401 records, not 400"),
         ("description of another format", "not TFRecord"),
         ("description without splits", "without splits"),
         ("", "Received"),

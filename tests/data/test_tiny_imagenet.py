@@ -13,7 +13,8 @@ from tiny_zip import DAMAGES, GREY, image_bytes, write_tiny_imagenet_zip
 
 from pmal_tf.data.datasets import tiny_imagenet as prepare
 from pmal_tf.data.settings import SourceOptions
-from pmal_tf.data.tiny_imagenet import archive, wnids
+from pmal_tf.data.tiny_imagenet import WNIDS, ZIP_NAME
+from pmal_tf.data.tiny_imagenet.tiny_imagenet_dataset_builder import Builder
 from pmal_tf.runtime.errors import PmalError
 
 ZIP = "downloads/manual/tiny-imagenet-200.zip"
@@ -48,18 +49,17 @@ def server(monkeypatch):
 
 
 def test_the_classes_are_200_sorted_wordnet_ids():
-    assert len(set(wnids())) == 200
-    assert list(wnids()) == sorted(wnids())
-    assert all(re.fullmatch(r"n\d{8}", wnid) for wnid in wnids())
+    assert len(set(WNIDS)) == 200
+    assert list(WNIDS) == sorted(WNIDS)
+    assert all(re.fullmatch(r"n\d{8}", wnid) for wnid in WNIDS)
     # Goldfish is the first in sorted order; Egyptian cat leads the official wnids.txt.
-    assert wnids()[0] == "n01443537"
-    assert wnids().index("n02124075") == 32
+    assert WNIDS[0] == "n01443537"
+    assert WNIDS.index("n02124075") == 32
 
 
 def test_the_class_list_does_not_wait_for_tensorflow():
     code = (
-        "import sys, pmal_tf.data.tiny_imagenet as tiny; tiny.wnids(); "
-        "import pmal_tf.data.tiny_imagenet.archive; "
+        "import sys, pmal_tf.data.datasets.tiny_imagenet; "
         "sys.exit('tensorflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -67,7 +67,7 @@ def test_the_class_list_does_not_wait_for_tensorflow():
 
 def test_the_layout_lists_train_and_val_by_class(tmp_path):
     train, val = write_tiny_imagenet_zip(tmp_path / "a.zip", 3, 2)
-    layout = archive.read_layout(tmp_path / "a.zip")
+    layout = Builder.read_layout(tmp_path / "a.zip")
     assert {path.split("/")[-1]: wnid for path, wnid in layout.train.items()} == train
     assert {path.split("/")[-1]: wnid for path, wnid in layout.test.items()} == val
     assert (len(layout.train), len(layout.test)) == (600, 400)
@@ -104,13 +104,13 @@ def test_examples_have_the_class_of_their_file(prepared, examples):
     _, (train, val), _ = prepared
     for split, classes in (("train", train), ("test", val)):
         found = {
-            example["file_name"].decode(): wnids()[example["label"]]
+            example["file_name"].decode(): WNIDS[example["label"]]
             for example in examples[split]
         }
         assert found == classes
         assert len(examples[split]) == len(classes)
         for example in examples[split]:
-            expected = f"name of {wnids()[example['label']]}"
+            expected = f"name of {WNIDS[example['label']]}"
             assert example["name"].decode() == expected
 
 
@@ -120,7 +120,7 @@ def test_images_are_kept_as_they_are(examples):
         for split in examples.values()
         for example in split
     }
-    assert by_name[f"{wnids()[17]}_1.JPEG"] == image_bytes(17, 1)
+    assert by_name[f"{WNIDS[17]}_1.JPEG"] == image_bytes(17, 1)
     assert by_name[GREY] == image_bytes(0, 0, grey=True)
     assert by_name["val_0.JPEG"] == image_bytes(5, 1000)
 
@@ -159,9 +159,8 @@ def test_the_order_of_examples_does_not_depend_on_the_zip(examples):
 def test_a_zip_of_another_size_is_warned_of(official, monkeypatch, tmp_path, caplog):
     if official:
         monkeypatch.setattr(prepare, "_OFFICIAL_COUNTS", (200, 200))
-    path = tmp_path / "counted.zip"
-    write_tiny_imagenet_zip(path, train_per_class=1)
-    prepare._warn_of_counts(path, archive.read_layout(path))
+    write_tiny_imagenet_zip(tmp_path / ZIP, train_per_class=1)
+    prepare._collect(Builder, tmp_path)
     assert ("200 training and 200 validation images" in caplog.text) is not official
     assert ("has 100000 and 10000. Results" in caplog.text) is not official
 
@@ -199,7 +198,7 @@ def test_without_a_connection_it_says_where_to_put_the_zip(monkeypatch, tmp_path
     with pytest.raises(PmalError, match="Connection refused") as raised:
         prepare.prepare(SourceOptions(data_dir=str(root)))
     message = str(raised.value)
-    assert f"http://127.0.0.1:9/{archive.ZIP_NAME} as {archive.ZIP_NAME}" in message
+    assert f"http://127.0.0.1:9/{ZIP_NAME} as {ZIP_NAME}" in message
     assert repr(str((root / ZIP).parent)) in message
     assert "tiny_imagenet/1.0.0" in message
     assert not root.exists()

@@ -7,6 +7,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,10 +42,11 @@ def _open(options: SourceOptions) -> Source:
             "`data_dir` must name the folder of images. Received: data_dir=''"
         )
     folder = scan(Path(options.data_dir).expanduser())
-    is_stranger = {e.class_name: e.side == UNKNOWN for e in folder.entries}
-    # Those of `unknown/` stand last.
-    class_names = tuple(sorted(is_stranger, key=lambda n: (is_stranger[n], n)))
-    classes = [name for name in class_names if not is_stranger[name]]
+    names = {(entry.side == UNKNOWN, entry.class_name) for entry in folder.entries}
+    classes, strangers = (
+        tuple(sorted(name for is_stranger, name in names if is_stranger is side))
+        for side in (False, True)
+    )
     held_out = options.held_out_classes
     missing = [name for name in held_out if name not in classes]
     if missing:
@@ -54,6 +56,7 @@ def _open(options: SourceOptions) -> Source:
             f"Received: {', '.join(map(repr, missing))}. A name with a comma stands in "
             """double quotes: --held_out_classes='"a, b",c'."""
         )
+    class_names = classes + strangers
     known = tuple(name for name in classes if name not in held_out)
     return Source(
         name="folder",
@@ -75,8 +78,7 @@ def _load(
 
     folder.warn_of_passed_over()
     root, entries = folder.root, folder.entries
-    label_of = {name: label for label, name in enumerate(class_names)}
-    label = {entry.path: label_of[entry.class_name] for entry in entries}
+    label = {entry.path: class_names.index(entry.class_name) for entry in entries}
     where = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
     encoded = EncodedImages(
         name=f"folder_{where}",
@@ -166,8 +168,9 @@ def _check_readable(
         return False
     count = len(reasons)
     lines = [f"  {path}: {reason}" for path, reason in reasons.items()]
-    more = [f"  and {count - _MOST_LISTED} more"] if count > _MOST_LISTED else []
-    listed = "\n".join(lines[:_MOST_LISTED] + more)
+    if count > _MOST_LISTED:
+        lines[_MOST_LISTED:] = [f"  and {count - _MOST_LISTED} more"]
+    listed = "\n".join(lines)
     if count > most:
         raise PmalError(
             f"At most {most} files of {str(root)!r} may be unreadable. Received: "
@@ -211,13 +214,10 @@ def _warn_of_orientation(root: Path, paths: list[str]) -> None:
 
     rotated = 0
     for path in (path for path in paths if path.lower().endswith(JPEG_SUFFIXES)):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(root / path) as image:
-                    rotated += image.getexif().get(_EXIF_ORIENTATION, 1) != 1
-        except Exception:  # Pillow has many; the decoder tells what is unreadable.
-            continue
+        # Pillow has many errors; the decoder tells what is unreadable.
+        with warnings.catch_warnings(action="ignore"), suppress(Exception):
+            with Image.open(root / path) as image:
+                rotated += image.getexif().get(_EXIF_ORIENTATION, 1) != 1
     if rotated:
         logging.warning(
             "%d of %d images have an EXIF orientation, which is ignored in training "

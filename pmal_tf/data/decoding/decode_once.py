@@ -54,7 +54,7 @@ def decode_once(
     cache_dir: str,
     check_readable: Callable[[np.ndarray], bool] | None = None,
 ) -> LabelledImages:
-    """Decodes images, or finds them decoded before.
+    """Decodes images, or finds them decoded before; their pixels stay on disk.
 
     Args:
         encoded: The image files.
@@ -64,9 +64,6 @@ def decode_once(
         check_readable: Called with the ids of the images that can be read; raises
             where these are too few, and then nothing is stored; returns whether the
             others cannot be read still. None: all must be.
-
-    Returns:
-        The images that could be decoded, in order; their pixels stay on disk.
 
     Raises:
         PmalError: If the folder cannot be written or has too little room.
@@ -83,17 +80,15 @@ def decode_once(
             return images
         return images if check_readable(images.example_id) else None
 
-    images = stored()
-    if images is not None:
+    if (images := stored()) is not None:
         return images
     try:
         root.mkdir(parents=True, exist_ok=True)
         # One process decodes, and the others find its images.
         with FileLock(f"{folder}.lock"):
-            images = stored()
-            if images is None:
-                images = _write_store(folder, encoded, size, key, check_readable)
-            return images
+            if (images := stored()) is not None:
+                return images
+            return _write_store(folder, encoded, size, key, check_readable)
     except OSError as error:
         raise PmalError(
             "Decoded images need a folder that can be written. Received: "
