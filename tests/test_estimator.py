@@ -250,6 +250,15 @@ def test_wrong_parameters_are_told_by_fit(parameters, sentence):
         made.fit(X, Y)
 
 
+def test_settings_of_the_method_reach_its_model():
+    grades = {"prototype_mode": "bank", "prototype_slice": 2, "margin": 0.25}
+    few = {**PMAL, **grades, "epochs": 1, "calibration_fraction": 0.0}
+    made = pmal_tf.PMALClassifier(**few).fit(X[:60], Y[:60])
+    settings = made.scorer_.model.settings
+    assert (settings.prototype_mode, settings.margin) == ("bank", 0.25)
+    assert made.threshold_ is None
+
+
 def test_numbers_of_numpy_are_numbers():
     made = pmal_tf.PMALClassifier(epochs=np.int64(3), margin=np.float32(0.25))
     config = made._config()

@@ -1,5 +1,6 @@
-"""What the README says one can type, typed."""
+"""What the documents say one can type, typed."""
 
+import dataclasses
 import importlib.util
 import re
 from pathlib import Path
@@ -10,11 +11,20 @@ import pytest
 from PIL import Image
 
 from pmal_tf.backbones.initial import classifier_from
+from pmal_tf.benchmark.settings import BenchmarkSettings
 from pmal_tf.workflow.flags import all_settings
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-DOCUMENTS = README + (ROOT / "CONTRIBUTING.md").read_text()
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "experiments" / "README.md",
+        ROOT / "pmal_tf" / "mining" / "README.md",
+    )
+}
+DOCUMENTS = "".join(PAGES.values())
 # Folders of images and runs, not of the package; the package; a file to be added.
 OF_RUNS = {
     *("optimize/", "control/", "arpl/", "unknown/", "train/", "tensorboard/"),
@@ -22,13 +32,17 @@ OF_RUNS = {
 }
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language, page):
+    return re.findall(rf"```{language}\n(.*?)```", PAGES[page], re.DOTALL)
+
+
+def test_the_readme_is_short():
+    assert len(PAGES["README.md"].splitlines()) <= 150
 
 
 def test_python_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    served, example, _, _ = blocks("python")
+    served, example = blocks("python", "README.md")
     code = [line for line in example.splitlines() if line.strip()]
     assert len(code) < 15
     names: dict = {}
@@ -56,7 +70,7 @@ def test_mining_example_runs(rng):
         names[f"bias_{model}"] = np.zeros(3)
     names["class_index"] = np.arange(60) % 3
     names["example_id"] = np.arange(60).astype(str)
-    _, _, example, _ = blocks("python")
+    (example,) = blocks("python", "pmal_tf/mining/README.md")
     exec(compile(example, "README", "exec"), names)
     assert names["result"].robustness.shape == (60,)
     assert [len(chosen) for chosen in names["mined"].selection] == [10, 10, 10]
@@ -64,7 +78,7 @@ def test_mining_example_runs(rng):
 
 def test_start_from_a_model_of_ones_own_is_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    example = blocks("python")[3]
+    (example,) = blocks("python", "experiments/README.md")
     assert example.count('pooling="avg"') == 1
     # The published weights would be downloaded.
     example = example.replace('pooling="avg"', 'pooling="avg", weights=None')
@@ -78,6 +92,20 @@ def test_nothing_is_left_to_be_filled_in():
     assert not re.findall(r"^[A-Z_]{6,}$|TODO|FIXME|XXX", DOCUMENTS, re.MULTILINE)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    """Files, and headings as GitHub names them."""
+    text = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        name, _, anchor = link.partition("#")
+        file = (ROOT / page).parent / name if name else ROOT / page
+        assert file.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            words = {re.sub(r"[^\w\- ]", "", h).lower() for h in headings}
+            assert anchor in {w.replace(" ", "-") for w in words}, link
+
+
 def test_every_path_that_the_documents_name_exists():
     for path in re.findall(r"(?:experiments|tests|\.ci)/[\w./]+\w", DOCUMENTS):
         assert (ROOT / path).exists(), path
@@ -88,8 +116,6 @@ def test_every_path_that_the_documents_name_exists():
         if path.startswith(elsewhere) or path in OF_RUNS:
             continue
         file = ROOT / "pmal_tf" / path
-        if path == "registry.py":  # One in each of two folders.
-            file = ROOT / "pmal_tf" / "mining" / "filters" / path
         assert file.exists(), path
         assert not name or re.search(rf"^(def|class) {name}\b", file.read_text(), re.M)
 
@@ -100,14 +126,15 @@ def test_every_command_that_the_documents_name_exists(defined_flags):
     for module in modules:
         assert importlib.util.find_spec(module), module
     known = {*all_settings(), "help", "helpfull", "flagfile", "name"}
+    known |= {field.name for field in dataclasses.fields(BenchmarkSettings)}
     for path in (ROOT / "pmal_tf").rglob("*.py"):
         declared = r"(?:DEFINE_\w+\(|add_argument\(|define\(\"\w+\",)\s*\"(?:--)?(\w+)"
         known |= set(re.findall(declared, path.read_text()))
     named = set(re.findall(r"(?<![\w-])--(\w+)", DOCUMENTS))
     assert len(named) > 60
     strange = {name for name in named if name.removeprefix("no") not in known}
-    # TensorBoard's, and that of the method that is to be added.
-    assert strange == {"logdir", "logit_norm_temperature"}
+    # TensorBoard's, uv's, and that of the method that is to be added.
+    assert strange == {"logdir", "resolution", "logit_norm_temperature"}
 
 
 # What only others include, and recipes, tell where they are from.

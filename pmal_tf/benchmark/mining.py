@@ -27,6 +27,7 @@ from pmal_tf.benchmark.measurement import (
 from pmal_tf.benchmark.memory import peak_extra_memory
 from pmal_tf.benchmark.mining_references import (
     ScipyRoute,
+    Spaces,
     check_agreement,
     matrix_products,
     random_spaces,
@@ -80,42 +81,21 @@ def run(settings: BenchmarkSettings) -> tuple[str, list[Measurement]]:
 
     def beside(
         name: str, note: str, reference: Callable[[], object], make: Any = compare
-    ) -> None:
+    ) -> Measurement:
         reference()
         own, other = time_in_turn(ours, reference, repetitions=repetitions)
         seconds.extend(own)
-        measurements.append(make(name, own, other, note=note))
+        return make(name, own, other, note=note)
 
     # One after the other, so that each has the memory of the one before.
-    if "scipy" in references and (reason := why_not_scipy(n)):
-        notes.append(reason)
-    elif "scipy" in references:
-        route = ScipyRoute(spaces)
-        expected, scipy_bytes = peak_extra_memory(route.in_place)
-        difference = check_agreement(exponent, expected, route.mean_distance())
-        note = "times as fast as scipy's cdist as one writes it"
-        beside("scipy_speedup", note, route.as_written, speedup)
-        note = "times as fast as scipy's cdist, all in place"
-        beside("scipy_in_place_speedup", note, route.in_place, speedup)
-        # The smallest matrices may not even take a page.
-        peaks = [peak], [max(scipy_bytes, 4096) / 2**20]
-        note = "beside scipy all in place, which needs less; its matrices included"
-        memory = compare("memory_fraction", *peaks, sides="MiB", note=note)
-        measurements.append(memory)
-        notes += [
-            "scipy computes in float64, with distances in matrices that are there "
-            "before the clock starts. As one writes it, NumPy makes new matrices of "
-            "their differences and squares at each call, which costs page faults; all "
-            "in place, it makes none.",
-            "The largest relative difference of our exponents from scipy's is "
-            f"{difference:.1e}.",
-        ]
+    if "scipy" in references:
+        measurements, notes = _beside_scipy(beside, spaces, exponent, peak)
     if "matmul" in references:
-        work = matrix_products(spaces, dtype)
-        beside("matmul_time_ratio", f"beside matrix products, {dtype}", work)
+        products, note = matrix_products(spaces, dtype), "beside matrix products"
+        measurements.append(beside("matmul_time_ratio", note, products))
     if "sqrt" in references:
-        work = square_roots(n * (n + 1), dtype)
-        beside("sqrt_time_ratio", f"beside square roots, {dtype}", work)
+        roots, note = square_roots(n * (n + 1), dtype), "beside square roots"
+        measurements.append(beside("sqrt_time_ratio", note, roots))
     # Beside no reference, or scipy alone, which has no room.
     seconds = seconds or time_in_turn(ours, repetitions=repetitions)[0]
     measurements += _own_figures(n, k, seconds, peak)
@@ -125,6 +105,41 @@ def run(settings: BenchmarkSettings) -> tuple[str, list[Measurement]]:
         notes += more
     title = f"{n:,} samples, {k:,} classes, {dtype}, budget {settings.memory_mb} MiB."
     return render(title, measurements, notes), measurements
+
+
+def _beside_scipy(
+    beside: Callable[..., Measurement],
+    spaces: Spaces,
+    exponent: np.ndarray,
+    peak: float,
+) -> tuple[list[Measurement], list[str]]:
+    """Compares time, memory and result with scipy's, where that fits into memory.
+
+    Memory is compared with the variant that takes less of it, the stricter comparison.
+    """
+    if reason := why_not_scipy(len(exponent)):
+        return [], [reason]
+    route = ScipyRoute(spaces)
+    expected, scipy_bytes = peak_extra_memory(route.in_place)
+    difference = check_agreement(exponent, expected, route.mean_distance())
+    # The smallest matrices may not even take a page.
+    peaks = [peak], [max(scipy_bytes, 4096) / 2**20]
+    fast = "times as fast as scipy's cdist"
+    note = "beside scipy all in place, which needs less; its matrices included"
+    return [
+        beside("scipy_speedup", f"{fast} as one writes it", route.as_written, speedup),
+        beside(
+            "scipy_in_place_speedup", f"{fast}, all in place", route.in_place, speedup
+        ),
+        compare("memory_fraction", *peaks, sides="MiB", note=note),
+    ], [
+        "scipy computes in float64, with distances in matrices that are there before "
+        "the clock starts. As one writes it, NumPy makes new matrices of their "
+        "differences and squares at each call, which costs page faults; all in place, "
+        "it makes none.",
+        "The largest relative difference of our exponents from scipy's is "
+        f"{difference:.1e}.",
+    ]
 
 
 def _own_figures(

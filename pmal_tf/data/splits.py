@@ -21,7 +21,7 @@ from pmal_tf.data.class_lists import Sides, published_trials
 from pmal_tf.data.hashing import hash_ids
 from pmal_tf.data.images import LabelledImages, Source, proportional_share
 from pmal_tf.data.settings import DataSettings, SourceOptions
-from pmal_tf.data.sources import open_source
+from pmal_tf.data.sources import SOURCES, open_source
 from pmal_tf.runtime.console import plain_messages
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.settings import settings_in
@@ -328,6 +328,8 @@ if __name__ == "__main__":
         str: flags.DEFINE_string,
         tuple: flags.DEFINE_list,
     }
+    texts = {"dataset": f"One of {', '.join(SOURCES)}."}
     for one in _FIELDS:
-        define[type(one.default)](one.name, one.default, one.metadata["help"])
+        text = texts.get(one.name, one.metadata["help"])
+        define[type(one.default)](one.name, one.default, text)
     app.run(_main)

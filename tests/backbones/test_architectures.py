@@ -25,43 +25,67 @@ class Published:
 
 NETWORKS = {
     "oscri": Published(
-        *(32, 999_104, 128, {3: 9}),
+        size=32,
+        parameters=999_104,
+        embedding=128,
+        convolutions={3: 9},
         # The last convolution of each group halves the map.
-        {"relu_2": 32, "relu_3": 16, "relu_6": 8, "relu_8": 8, "relu_9": 4},
+        maps={"relu_2": 32, "relu_3": 16, "relu_6": 8, "relu_8": 8, "relu_9": 4},
     ),
-    # Together with the dense layer, the 40 of the name; the second of a block halves.
     "wrn_40_4": Published(
-        *(32, 8_946_640, 256, {3: 37, 1: 3}),
-        {
-            **{f"group_{g}_block_0_0_conv": s for g, s in enumerate((32, 32, 16))},
-            **{f"group_{g}_block_0_1_conv": s for g, s in enumerate((32, 16, 8))},
+        size=32,
+        parameters=8_946_640,
+        embedding=256,
+        convolutions={
+            3: 37,
+            1: 3,
+        },  # Together, the 40 of its name.
+        # The second convolution of a block halves.
+        maps={
+            "group_0_block_0_1_conv": 32,
+            "group_1_block_0_0_conv": 32,
+            "group_1_block_0_1_conv": 16,
+            "group_2_block_0_0_conv": 16,
+            "group_2_block_0_1_conv": 8,
         },
     ),
-    # The 3x3 convolution of a block halves, not the 1x1 before it.
     "resnet50": Published(
-        *(224, 23_508_032, 2048, {7: 1, 3: 16, 1: 36}),
-        {
-            **{"stem_conv": 112, "stem_pool": 56, "group_1_block_0_0_conv": 56},
-            **{f"group_{g}_block_0_1_conv": 56 // 2**g for g in range(4)},
+        size=224,
+        parameters=23_508_032,
+        embedding=2048,
+        convolutions={7: 1, 3: 16, 1: 36},
+        # The 3x3 convolution of a block halves, not the 1x1 before it.
+        maps={
+            "stem_conv": 112,
+            "stem_pool": 56,
+            "group_0_block_0_1_conv": 56,
+            "group_1_block_0_0_conv": 56,
+            "group_1_block_0_1_conv": 28,
+            "group_2_block_0_1_conv": 14,
+            "group_3_block_0_1_conv": 7,
         },
     ),
 }
-# Filters at a width, by layer.
+# Of each, layers and their filters at a width.
 FILTERS = {
     "oscri": (0.25, {"conv_1": 16, "conv_3": 32, "conv_9": 32}),
     "wrn_40_4": (
         0.25,
         {
-            **{"stem_conv": 4, "group_0_block_5_0_conv": 16},
-            **{"group_1_block_5_1_conv": 32, "group_2_block_5_1_conv": 64},
+            "stem_conv": 4,
+            "group_0_block_5_0_conv": 16,
+            "group_1_block_5_1_conv": 32,
+            "group_2_block_5_1_conv": 64,
         },
     ),
     "resnet50": (
         0.125,
         {
-            **{"stem_conv": 8, "group_0_block_0_0_conv": 8},
-            **{"group_0_block_0_2_conv": 32, "group_3_block_0_1_conv": 64},
-            **{"group_3_block_0_2_conv": 256},
+            "stem_conv": 8,
+            "group_0_block_0_0_conv": 8,
+            "group_0_block_0_2_conv": 32,
+            "group_3_block_0_1_conv": 64,
+            "group_3_block_0_2_conv": 256,
         },
     ),
 }

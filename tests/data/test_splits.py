@@ -322,11 +322,17 @@ def test_the_description_of_digits_names_classes_and_counts():
 @pytest.fixture(scope="module")
 def read_once(tfds_data_dir):
     """The folder of real datasets, of which each split is read once for all tests."""
-    cached = functools.cache(load_split)
+    # Counts and names do not need the pixels.
+    values = {"data_dir": str(tfds_data_dir), "image_size": 1}
+    options = SourceOptions(**values)
+    read = functools.cache(functools.partial(load_split, options=options))
+
+    def once(name, split, _, *, id_feature):
+        return read(name, split, id_feature=id_feature)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(small_images, "load_split", cached)
-        # Counts and names do not need the pixels.
-        yield {"data_dir": str(tfds_data_dir), "image_size": 1}
+        patch.setattr(small_images, "load_split", once)
+        yield values
 
 
 MNIST = ["35,152", "35,721", "35,121", "35,433", "35,649"]

@@ -251,7 +251,8 @@ def test_connections_of_a_run_that_has_just_ended_do_not_matter(watch):
         # The port was taken in the last moment.
         (
             tf.errors.UnknownError(None, None, "Could not start gRPC server"),
-            *(PmalError, "another process already listens on 127.0.0.1:"),
+            PmalError,
+            "another process already listens on 127.0.0.1:",
         ),
         (ValueError("other"), ValueError, "other"),
     ],

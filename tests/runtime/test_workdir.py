@@ -149,7 +149,10 @@ def test_a_damaged_marker_counts_as_none(content, tmp_path):
 @pytest.mark.parametrize(
     "damage",
     [
-        *({"outputs": None}, {"key": None}, {"hash": None}, {"more": 1}),
+        {"outputs": None},
+        {"key": None},
+        {"hash": None},
+        {"more": 1},
         {"outputs": {"a.npz": "1"}},  # Changed by hand.
     ],
 )

@@ -5,7 +5,6 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from tiny_classifier import tiny_classifier
 
 import pmal_tf
@@ -225,18 +224,3 @@ def test_prototypes_of_other_classes_are_an_error(pipeline, prototypes):
         PmalError, match="prototypes of 3 classes, training images of 2"
     ):
         prototypes.check_classes(pipeline.example_id, fewer)
-
-
-def test_python_api_takes_the_grades(pipeline):
-    recipe = dataclasses.replace(RECIPE, epochs=1)
-    image, label = pipeline.image, pipeline.label
-    models = [tiny_classifier() for _ in range(2)]
-    mined = pmal_tf.mine_prototypes(models, image, label, prototypes_per_class=2)
-    model = pmal_tf.train_pmal(
-        *(models[0], mined, image, label),
-        recipe=recipe,
-        prototype_mode="bank",
-        prototype_slice=2,
-    )
-    assert model.settings.prototype_mode == "bank"
-    assert tf.reduce_any(model.prototype_embeddings != 0)

@@ -140,7 +140,8 @@ def _image_paths(folder: Path, root: Path, passed_over: Counter[str]) -> list[st
     paths = []
     for path in _walk(folder, (), folder):
         if not _is_image(path):
-            suffix = path.suffix.lower().encode(errors="backslashreplace").decode()
+            # A byte that is not UTF-8 is shown as `\xe9`: not every log could hold it.
+            suffix = os.fsencode(path.suffix.lower()).decode(errors="backslashreplace")
             passed_over[suffix or "without suffix"] += 1
             continue
         try:
