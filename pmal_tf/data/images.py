@@ -112,7 +112,7 @@ class Dataset:
 
     Attributes:
         name: The value of `--dataset`.
-        open: Tells its classes; reads no images yet.
+        open: Opens it, without reading images yet.
         prepare: Downloads it, and returns a line on where it lies.
     """
 

@@ -123,10 +123,10 @@ def make_split(
             than two classes are known.
     """
     times = Counter([*known, *unknown])
-    if strangers := [name for name in times if name not in source.class_names]:
+    if others := [name for name in times if name not in source.class_names]:
         raise PmalError(
             f"A split of {source.name} may name only its classes "
-            f"({_shortened(source.class_names)}). Received: {_shortened(strangers)}"
+            f"({_shortened(source.class_names)}). Received: {_shortened(others)}"
         )
     if twice := sorted(name for name in times if times[name] > 1):
         raise PmalError(

@@ -87,11 +87,8 @@ class TrialImages:
         Raises:
             PmalError: If they cannot be read.
         """
-        if "_parts" not in vars(self):
-            path = self.folder / DATA_RECORD
-            stored = read_json(path) if path.exists() else {}
-            if stored | self._provenance == stored:
-                return stored[part]["sha256"]
+        if "_parts" not in vars(self) and self._stored:
+            return self._stored[part]["sha256"]
         return self._record[part]["sha256"]
 
     @cached_property
@@ -102,6 +99,13 @@ class TrialImages:
             "of": {**settings, "seed": self.run_seed, "trial": self.number},
             "state": self.source.state(),
         }
+
+    @cached_property
+    def _stored(self) -> dict[str, Any] | None:
+        """What is written down of these very images, if anything is."""
+        path = self.folder / DATA_RECORD
+        stored = read_json(path) if path.exists() else {}
+        return stored if stored | self._provenance == stored else None
 
     @cached_property
     def _parts(self) -> dict[str, LabelledImages]:

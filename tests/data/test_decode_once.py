@@ -1,4 +1,5 @@
 import concurrent.futures
+import dataclasses
 import io
 import os
 import re
@@ -11,10 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from pmal_tf.data.decoding import decode_once as module
-from pmal_tf.data.decoding.decode_once import (
-    EncodedImages,
-    decode_once,
-)
+from pmal_tf.data.decoding.decode_once import EncodedImages
 from pmal_tf.data.decoding.stored_images import StoredImages
 from pmal_tf.runtime.errors import PmalError
 
@@ -53,7 +51,12 @@ class Files:
         )
 
     def encoded(self, provenance="v1", name="toy"):
-        return EncodedImages(name, len(self.contents), self.stream, provenance)
+        return EncodedImages(name, len(self.contents), SIZE, self.stream, provenance)
+
+
+def decode_once(encoded, size, cache, check=None):
+    encoded = dataclasses.replace(encoded, size=size, check_readable=check)
+    return module.decode_once(encoded, cache)
 
 
 @pytest.fixture
@@ -260,7 +263,7 @@ def test_too_little_room_is_noticed_before_anything_is_decoded(
     # 130,000 * 224 * 224 * 3 = 19,568,640,000.
     usage = namedtuple("usage", "free")(19_568_640_000 + spare)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    many = EncodedImages("toy", 130_000, files.stream, "v1")
+    many = EncodedImages("toy", 130_000, 224, files.stream, "v1")
     if spare < 0:
         with pytest.raises(
             PmalError, match=rf"need 19\.6 GB.*{cache} with 19\.6 GB.*--cache_dir"

@@ -53,11 +53,6 @@ def test_the_digits_split_never_changes(digits):
     assert sorted(map(int, ids)) == list(range(1797))
 
 
-def test_digits_load_equally_every_time(digits):
-    again = open_source("digits", SourceOptions()).load()
-    assert [a.fingerprint for a in again] == [images.fingerprint for images in digits]
-
-
 def test_digits_need_no_preparation():
     assert "nothing to download" in get_dataset("digits").prepare(SourceOptions())
 

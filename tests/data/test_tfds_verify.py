@@ -3,29 +3,20 @@ import os
 import shutil
 
 import pytest
-from tiny_zip import write_tiny_imagenet_zip
 
 from pmal_tf.data.datasets.tiny_imagenet import prepare
 from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.tfds import read
-from pmal_tf.data.tfds.prepare import manual_folder, prepare_all
+from pmal_tf.data.tfds.prepare import prepare_all
 from pmal_tf.data.tfds.read import verify_prepared
 from pmal_tf.runtime.errors import PmalError
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    root = tmp_path_factory.mktemp("prepared")
-    write_tiny_imagenet_zip(manual_folder(root) / "tiny-imagenet-200.zip")
-    prepare(SourceOptions(data_dir=str(root)))
-    return root / "tiny_imagenet" / "1.0.0"
-
-
 @pytest.fixture
-def copy(prepared, tmp_path):
+def copy(prepared_tiny, tmp_path):
     """A prepared dataset that may be damaged."""
     folder = tmp_path / "tiny_imagenet" / "1.0.0"
-    shutil.copytree(prepared, folder)
+    shutil.copytree(prepared_tiny[0] / "tiny_imagenet" / "1.0.0", folder)
     return folder
 
 

@@ -36,17 +36,16 @@ _EXIF_ORIENTATION = 0x0112
 
 
 def _open(options: SourceOptions) -> Source:
-    """Lists the images, and tells known from unknown classes."""
+    """Lists the images."""
     if not options.data_dir:
         raise PmalError(
             "`data_dir` must name the folder of images. Received: data_dir=''"
         )
     folder = scan(Path(options.data_dir).expanduser())
-    names = {(entry.side == UNKNOWN, entry.class_name) for entry in folder.entries}
-    classes, strangers = (
-        tuple(sorted(name for is_stranger, name in names if is_stranger is side))
-        for side in (False, True)
-    )
+    classes = sorted({e.class_name for e in folder.entries if e.side != UNKNOWN})
+    # Those of `unknown/` stand last.
+    others = sorted({e.class_name for e in folder.entries} - set(classes))
+    class_names = (*classes, *others)
     held_out = options.held_out_classes
     missing = [name for name in held_out if name not in classes]
     if missing:
@@ -56,7 +55,6 @@ def _open(options: SourceOptions) -> Source:
             f"Received: {', '.join(map(repr, missing))}. A name with a comma stands in "
             """double quotes: --held_out_classes='"a, b",c'."""
         )
-    class_names = classes + strangers
     known = tuple(name for name in classes if name not in held_out)
     return Source(
         name="folder",
@@ -76,22 +74,21 @@ def _load(
     """Decodes the images, and holds test images out where there are none."""
     from pmal_tf.data.decoding.decode_once import EncodedImages, decode_once
 
-    folder.warn_of_passed_over()
+    folder.warn_of_skipped()
     root, entries = folder.root, folder.entries
-    label = {entry.path: class_names.index(entry.class_name) for entry in entries}
+    label_of = {name: label for label, name in enumerate(class_names)}
+    label = {entry.path: label_of[entry.class_name] for entry in entries}
     where = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+    paths, most = list(label), options.max_unreadable
     encoded = EncodedImages(
         name=f"folder_{where}",
         about=len(entries),
-        stream=functools.partial(_stream, root, list(label)),
+        size=options.image_size or _SIZE,
+        stream=functools.partial(_stream, root, paths),
         provenance=_state(folder),
+        check_readable=functools.partial(_check_readable, root, paths, most),
     )
-    decoded = decode_once(
-        encoded,
-        options.image_size or _SIZE,
-        options.cache_dir,
-        functools.partial(_check_readable, root, list(label), options.max_unreadable),
-    )
+    decoded = decode_once(encoded, options.cache_dir)
     ids = decoded.example_id
     labels = np.array([label[path] for path in ids], np.int32)
     images = LabelledImages(decoded.image, labels, ids)
@@ -157,7 +154,7 @@ def _stream(root: Path, paths: list[str]) -> tf.data.Dataset:
 def _check_readable(
     root: Path, paths: list[str], most: int, readable: np.ndarray
 ) -> bool:
-    """Lists the files that cannot be read, and tells whether they cannot still.
+    """Lists the files that cannot be read, and returns whether all cannot still.
 
     Raises:
         PmalError: If they are more than `most`.
@@ -214,7 +211,7 @@ def _warn_of_orientation(root: Path, paths: list[str]) -> None:
 
     rotated = 0
     for path in (path for path in paths if path.lower().endswith(JPEG_SUFFIXES)):
-        # Pillow has many errors; the decoder tells what is unreadable.
+        # Pillow has many errors; the decoder reports what is unreadable.
         with warnings.catch_warnings(action="ignore"), suppress(Exception):
             with Image.open(root / path) as image:
                 rotated += image.getexif().get(_EXIF_ORIENTATION, 1) != 1

@@ -45,14 +45,14 @@ class ImageFolder:
     Attributes:
         root: The folder.
         entries: Its images, in ascending order of path within each side.
-        passed_over: How many other files there are, by suffix.
+        skipped: How many other files there are, by suffix.
     """
 
     root: Path
     entries: tuple[ImageEntry, ...]
-    passed_over: Counter[str]
+    skipped: Counter[str]
 
-    def warn_of_passed_over(self) -> None:
+    def warn_of_skipped(self) -> None:
         """Warns of folders and files that are no images by their names."""
         folders = [
             repr(path.name)
@@ -65,8 +65,8 @@ class ImageFolder:
                 self.root,
                 ", ".join(folders),
             )
-        if self.passed_over:
-            kinds = [f"{n} {kind}" for kind, n in sorted(self.passed_over.items())]
+        if self.skipped:
+            kinds = [f"{n} {kind}" for kind, n in sorted(self.skipped.items())]
             logging.warning(
                 "Passed over files whose names are not those of JPEG, PNG, BMP or GIF "
                 "images: %s.",
@@ -92,7 +92,7 @@ def scan(root: Path) -> ImageFolder:
             wrong = f"{str(path)!r}, which is no folder or a link to none"
     if wrong:
         raise PmalError(f"A folder of images must hold {_LAYOUT}. Received: {wrong}")
-    passed_over: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     entries: list[ImageEntry] = []
     for side in filter(os.path.exists, (root / "train", root / "test")):
         listed = _listed(side)
@@ -103,7 +103,7 @@ def scan(root: Path) -> ImageFolder:
                 f"Received: {len(stray)} directly in {side}, such as {stray[0]!r}"
             )
         for folder in (p for p, is_folder in listed if is_folder):
-            paths = _image_paths(folder, root, passed_over)
+            paths = _image_paths(folder, root, skipped)
             if not paths:
                 raise PmalError(
                     "Every class folder must hold an image (JPEG, PNG, BMP or GIF). "
@@ -112,13 +112,13 @@ def scan(root: Path) -> ImageFolder:
                 )
             entries += [ImageEntry(path, side.name, folder.name) for path in paths]
     if (root / UNKNOWN).exists():
-        for name in _image_paths(root / UNKNOWN, root, passed_over):
-            # The folder below `unknown/` tells apart images of no known class.
+        for name in _image_paths(root / UNKNOWN, root, skipped):
+            # The folder below `unknown/` is the class of images of no known one.
             class_name = "/".join(name.split("/")[:-1][:2])
             entries.append(ImageEntry(name, UNKNOWN, class_name))
     _check_classes(root, entries)
     _check_shared_files(root, entries)
-    return ImageFolder(root, tuple(entries), passed_over)
+    return ImageFolder(root, tuple(entries), skipped)
 
 
 def _what_is_there(root: Path) -> str:
@@ -135,14 +135,14 @@ def _is_image(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def _image_paths(folder: Path, root: Path, passed_over: Counter[str]) -> list[str]:
+def _image_paths(folder: Path, root: Path, skipped: Counter[str]) -> list[str]:
     """Returns the paths of image files below a folder, and counts the others."""
     paths = []
     for path in _walk(folder, (), folder):
         if not _is_image(path):
             # A byte that is not UTF-8 is shown as `\xe9`: not every log could hold it.
             suffix = os.fsencode(path.suffix.lower()).decode(errors="backslashreplace")
-            passed_over[suffix or "without suffix"] += 1
+            skipped[suffix or "without suffix"] += 1
             continue
         try:
             str(path).encode()  # Example ids must be able to hold it.
@@ -247,10 +247,10 @@ def _check_classes(root: Path, entries: Iterable[ImageEntry]) -> None:
             "train/ must hold the folders of at least two classes. Received: "
             f"{trained} in {str(root / 'train')!r}"
         )
-    strangers = sorted(tested - set(trained))
-    if strangers:
+    untrained = sorted(tested - set(trained))
+    if untrained:
         raise PmalError(
             "Every class of test/ must have training images. Received: "
-            f"{', '.join(map(repr, strangers))} in test/ alone. Move them to "
+            f"{', '.join(map(repr, untrained))} in test/ alone. Move them to "
             f"{UNKNOWN}/<class>/, or add training images."
         )

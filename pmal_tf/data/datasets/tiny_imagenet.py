@@ -60,8 +60,8 @@ def _collect(builder: Any, root: Path) -> None:
         check_space(root, 2 * SIZE)
         check_reachable([URL], way_out)
         download(URL, path, MD5, way_out)
-    layout = builder.read_layout(path)
-    counts = (len(layout.train), len(layout.test))
+    train, test, _ = builder.read_layout(path)
+    counts = (len(train), len(test))
     if counts != _OFFICIAL_COUNTS:
         logging.warning(
             "%s holds %d training and %d validation images; the official Tiny ImageNet "

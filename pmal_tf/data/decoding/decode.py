@@ -119,7 +119,7 @@ def _decode(contents: tf.Tensor) -> tf.Tensor:
 
 
 def _is_palette_bmp(contents: tf.Tensor) -> tf.Tensor:
-    """Tells whether the file is a BMP of 8 bits per pixel."""
+    """Returns whether the file is a BMP of 8 bits per pixel."""
     is_bmp = _kind(contents) == _SIGNATURES.index(b"BM")
     return is_bmp & (_header(contents)[28] == 8)
 
@@ -129,7 +129,7 @@ def _decode_palette_bmp(contents: tf.Tensor) -> tf.Tensor:
     # Asked for three channels, it repeats the position in the palette.
     index = _decode(contents)[..., 0]
     header = _header(contents)
-    # The palette follows the file header of 14 bytes and the one that tells its length.
+    # The palette follows the file header of 14 bytes and one that states its length.
     start = tf.cast(14 + header[14] + 256 * header[15], tf.int32)
     used = header[46] + 256 * header[47]
     entries = tf.cast(tf.where(used == 0, tf.constant(256, tf.int64), used), tf.int32)

@@ -239,5 +239,11 @@ def load_encoded_split(
     with _damage_explained(folder, f"split {split!r}"):
         description = (folder / "dataset_info.json").read_text()
         provenance = f"{folder.resolve()} {split} {description}"
-        encoded = EncodedImages(store or f"{name}_{split}", about, stream, provenance)
-        return decode_once(encoded, options.image_size or size, options.cache_dir)
+        encoded = EncodedImages(
+            name=store or f"{name}_{split}",
+            about=about,
+            size=options.image_size or size,
+            stream=stream,
+            provenance=provenance,
+        )
+        return decode_once(encoded, options.cache_dir)

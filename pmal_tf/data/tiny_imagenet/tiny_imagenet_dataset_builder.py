@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -24,20 +24,6 @@ labels. Labels number the WordNet ids in sorted order. Some images are grey.
 _TOP = "tiny-imagenet-200/"
 _VALIDATION = f"{_TOP}val/images/"
 _LISTS = [_TOP + name for name in ("wnids.txt", "words.txt", "val/val_annotations.txt")]
-
-
-class Layout(NamedTuple):
-    """What the zip holds.
-
-    Attributes:
-        train: Class (its wnid) of each training image, by path in the zip, sorted.
-        test: Likewise of the official validation images.
-        words: The first words for each class, such as `goldfish`.
-    """
-
-    train: dict[str, str]
-    test: dict[str, str]
-    words: dict[str, str]
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -71,10 +57,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
         """Returns the examples of each split."""
         path = Path(dl_manager.manual_dir) / ZIP_NAME
-        layout = self.read_layout(path)
+        *splits, words = self.read_layout(path)
         return {
-            "train": self._generate_examples(path, layout.train, layout.words),
-            "test": self._generate_examples(path, layout.test, layout.words),
+            name: self._generate_examples(path, images, words)
+            for name, images in zip(("train", "test"), splits, strict=True)
         }
 
     def _generate_examples(
@@ -93,8 +79,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 yield file_name, example
 
     @staticmethod
-    def read_layout(path: Path) -> Layout:
+    def read_layout(path: Path) -> tuple[dict[str, str], ...]:
         """Reads which images the zip holds, and of which class each one is.
+
+        Returns:
+            The class (its wnid) of each training image, by path in the zip, sorted;
+            the same of the official validation images, which are the test images; and
+            the first words for each class, such as `goldfish`.
 
         Raises:
             PmalError: If it is no zip, or lacks anything that the official one has.
@@ -139,7 +130,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         first = {wnid: listed.split(",")[0].strip() for wnid, _, listed in pairs}
         named = {wnid: first[wnid] for wnid in WNIDS if first.get(wnid)}
         _check(path, "words.txt", WNIDS, named)
-        return Layout(train, annotated, named)
+        return train, annotated, named
 
 
 @contextmanager
