@@ -6,10 +6,10 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from pmal_tf.data.tiny_imagenet import wnids
+from pmal_tf.data.tiny_imagenet import WNIDS
 
 TOP = "tiny-imagenet-200/"
-GREY = f"{wnids()[0]}_0.JPEG"  # The one greyscale image.
+GREY = f"{WNIDS[0]}_0.JPEG"  # The one greyscale image.
 
 # How `write_tiny_imagenet_zip` can break a zip, and what the error should speak of.
 DAMAGES = {
@@ -18,19 +18,19 @@ DAMAGES = {
     "no wnids.txt": "files without tiny-imagenet-200/wnids.txt, unknown: none",
     "no words.txt": "files without tiny-imagenet-200/words.txt",
     "no annotations": "files without tiny-imagenet-200/val/val_annotations.txt",
-    "no training images": f"training images without {wnids()[0]}",
+    "no training images": f"training images without {WNIDS[0]}",
     "other layout": "files without tiny-imagenet-200/val/val_annotations.txt, tiny-im",
-    "a class too few": f"wnids.txt without {wnids()[-1]}, unknown: none",
-    "another class": f"wnids.txt without {wnids()[-1]}, unknown: n99999999",
+    "a class too few": f"wnids.txt without {WNIDS[-1]}, unknown: none",
+    "another class": f"wnids.txt without {WNIDS[-1]}, unknown: n99999999",
     "lists that are not text": "not text",
-    "class without training images": f"classes of training images without {wnids()[3]}",
+    "class without training images": f"classes of training images without {WNIDS[3]}",
     "training images of another class": "training images without none, unknown: n9999",
-    "image without annotation": "val_annotations.txt without val_0.JPEG, unknown: none",
-    "annotation without image": "val_annotations.txt without none, unknown: val_0.JPEG",
+    "image without annotation": "without tiny-imagenet-200/val/images/val_0.JPEG",
+    "annotation without image": "unknown: tiny-imagenet-200/val/images/val_0.JPEG",
     "annotation of another class": "val_annotations.txt without none, unknown: n99999",
     "annotation without class": "a line twice or without class: val_0.JPEG",
     "two annotations": "a line twice or without class: val_0.JPEG",
-    "class without words": f"words.txt without {wnids()[7]}",
+    "class without words": f"words.txt without {WNIDS[7]}",
     "damaged image": "Bad CRC-32",
 }
 
@@ -60,7 +60,7 @@ def write_tiny_imagenet_zip(path, train_per_class=2, val_per_class=1, damage="")
     """
     assert damage in {"", *DAMAGES}
     files, train, val = {}, {}, {}
-    for label, wnid in enumerate(wnids()):
+    for label, wnid in enumerate(WNIDS):
         for index in range(train_per_class):
             name = f"{wnid}_{index}.JPEG"
             train[name] = wnid
@@ -72,13 +72,13 @@ def write_tiny_imagenet_zip(path, train_per_class=2, val_per_class=1, damage="")
         )
     for index in range(200 * val_per_class):
         label = (77 * index + 5) % 200  # Neither sorted nor in the order of wnids.txt.
-        val[f"val_{index}.JPEG"] = wnids()[label]
+        val[f"val_{index}.JPEG"] = WNIDS[label]
         files[f"val/images/val_{index}.JPEG"] = image_bytes(label, 1000 + index)
     files["test/images/test_0.JPEG"] = image_bytes(0, 9999)
     # The official list has another order than the sorted one, too.
-    files["wnids.txt"] = "".join(f"{wnid}\n" for wnid in reversed(wnids()))
+    files["wnids.txt"] = "".join(f"{wnid}\n" for wnid in reversed(WNIDS))
     files["words.txt"] = "n00001740\tentity\n" + "".join(
-        f"{wnid}\tname of {wnid}, another name\n" for wnid in wnids()
+        f"{wnid}\tname of {wnid}, another name\n" for wnid in WNIDS
     )
     files["val/val_annotations.txt"] = "".join(
         f"{name}\t{wnid}\t0\t32\t44\t62\n" for name, wnid in val.items()
@@ -90,23 +90,23 @@ def write_tiny_imagenet_zip(path, train_per_class=2, val_per_class=1, damage="")
 
 def _break(files, damage):
     """Breaks the listed contents in the way that is asked for."""
-    first, last, stranger = wnids()[0], wnids()[-1], "n99999999"
+    first, last, stranger = WNIDS[0], WNIDS[-1], "n99999999"
     edits = {
         "another class": ("wnids.txt", last, stranger),
         "a class too few": ("wnids.txt", f"{last}\n", ""),
         "image without annotation": (
             "val/val_annotations.txt",
-            f"val_0.JPEG\t{wnids()[5]}\t0\t32\t44\t62\n",
+            f"val_0.JPEG\t{WNIDS[5]}\t0\t32\t44\t62\n",
             "",
         ),
         "annotation of another class": (
             "val/val_annotations.txt",
-            f"val_0.JPEG\t{wnids()[5]}",
+            f"val_0.JPEG\t{WNIDS[5]}",
             f"val_0.JPEG\t{stranger}",
         ),
         "annotation without class": (
             "val/val_annotations.txt",
-            f"val_0.JPEG\t{wnids()[5]}\t0\t32\t44\t62\n",
+            f"val_0.JPEG\t{WNIDS[5]}\t0\t32\t44\t62\n",
             "val_0.JPEG\n",
         ),
         "two annotations": (
@@ -114,14 +114,14 @@ def _break(files, damage):
             "val_0.JPEG\t",
             f"val_0.JPEG\t{first}\t0\t0\t1\t1\nval_0.JPEG\t",
         ),
-        "class without words": ("words.txt", f"{wnids()[7]}\t", f"{stranger}\t"),
+        "class without words": ("words.txt", f"{WNIDS[7]}\t", f"{stranger}\t"),
     }
     removed = {
         "no wnids.txt": "wnids.txt",
         "no words.txt": "words.txt",
         "no annotations": "val/val_annotations.txt",
         "no training images": "train/",
-        "class without training images": f"train/{wnids()[3]}/images/",
+        "class without training images": f"train/{WNIDS[3]}/images/",
         "annotation without image": "val/images/val_0.JPEG",
     }
     if damage in edits:
@@ -152,7 +152,7 @@ def _write(path, files, damage):
         path.write_bytes(content[: len(content) // 2])
     elif damage == "damaged image":
         # The last bytes of the image's data, stored as it is.
-        data = files[f"train/{wnids()[1]}/images/{wnids()[1]}_0.JPEG"]
+        data = files[f"train/{WNIDS[1]}/images/{WNIDS[1]}_0.JPEG"]
         end = content.index(data) + len(data)
         content[end - 50 : end] = bytes(50)
         path.write_bytes(content)

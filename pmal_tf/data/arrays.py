@@ -10,11 +10,9 @@ from pmal_tf.runtime.errors import PmalError
 
 
 def collected(X: Any, y: Any = None) -> tuple[Any, Any]:
-    """Returns images and labels, out of a `tf.data.Dataset` if it is one.
+    """Returns images and labels, out of a `tf.data.Dataset` if `X` is one.
 
-    Args:
-        X: Images; or a finite dataset of images or (image, label), batched or not.
-        y: Labels, where `X` does not bring them.
+    That is finite, and of images or (image, label), batched or not.
     """
     spec = getattr(X, "element_spec", None)
     if spec is None:
@@ -64,12 +62,9 @@ def checked_images(X: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
 
 
 def checked_labels(y: Any, count: int, unknown: tuple[int, str]) -> np.ndarray:
-    """Returns one label of a known class for each image, int64 or strings.
+    """Returns one label of a known class for each image, [count] int64 or strings.
 
-    Args:
-        y: [count] labels.
-        count: Number of images.
-        unknown: What stands for unknown, among integers and among strings.
+    `unknown` is what stands for unknown, among integers and among strings.
 
     Raises:
         PmalError: If they are not so, or there are fewer than two classes.

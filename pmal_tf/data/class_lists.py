@@ -1,4 +1,4 @@
-"""The published class lists of open set recognition, from `open_set_splits.json`."""
+"""The names of classes, and the published class lists of open set recognition."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from pmal_tf.runtime.errors import PmalError
 Sides = tuple[tuple[str, ...], tuple[str, ...]]
 
 
+def _read(file: str) -> str:
+    return (resources.files("pmal_tf.data") / file).read_text(encoding="utf-8")
+
+
+def class_names(file: str) -> tuple[str, ...]:
+    """Returns the class names in a text file beside this module."""
+    return tuple(_read(file).split())
+
+
 @functools.cache
 def _content() -> dict[str, Any]:
-    """Reads the file once."""
-    file = resources.files("pmal_tf.data") / "open_set_splits.json"
-    return json.loads(file.read_text())
+    return json.loads(_read("open_set_splits.json"))
 
 
 def protocols_of(dataset: str) -> tuple[str, ...]:
@@ -35,11 +42,7 @@ def all_protocols() -> tuple[str, ...]:
 def published_trials(
     dataset: str, protocol: str, class_names: Sequence[str]
 ) -> list[Sides]:
-    """Returns the known and unknown classes of every trial of a dataset's protocol.
-
-    Raises:
-        PmalError: If the protocol does not exist.
-    """
+    """Returns known and unknown classes of every trial; a `PmalError` without any."""
     protocols = protocols_of(dataset)
     if protocol not in protocols:
         raise PmalError(
@@ -51,8 +54,7 @@ def published_trials(
     for trial in _content()["lists"][entry["source"]][entry.get("dataset", dataset)]:
         known, unknown = tuple(trial["known"]), trial["unknown"]
         if unknown == "rest":
-            listed = set(known)
-            unknown = [name for name in class_names if name not in listed]
-        swapped = entry.get("swapped", False)
-        trials.append((tuple(unknown), known) if swapped else (known, tuple(unknown)))
+            unknown = [name for name in class_names if name not in known]
+        sides = (known, tuple(unknown))
+        trials.append(sides[::-1] if entry.get("swapped") else sides)
     return trials

@@ -86,9 +86,8 @@ class Source:
         load: Reads the whole dataset, as train and test images.
         check: Raises a `PmalError` if the images are not there.
         state: Text that changes when any of the images may have; empty where the
-            version of the dataset tells.
-        own_split: Known and unknown classes, of a dataset that brings its own split;
-            None: the published lists apply.
+            dataset's version says so.
+        own_split: Known and unknown classes, where not the published lists apply.
         own_protocol: What results name as the protocol of that split.
         unknown_is_estimate: Whether the unknown classes are held out of those that a
             served model would know, so that rejecting them is only an estimate.
@@ -113,7 +112,7 @@ class Dataset:
 
     Attributes:
         name: The value of `--dataset`.
-        open: Tells its classes; reads no images yet.
+        open: Opens it, without reading images yet.
         prepare: Downloads it, and returns a line on where it lies.
     """
 
@@ -122,21 +121,12 @@ class Dataset:
     prepare: Callable[[SourceOptions], str]
 
 
-def take_per_class(
-    images: LabelledImages, count: int, rank: np.ndarray
-) -> LabelledImages:
-    """Keeps at most `count` images of each class, those of lowest rank, in their order.
-
-    `rank` are [N] numbers, usually seeded hashes of the example ids; a count of 0 keeps
-    all.
-    """
-    if count == 0:
-        return images
-    keep = np.zeros(len(images), bool)
-    for label in np.unique(images.label):
-        members = np.flatnonzero(images.label == label)
-        keep[members[np.argsort(rank[members], kind="stable")[:count]]] = True
-    return images.take(keep)
+def lowest_of_each_class(label: np.ndarray, rank: np.ndarray, count: int) -> np.ndarray:
+    """Returns the positions, ascending, of the `count` lowest-ranked of each class."""
+    order = np.lexsort((rank, label))
+    _, first = np.unique(label[order], return_index=True)
+    place = np.arange(len(label)) - np.repeat(first, np.diff([*first, len(label)]))
+    return np.sort(order[place < count])
 
 
 def proportional_share(
@@ -144,15 +134,10 @@ def proportional_share(
 ) -> np.ndarray:
     """Chooses a share of the images, of each class as nearly that share as can be.
 
-    A systematic sample: of all images, class after class and by rank within each, every
-    1/share-th, from a random start on. Each image is chosen with the same probability,
-    however small its class, so that those chosen and those not are alike.
-
-    Args:
-        label: [N] class indices.
-        rank: [N] numbers, usually seeded hashes of the example ids.
-        share: In [0, 1).
-        start: Random number in [0, 1).
+    A systematic sample: of all images, class after class and by `rank` within each,
+    every 1/share-th, from a random `start` in [0, 1) on. Each image is chosen with the
+    same probability, however small its class, so that those chosen and those not are
+    alike. `label` and `rank` are [N], `share` is in [0, 1).
 
     Returns:
         [N] booleans; all images of a class are never chosen, so of a single one none.

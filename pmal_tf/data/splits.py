@@ -18,7 +18,8 @@ import numpy as np
 from absl import app, flags, logging
 
 from pmal_tf.data.class_lists import Sides, published_trials
-from pmal_tf.data.images import LabelledImages, Source
+from pmal_tf.data.hashing import hash_ids
+from pmal_tf.data.images import LabelledImages, Source, proportional_share
 from pmal_tf.data.settings import DataSettings, SourceOptions
 from pmal_tf.data.sources import SOURCES, open_source
 from pmal_tf.runtime.console import plain_messages
@@ -27,6 +28,10 @@ from pmal_tf.runtime.settings import settings_in
 
 # What a result made with `--known_classes` names as its protocol.
 CUSTOM = "custom"
+# Ends the name of a protocol whose known classes were split once more.
+TUNING = "_tuning"
+# Shares held out to tune on: of the known classes, and of the others' training images.
+_CLASS_SHARE, _IMAGE_SHARE = 1 / 3, 0.2
 
 
 @dataclass(frozen=True)
@@ -34,13 +39,11 @@ class OpenSetSplit:
     """Known and unknown classes of one trial.
 
     Attributes:
-        dataset: Name of the dataset.
         protocol: Where the classes are from. `neal`: 6 known and 4 unknown, what Neal
             et al. 2018 and later work do. `paper`: what the text of the PMAL paper
             says, for digits 4 known and 6 unknown, the same lists with the two sides
             swapped. `arpl`: the lists of ARPL where they are something else. `custom`:
             the user's. `folder`: the user's images.
-        trial: Number of the trial.
         known: Names of the known classes, ascending by dataset label; the position of
             a name is its class index.
         unknown: Names of the unknown classes, in the same order; may be empty.
@@ -54,21 +57,16 @@ class OpenSetSplit:
 
     @property
     def openness(self) -> float:
-        """Openness of Scheirer et al. 2013, in [0, 1).
+        """Openness of Scheirer et al. 2013, 1 - sqrt(2 K / (K + K + U)), in [0, 1).
 
-        1 - sqrt(2 K / (K + K + U)): K classes are trained on and recognised, K + U are
-        tested.
+        K classes are trained on and recognised, K + U are tested.
         """
         known = len(self.known)
         return 1.0 - math.sqrt(2 * known / (2 * known + len(self.unknown)))
 
 
 def listed_trials(source: Source, protocol: str) -> list[Sides]:
-    """Returns the known and unknown classes of every trial that a source has.
-
-    Raises:
-        PmalError: If it has no such protocol.
-    """
+    """Returns known and unknown classes of every trial; a `PmalError` without any."""
     if source.own_split is None:
         return published_trials(source.name, protocol, source.class_names)
     if protocol != "paper":
@@ -118,24 +116,23 @@ def make_split(
     known: Sequence[str],
     unknown: Sequence[str],
 ) -> OpenSetSplit:
-    """Checks two lists of class names and orders them by dataset label.
+    """Orders two lists of class names by dataset label.
 
     Raises:
         PmalError: If a name is not a class of the dataset, or is named twice, or fewer
             than two classes are known.
     """
     times = Counter([*known, *unknown])
-    classes = _shortened(source.class_names)
-    wrong = {
-        f"A split of {source.name} may name only its classes ({classes}).": [
-            name for name in times if name not in source.class_names
-        ],
-        "A class cannot be known and unknown.": sorted({*known} & {*unknown}),
-        "A split may name a class only once.": [n for n in times if times[n] > 1],
-    }
-    for expected, names in wrong.items():
-        if names:
-            raise PmalError(f"{expected} Received: {_shortened(names)}")
+    if others := [name for name in times if name not in source.class_names]:
+        raise PmalError(
+            f"A split of {source.name} may name only its classes "
+            f"({_shortened(source.class_names)}). Received: {_shortened(others)}"
+        )
+    if twice := sorted(name for name in times if times[name] > 1):
+        raise PmalError(
+            "A split may name a class only once, and as known or as unknown. "
+            f"Received: {_shortened(twice)}"
+        )
     if len(known) < 2:
         raise PmalError(
             "At least two classes must be known: a classifier of one has nothing to "
@@ -156,25 +153,22 @@ def apply_split(
 ) -> tuple[LabelledImages, LabelledImages]:
     """Keeps the known classes for training and the classes of both sides for testing.
 
-    Returns:
-        Training images of the known classes, and all test images; dataset labels have
-        become class indices, -1 for unknown classes.
+    Dataset labels become class indices, and -1 for unknown classes.
 
     Raises:
         PmalError: If a known class has no training images, or no test images are
             known, or none are unknown though classes are.
     """
     not_listed = -2
-    class_index = np.full(len(source.class_names), not_listed, np.int32)
-    for name in split.unknown:
-        class_index[source.class_names.index(name)] = -1
-    for index, name in enumerate(split.known):
-        class_index[source.class_names.index(name)] = index
+    index_of = {name: index for index, name in enumerate(split.known)}
+    index_of |= dict.fromkeys(split.unknown, -1)
+    class_index = np.array(
+        [index_of.get(name, not_listed) for name in source.class_names], np.int32
+    )
 
     def relabelled(images: LabelledImages, least: int) -> LabelledImages:
         label = class_index[images.label]
-        chosen = dataclasses.replace(images, label=label)
-        return chosen.take(label >= least)
+        return dataclasses.replace(images, label=label).take(label >= least)
 
     known_train, all_test = relabelled(train, 0), relabelled(test, -1)
     missing = _without_images(split, known_train)
@@ -208,14 +202,57 @@ def _without_images(split: OpenSetSplit, images: LabelledImages) -> list[str]:
     return [split.known[index] for index in np.flatnonzero(present == 0)]
 
 
+def hold_out_classes(split: OpenSetSplit, seed: int) -> OpenSetSplit:
+    """Splits the known classes once more: a third, at least one, plays the unknown.
+
+    Unknown classes of a test must not be looked at before the test. So, to choose
+    hyper-parameters, some known classes play the unknown, and are withheld from every
+    training stage; and no test image is looked at, not of a known class either.
+
+    Raises:
+        PmalError: If fewer than two known classes would be left.
+    """
+    count = len(split.known)
+    if count < 3:
+        raise PmalError(
+            "Tuning holds known classes out, so it needs at least 3: one to hold out "
+            f"and two to tell apart. Received: {', '.join(split.known)}"
+        )
+    held_out = np.random.default_rng(seed).choice(
+        count, size=max(1, int(count * _CLASS_SHARE)), replace=False
+    )
+    return dataclasses.replace(
+        split,
+        protocol=split.protocol + TUNING,
+        known=tuple(split.known[i] for i in range(count) if i not in held_out),
+        unknown=tuple(split.known[i] for i in sorted(held_out)),
+    )
+
+
+def images_of_held_out(
+    source: Source, split: OpenSetSplit, train: LabelledImages, seed: int
+) -> tuple[LabelledImages, LabelledImages]:
+    """Splits a dataset's training images to tune on, by a split of `hold_out_classes`.
+
+    Returns:
+        Images of the known classes to train on; and images to validate on: a fifth of
+        each known class, and all of the classes that are held out. Labels are those of
+        `apply_split`.
+    """
+    rng = np.random.default_rng(seed)
+    rank = hash_ids(train.example_id, "tuning images", seed)
+    withheld = proportional_share(train.label, rank, _IMAGE_SHARE, start=rng.random())
+    held_out = [source.class_names.index(name) for name in split.unknown]
+    is_validation = withheld | np.isin(train.label, held_out)
+    return apply_split(
+        source, split, train.take(~is_validation), train.take(is_validation)
+    )
+
+
 def trials_of_equal_classes(
     known_by_trial: Iterable[tuple[int, Sequence[str]]],
 ) -> list[list[int]]:
-    """Groups trials that have the same known classes; such differ by seed only.
-
-    Returns:
-        The groups of at least two trials.
-    """
+    """Returns the groups of trials with the same known classes; such differ by seed."""
     groups: dict[frozenset[str], list[int]] = {}
     for trial, known in known_by_trial:
         groups.setdefault(frozenset(known), []).append(trial)
@@ -223,10 +260,7 @@ def trials_of_equal_classes(
 
 
 def describe_splits(settings: DataSettings) -> str:
-    """Returns a text with the classes and image counts of every trial.
-
-    Where the dataset is not prepared it has no counts, but says so.
-    """
+    """Returns a text with the classes, and if prepared the images, of every trial."""
     source, chosen = open_source(settings.dataset, settings), settings.known_classes
     trials = listed_trials(source, settings.protocol) if not chosen else [chosen]
     splits = [
@@ -263,11 +297,13 @@ def describe_splits(settings: DataSettings) -> str:
     return "\n".join(lines) + note
 
 
-def _fields() -> list[dataclasses.Field]:
-    """Returns the settings of a run that are flags of this command, too."""
-    asked = ("dataset", "protocol", "known_classes")
-    own = [field for field in settings_in(DataSettings) if field.name in asked]
-    return [*own, *settings_in(SourceOptions)]
+# The settings of a run that are flags of this command, too.
+_FIELDS = [
+    field
+    for field in settings_in(DataSettings)
+    if field in settings_in(SourceOptions)
+    or field.name in ("dataset", "protocol", "known_classes")
+]
 
 
 def _main(argv: list[str]) -> None:
@@ -276,7 +312,7 @@ def _main(argv: list[str]) -> None:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     plain_messages()
     values: dict[str, Any] = {}
-    for field in _fields():
+    for field in _FIELDS:
         value = flags.FLAGS[field.name].value
         values[field.name] = tuple(value) if isinstance(value, list) else value
     try:
@@ -293,7 +329,7 @@ if __name__ == "__main__":
         tuple: flags.DEFINE_list,
     }
     texts = {"dataset": f"One of {', '.join(SOURCES)}."}
-    for one in _fields():
+    for one in _FIELDS:
         text = texts.get(one.name, one.metadata["help"])
         define[type(one.default)](one.name, one.default, text)
     app.run(_main)

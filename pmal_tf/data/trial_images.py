@@ -11,16 +11,21 @@ import numpy as np
 from absl import logging
 
 from pmal_tf.data.hashing import hash_ids
-from pmal_tf.data.held_out import hold_out_classes, images_of_held_out
 from pmal_tf.data.images import (
     LabelledImages,
     Source,
+    lowest_of_each_class,
     proportional_share,
-    take_per_class,
 )
 from pmal_tf.data.settings import DataSettings
 from pmal_tf.data.sources import open_source
-from pmal_tf.data.splits import OpenSetSplit, apply_split, open_set_split
+from pmal_tf.data.splits import (
+    OpenSetSplit,
+    apply_split,
+    hold_out_classes,
+    images_of_held_out,
+    open_set_split,
+)
 from pmal_tf.runtime.files import read_json, write_json
 from pmal_tf.runtime.seeds import derive_seed
 from pmal_tf.runtime.settings import read_settings
@@ -30,14 +35,7 @@ DATA_RECORD = "data.json"
 
 @dataclass(frozen=True)
 class TrialImages:
-    """The images of one trial.
-
-    Attributes:
-        settings: Settings of the data.
-        number: The trial.
-        run_seed: The seed of the run.
-        folder: The trial's folder, whose `data.json` records which images there were.
-    """
+    """The images of trial `number`; `data.json` in its `folder` records which."""
 
     settings: DataSettings
     number: int
@@ -89,7 +87,7 @@ class TrialImages:
         Raises:
             PmalError: If they cannot be read.
         """
-        if "_parts" not in vars(self) and self._stored is not None:
+        if "_parts" not in vars(self) and self._stored:
             return self._stored[part]["sha256"]
         return self._record[part]["sha256"]
 
@@ -104,12 +102,10 @@ class TrialImages:
 
     @cached_property
     def _stored(self) -> dict[str, Any] | None:
-        """What is written down of these very images; None where that is nothing."""
+        """What is written down of these very images, if anything is."""
         path = self.folder / DATA_RECORD
         stored = read_json(path) if path.exists() else {}
-        provenance = self._provenance
-        same = all(stored.get(name) == provenance[name] for name in provenance)
-        return stored if same else None
+        return stored if stored | self._provenance == stored else None
 
     @cached_property
     def _parts(self) -> dict[str, LabelledImages]:
@@ -128,8 +124,9 @@ class TrialImages:
             start=np.random.default_rng(self.run_seed).random(),
         )
         calibration, train = train.take(is_withheld), train.take(~is_withheld)
-        rank = hash_ids(train.example_id, "subset", self.run_seed)
-        train = take_per_class(train, self.settings.train_images_per_class, rank)
+        if most := self.settings.train_images_per_class:
+            rank = hash_ids(train.example_id, "subset", self.run_seed)
+            train = train.take(lowest_of_each_class(train.label, rank, most))
         unknown = int(test.is_unknown.sum())
         logging.info(
             "%s: %d training images, %d known and %d unknown test images%s",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from pmal_tf.data.decoding.resize import resize_images
+from pmal_tf.data.decoding.decode import resize_images
 from pmal_tf.methods.scorer import OUTPUTS, Scorer
 from pmal_tf.results.scores.registry import all_scores, get_score
 from pmal_tf.results.scores.score import Score

@@ -22,7 +22,7 @@ from PIL import Image
 
 from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.sources import open_source
-from pmal_tf.data.tiny_imagenet import wnids
+from pmal_tf.data.tiny_imagenet import WNIDS
 
 TOP = "tiny-imagenet-200"
 COUNTS = "10,000 training, 1,000 known test, 9,000 unknown test"
@@ -39,11 +39,11 @@ def write_zip(path: Path, per_class: int, val_per_class: int) -> None:
 
     path.parent.mkdir(parents=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(f"{TOP}/wnids.txt", "\n".join(reversed(wnids())) + "\n")
-        words = "".join(f"{wnid}\tname of {wnid}\n" for wnid in wnids())
+        archive.writestr(f"{TOP}/wnids.txt", "\n".join(reversed(WNIDS)) + "\n")
+        words = "".join(f"{wnid}\tname of {wnid}\n" for wnid in WNIDS)
         archive.writestr(f"{TOP}/words.txt", words)
         lines = []
-        for number, wnid in enumerate(wnids()):
+        for number, wnid in enumerate(WNIDS):
             for index in range(per_class):
                 pixels = train.image[(number * per_class + index) % len(train)]
                 name = f"{TOP}/train/{wnid}/images/{wnid}_{index}.JPEG"

@@ -9,7 +9,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pmal_tf.data.decoding.decode import MAX_PIXELS, declared_size, decode_image
+from pmal_tf.data.decoding.decode import (
+    MAX_PIXELS,
+    declared_size,
+    decode_image,
+    resize_images,
+)
 
 SIDE = 16
 PIXELS = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
@@ -177,13 +182,6 @@ def test_of_16_bits_the_upper_8_are_kept():
     np.testing.assert_array_equal(decoded, np.repeat(values[..., None] >> 8, 3, -1))
 
 
-def test_of_an_animation_the_first_frame_is_kept():
-    frames = [RGB.transpose(Image.Transpose.ROTATE_90).quantize(50), GREY]
-    contents = encode(PALETTE, "GIF", save_all=True, append_images=frames)
-    assert Image.open(io.BytesIO(contents)).n_frames == 3
-    np.testing.assert_array_equal(decode(contents), in_rgb(PALETTE))
-
-
 def test_a_bmp_stored_from_top_to_bottom_stands_upright():
     contents = bytearray(encode(RGB, "BMP"))
     rows = np.frombuffer(bytes(contents[54:]), np.uint8).reshape(SIDE, -1)
@@ -228,25 +226,10 @@ def test_height_comes_before_width(kind):
     assert sizes(encode(RGB.resize((21, 9)), kind)) == (9, 21)
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "left", "top", "side"),
-    # An odd remainder is split with the smaller part left and above.
-    [(21, 9, 6, 0, 9), (9, 22, 0, 6, 9), (24, 24, 0, 0, 24), (1, 300, 0, 149, 1)],
-)
-@pytest.mark.parametrize("size", [5, 9, 30])
-def test_the_central_square_is_cut_out_and_resized(
-    width, height, left, top, side, size
-):
-    pixels = np.random.default_rng(3).integers(0, 256, (height, width, 3))
-    image = Image.fromarray(pixels.astype(np.uint8))
-    square = in_rgb(image.crop((left, top, left + side, top + side)))
-    expected = square
-    if side != size:
-        resized = tf.image.resize(square, (size, size), antialias=True).numpy()
-        expected = np.clip(np.round(resized), 0, 255)
-    decoded = decode(encode(image, "PNG"), size)
-    assert decoded.dtype == np.uint8
-    np.testing.assert_array_equal(decoded, expected)
+def test_the_central_square_is_cut_out_and_resized():
+    image = RGB.resize((21, 9))
+    expected = resize_images(in_rgb(image)[None], 5)[0].numpy()
+    np.testing.assert_array_equal(decode(encode(image, "PNG"), 5), expected)
 
 
 def test_the_orientation_tag_is_ignored():
@@ -436,19 +419,6 @@ def test_a_dataset_decodes_as_eagerly_and_passes_over_what_it_cannot(eager):
     assert_equal_results(decoded, sound)
 
 
-def test_a_batch_of_files_decodes_in_a_map_over_its_elements(eager):
-    # As a server does it.
-    sound = [c for c, image in zip(MIXED, eager, strict=True) if image is not None]
-    decoded = tf.map_fn(
-        lambda contents: decode_image(contents, 12),
-        tf.constant(sound),
-        fn_output_signature=tf.TensorSpec((12, 12, 3), tf.uint8),
-    )
-    assert_equal_results(
-        list(decoded.numpy()), [image for image in eager if image is not None]
-    )
-
-
 def test_a_frame_beside_the_screen_of_a_gif_counts_in_full():
     contents = bytearray(encode(Image.new("P", (4, 4)), "GIF"))
     at = contents.index(b",")
@@ -469,3 +439,87 @@ def test_a_bitmap_that_does_not_count_its_palette_has_256_colours(rng):
     contents[46:50] = bytes(4)
     decoded = decode_image(tf.constant(bytes(contents)), 16).numpy()
     np.testing.assert_array_equal(decoded, colours.reshape(16, 16, 3))
+
+
+# Resizing.
+
+
+def random_images(shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def test_the_same_size_passes_fractions_unchanged():
+    images = np.random.default_rng(0).uniform(0, 255, (3, 7, 7, 3)).astype(np.float32)
+    resized = resize_images(images, 7)
+    assert resized.dtype == np.float32
+    np.testing.assert_array_equal(resized.numpy(), images)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (8, 8), (33, 33)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_other_sizes_land_on_whole_numbers_as_tensorflow_rounds(size, dtype):
+    images = random_images((4, *size, 3)).astype(dtype)
+    resized = resize_images(images, 32).numpy()
+    bilinear = tf.image.resize(images, (32, 32), antialias=True).numpy()
+    np.testing.assert_array_equal(resized, np.clip(np.rint(bilinear), 0, 255))
+    assert resized.shape == (4, 32, 32, 3)
+    assert (bilinear != np.rint(bilinear)).any()
+    np.testing.assert_array_equal(resized, resized.astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        ([[0, 100], [100, 200]], 100),
+        ([[0, 0], [0, 1]], 0),  # 0.25
+        ([[0, 0], [1, 1]], 0),  # 0.5: halves go to the even number
+        ([[1, 1], [2, 2]], 2),  # 1.5
+        ([[255, 255], [255, 254]], 255),  # 254.75
+    ],
+)
+def test_two_by_two_pixels_shrink_to_their_rounded_mean(pixels, expected):
+    images = np.array(pixels, np.uint8).reshape(1, 2, 2, 1)
+    assert resize_images(images, 1).numpy().item() == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ((20, 9), (slice(5, 14), slice(None))),  # (20 - 9) // 2 = 5
+        ((9, 20), (slice(None), slice(5, 14))),
+        ((10, 9), (slice(0, 9), slice(None))),
+        ((1, 6), (slice(None), slice(2, 3))),
+    ],
+)
+@pytest.mark.parametrize("target", [4, 9, 12])
+def test_the_central_square_is_resized(shape, window, target):
+    images = random_images((2, *shape, 3))
+    square = images[:, window[0], window[1]]
+    np.testing.assert_array_equal(
+        resize_images(images, target).numpy(),
+        resize_images(square, target).numpy(),
+    )
+
+
+def test_a_long_thin_image_is_cropped_before_it_is_enlarged():
+    thin = random_images((1, 1, 2_000_000, 3))
+    assert resize_images(thin, 64).shape == (1, 64, 64, 3)
+
+
+def test_resized_values_outside_the_scale_are_clipped():
+    images = np.array([-7.0, 300.0, 128.0], np.float32).reshape(1, 1, 1, 3)
+    resized = resize_images(images, 2).numpy()
+    assert resized[0, 0, 0].tolist() == [0.0, 255.0, 128.0]
+
+
+def test_sizes_unknown_until_the_call_give_the_same_pixels():
+    signature = [tf.TensorSpec((None, None, None, 3), tf.uint8)]
+    compiled = tf.function(
+        lambda images: resize_images(images, 8), input_signature=signature
+    )
+    assert compiled.get_concrete_function().output_shapes == (None, 8, 8, 3)
+    for size in ((8, 8), (9, 8), (20, 3)):
+        images = random_images((2, *size, 3))
+        np.testing.assert_array_equal(
+            compiled(images).numpy(), resize_images(images, 8).numpy()
+        )

@@ -3,7 +3,6 @@ import re
 import socket
 
 import pytest
-from local_server import local_server
 
 from pmal_tf.data.tfds import fetch
 from pmal_tf.data.tfds.fetch import check_reachable, download
@@ -11,13 +10,6 @@ from pmal_tf.runtime.errors import PmalError
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB: several blocks.
 MD5 = hashlib.md5(CONTENT).hexdigest()
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with local_server() as server:
-        yield server
 
 
 def files_below(folder):

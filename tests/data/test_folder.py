@@ -191,6 +191,7 @@ def test_classes_to_hold_out_must_be_there(root, opened):
 
 def test_names_may_be_anything_printable(root, opened):
     names = ("tea, green", "Äpfel und Öl", "日本", "a.b-c (1)", "-- x", "50%", "{x}")
+    names += ("unknown bird", "test")
     paths = [f"train/{name}/Ein Bild, {n} ü.png" for name in names for n in range(2)]
     write_images(root, *paths, "unknown/ganz anders/é ü.png")
     source = opened()
@@ -331,39 +332,6 @@ def test_with_test_images_of_one_class_none_are_held_out_of_the_others():
     assert held_out_paths([*entries, *tested], ()) == {entry.path for entry in tested}
 
 
-def test_images_held_out_do_not_change_with_contents_place_or_options(
-    root, tmp_path, loaded
-):
-    write_images(root, *FLAT)
-    before = ids(loaded()[1])
-    for path in FLAT[::2]:
-        Image.new("RGB", (3, 4), "red").save(root / path)
-    os.rename(root, tmp_path / "moved")
-    write_images(tmp_path / "moved", "unknown/0.png", "train/fox/0.png")
-    (tmp_path / "moved").rename(root)
-    _, test = loaded(image_size=3, cache_dir=str(tmp_path / "other"))
-    assert ids(test) == before | {"unknown/0.png"}
-
-
-def test_a_class_of_one_image_is_trained_on_and_told_of(root, opened, caplog):
-    write_images(root, *FLAT, "train/fox/only.png")
-    source = opened()
-    train, test = source.load()
-    assert "train/fox/only.png" in ids(train)
-    split = open_set_split(source, "paper", 0)
-    apply_split(source, split, train, test)
-    (message,) = messages(caplog)
-    assert message == "No test images of fox: results say nothing of this class."
-
-
-def test_folders_of_single_images_have_nothing_to_test_on(root, opened):
-    write_images(root, "train/cat/0.png", "train/dog/0.png")
-    source = opened()
-    split = open_set_split(source, "paper", 0)
-    with pytest.raises(PmalError, match="known classes of folder need test images"):
-        apply_split(source, split, *source.load())
-
-
 # Layouts that cannot be meant.
 
 
@@ -460,11 +428,6 @@ def test_classes_that_look_the_same_are_an_error(root, opened):
         opened()
 
 
-def test_a_class_may_be_named_like_the_unknown_in_part(root, opened):
-    write_images(root, *FLAT, "train/unknown bird/0.png", "train/test/0.png")
-    assert "unknown bird" in opened().class_names
-
-
 LOOPS = {
     "to the root": ("train/cat/loop", "../.."),
     "to train": ("train/loop", "."),
@@ -481,10 +444,10 @@ def test_a_link_that_leads_back_is_an_error_that_names_it(loop, root, opened):
     path, target = LOOPS[loop]
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     (root / path).symlink_to(target)
-    with pytest.raises(PmalError, match=r"may not contain itself.*/loop") as caught:
+    # The link and not what it leads to; it is not gone round until the system gives up.
+    named = f"the link '{re.escape(str(root / path))}(/loop)?', "
+    with pytest.raises(PmalError, match=f"may not contain itself.*{named}"):
         opened()
-    # It is not gone round until the system gives up.
-    assert str(caught.value).count("loop") <= 2
 
 
 @pytest.mark.parametrize("place", ["file", "class", "unknown"])
@@ -569,21 +532,15 @@ def assert_every_reason(text):
     assert re.search(rf"^  {BROKEN_LINK}: it cannot be opened: No such", text, re.M)
 
 
-def test_unreadable_images_are_all_listed_with_the_reason(bad_folder, opened, caplog):
-    source = opened()  # The layout is sound.
-    with pytest.raises(PmalError, match=r"(?s)At most 0 .*Received: 7\.") as caught:
+def test_unreadable_images_are_all_listed_with_the_reason_and_counted(
+    bad_folder, opened, tmp_path, caplog
+):
+    source = opened(max_unreadable=6)  # The layout is sound.
+    with pytest.raises(PmalError, match=r"(?s)At most 6 .*Received: 7\.") as caught:
         source.load()
     assert_every_reason(str(caught.value))
     assert "--max_unreadable=7" in str(caught.value)
     assert "sound" not in str(caught.value)
-    assert messages(caplog) == []
-
-
-def test_the_number_of_unreadable_images_is_counted_exactly(
-    bad_folder, opened, tmp_path, caplog
-):
-    with pytest.raises(PmalError, match=r"(?s)At most 6 .*Received: 7\."):
-        opened(max_unreadable=6).load()
     assert stores_in(tmp_path / "cache") == []
     source = opened(max_unreadable=7)
     named = {
@@ -596,18 +553,9 @@ def test_the_number_of_unreadable_images_is_counted_exactly(
     (message,) = messages(caplog)
     assert message.startswith("Passed over 7 unreadable files:\n")
     assert_every_reason(message)
-
-
-def test_decoded_images_do_not_make_unreadable_ones_acceptable(
-    bad_folder, loaded, caplog
-):
-    loaded(max_unreadable=7)
-    caplog.clear()
-    loaded(max_unreadable=99)
-    (message,) = messages(caplog)
-    assert_every_reason(message)
+    # That they are decoded by now does not make the others acceptable.
     with pytest.raises(PmalError, match="Received: 7"):
-        loaded(max_unreadable=6)
+        opened(max_unreadable=6).load()
 
 
 def test_of_many_unreadable_images_fifty_are_listed(root, loaded):
@@ -622,18 +570,6 @@ def test_of_many_unreadable_images_fifty_are_listed(root, loaded):
         f"  train/cat/empty_{n:02}.png: the file is empty" for n in range(50)
     ]
     assert lines[51] == "  and 3 more"
-
-
-def test_a_mended_image_is_read(root, loaded):
-    write_images(root, *FLAT)
-    path = root / FLAT[3]
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-9])
-    train, test = loaded(max_unreadable=1)
-    assert FLAT[3] not in ids(train) | ids(test)
-    path.write_bytes(whole)
-    train, test = loaded()
-    assert ids(train) | ids(test) == set(FLAT)
 
 
 def test_an_image_that_only_now_can_be_read_is_read(root, loaded):
@@ -651,25 +587,28 @@ def test_an_image_that_only_now_can_be_read_is_read(root, loaded):
     assert ids(train) | ids(test) == set(FLAT)
 
 
-def test_images_are_decoded_once_until_one_of_them_changes(root, loaded, monkeypatch):
-    streams = []
-    stream = folder_module._stream
+@pytest.fixture
+def streams(monkeypatch):
+    """Each reading of the files."""
+    streams, stream = [], folder_module._stream
     monkeypatch.setattr(
         folder_module, "_stream", lambda *a: streams.append(a) or stream(*a)
     )
+    return streams
+
+
+def test_images_are_decoded_once_until_one_of_them_changes(root, loaded, streams):
     write_images(root, *FLAT)
     loaded()
     loaded(held_out_classes=("dog",))
     assert len(streams) == 1
     Image.fromarray(255 - pixels_of(FLAT[0])).save(root / FLAT[0])
     os.utime(root / FLAT[0], ns=(1, 1))
-    images = loaded()
+    train, test = loaded()
     assert len(streams) == 2
-    for part in images:
-        for path, image in zip(part.example_id, part.image[:], strict=True):
-            inverted = path == FLAT[0]
-            expected = 255 - pixels_of(path) if inverted else pixels_of(path)
-            np.testing.assert_array_equal(image, expected)
+    images = train.followed_by(test)
+    (row,) = np.flatnonzero(images.example_id == FLAT[0])
+    np.testing.assert_array_equal(images.image[row], 255 - pixels_of(FLAT[0]))
     write_images(root, "train/cat/new.png")
     assert "train/cat/new.png" in set.union(*map(ids, loaded()))
     (root / "train/cat/new.png").unlink()
@@ -865,23 +804,15 @@ def test_withheld_images_are_in_no_training_stage(finished_run):
 def test_an_experiment_on_a_folder_without_unknown_images(finished_run, tmp_path):
     shutil.copytree(finished_run.folder, tmp_path, dirs_exist_ok=True)
 
-    def judged_without(folder):
-        # The same training images, so that the networks need not be trained anew.
+    # The same training images, so that the networks need not be trained anew.
+    for folder in (f"train/{HELD_OUT}", "unknown"):
         shutil.rmtree(tmp_path / "images" / folder)
-        (trial_folder(tmp_path) / "data.json").unlink()
-        run = Run(tmp_path, stages=("evaluate", "export"), overwrite=True)
-        assert run.data["training"] == finished_run.data["training"]
-        assert run.result["known"] == KNOWN
-        assert not run.result["unknown_is_estimate"]
-        assert "estimate" not in run.table
-        return run
-
-    run = judged_without(f"train/{HELD_OUT}")
-    assert run.result["unknown"] == ["unknown/grau"]
-    assert (run.data["test"]["known"], run.data["test"]["unknown"]) == (9, 6)
-    assert "not measured" not in run.table
-    run = judged_without("unknown")
-    assert run.result["unknown"] == []
+    (trial_folder(tmp_path) / "data.json").unlink()
+    run = Run(tmp_path, stages=("evaluate", "export"), overwrite=True)
+    assert run.data["training"] == finished_run.data["training"]
+    assert not run.result["unknown_is_estimate"]
+    assert "estimate" not in run.table
+    assert (run.result["known"], run.result["unknown"]) == (KNOWN, [])
     assert run.result["openness"] == 0.0
     assert (run.data["test"]["known"], run.data["test"]["unknown"]) == (9, 0)
     with np.load(trial_folder(tmp_path) / "scores.npz") as scores:
@@ -895,7 +826,7 @@ def test_an_experiment_on_a_folder_without_unknown_images(finished_run, tmp_path
     assert "There are no unknown images, so rejection was not measured." in run.table
     assert re.search(r"PMAL +\| +\d+\.\d +\| +- +\|", run.table)
     assert run.summary["models"]["pmal"]["dr.auroc"] is None
-    run.assert_served(KNOWN, version="3")
+    run.assert_served(KNOWN, version="2")
 
 
 def test_folders_that_are_not_read_are_named(root, loaded, caplog):
@@ -974,17 +905,6 @@ def test_unreadable_images_leave_no_run_folder(tmp_path):
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("*"))
 
 
-@pytest.mark.parametrize("target", ["train/cat", "."])
-def test_the_link_that_closes_a_circle_is_named_and_not_what_it_leads_to(
-    root, opened, target
-):
-    write_images(root, *FLAT)
-    link = root / "train" / "cat" / "loop"
-    link.symlink_to(root / target)
-    with pytest.raises(PmalError, match=rf"the link '{re.escape(str(link))}', "):
-        opened()
-
-
 @pytest.mark.parametrize(
     ("link", "target"),
     [
@@ -1004,14 +924,9 @@ def test_a_file_of_two_sides_or_classes_is_an_error(root, opened, link, target):
 
 
 def test_the_same_folder_by_another_path_is_not_decoded_again(
-    root, opened, monkeypatch, tmp_path
+    root, opened, streams, tmp_path
 ):
     write_images(root, *FLAT)
-    streams = []
-    stream = folder_module._stream
-    monkeypatch.setattr(
-        folder_module, "_stream", lambda *a: streams.append(a) or stream(*a)
-    )
     (tmp_path / "link").symlink_to(root)
     for data_dir in (root, tmp_path / "link", f"{root}/"):
         opened(data_dir=str(data_dir)).load()

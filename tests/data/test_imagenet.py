@@ -8,8 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tfds_tiny import encoded, real_features, write_tfds
 
-from pmal_tf.data.class_lists import protocols_of
-from pmal_tf.data.datasets import cifar10, imagenet
+from pmal_tf.data.datasets import imagenet
 from pmal_tf.data.decoding.stored_images import StoredImages
 from pmal_tf.data.images import LabelledImages
 from pmal_tf.data.settings import SourceOptions
@@ -18,6 +17,7 @@ from pmal_tf.data.splits import apply_split, listed_trials, open_set_split
 from pmal_tf.runtime.errors import PmalError
 
 SIZE = 6
+CIFAR10 = open_source("cifar10", SourceOptions()).class_names
 
 
 @functools.cache
@@ -132,11 +132,12 @@ TEXTURES = {
 }
 
 
-@pytest.fixture
-def long_tailed(tmp_path):
+@pytest.fixture(scope="module")
+def long_tailed_once(tmp_path_factory):
     """ImageNet-LT of three classes, and datasets of unknown images."""
+    folder = tmp_path_factory.mktemp("long tailed")
     write_tfds(
-        tmp_path,
+        folder,
         "imagenet_lt",
         {
             "train": [imagenet_example(label) for label in (999, 0, 0, 500)],
@@ -163,7 +164,13 @@ def long_tailed(tmp_path):
         for example in (*examples["train"], *examples["test"]):
             for feature in set(example) - set(features):
                 del example[feature]
-        write_tfds(tmp_path, name, examples, features=features)
+        write_tfds(folder, name, examples, features=features)
+    return folder
+
+
+@pytest.fixture
+def long_tailed(long_tailed_once, tmp_path):
+    shutil.copytree(long_tailed_once, tmp_path, dirs_exist_ok=True)
     return SourceOptions(
         data_dir=str(tmp_path),
         cache_dir=str(tmp_path / "cache"),
@@ -240,17 +247,6 @@ def test_the_usual_size_is_224_pixels(long_tailed):
         assert image.image.shape[1:] == (224, 224, 3)
 
 
-def test_without_a_cache_dir_images_go_to_the_default_one(
-    long_tailed, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    open_source("imagenet_lt", replaced(long_tailed, cache_dir="")).load()
-    assert stores_in(tmp_path / "xdg" / "pmal_tf") == [
-        *(f"imagenet_lt_{split}_{SIZE}" for split in ("test", "train")),
-        f"unknown_textures_test_{SIZE}",
-    ]
-
-
 def overwrite(path, share=0.5):
     content = bytearray(path.read_bytes())
     middle = int(share * len(content))
@@ -325,9 +321,8 @@ def svhn(tmp_path):
     return write_tfds(tmp_path, "svhn_cropped", splits, version="3.1.0", shards=2)
 
 
-@pytest.mark.parametrize("damage", ["overwritten", "cut off", "missing"])
-def test_a_damaged_copy_of_small_images_is_an_error_too(damage, svhn, tmp_path):
-    DAMAGES[damage](svhn)
+def test_a_damaged_copy_of_small_images_is_an_error_too(svhn, tmp_path):
+    DAMAGES["overwritten"](svhn)
     with pytest.raises(PmalError, match=f"{svhn}' is damaged"):
         open_source("svhn", SourceOptions(data_dir=str(tmp_path))).load()
 
@@ -382,7 +377,7 @@ def test_cifar_plus_joins_the_test_images_of_two_datasets(name, cifars):
     source.check()
     assert source.natural
     assert len(set(source.class_names)) == 110
-    assert source.class_names[:10] == cifar10.CLASS_NAMES
+    assert source.class_names[:10] == CIFAR10
     assert (source.class_names[10], source.class_names[109]) == ("apple", "worm")
     assert list(source.class_names[10:]) == sorted(source.class_names[10:])
     train, test = source.load()
@@ -405,7 +400,7 @@ def test_only_listed_classes_of_cifar_100_are_unknown(name, protocol, cifars):
     fine = source.class_names[10:]
     for trial in range(len(listed_trials(source, protocol))):
         split = open_set_split(source, protocol, trial)
-        assert set(split.known) < set(cifar10.CLASS_NAMES)
+        assert set(split.known) < set(CIFAR10)
         assert len(split.unknown) == listed
         assert set(split.unknown) < set(fine)
         known_train, all_test = apply_split(source, split, train, test)
@@ -418,15 +413,8 @@ def test_only_listed_classes_of_cifar_100_are_unknown(name, protocol, cifars):
         assert len(set(all_test.example_id)) == len(all_test)
         for i, label in zip(all_test.example_id, all_test.label, strict=True):
             if label >= 0:
-                of_cifar10 = cifar10.CLASS_NAMES[(3 * int(i[-5:]) + 1) % 10]
+                of_cifar10 = CIFAR10[(3 * int(i[-5:]) + 1) % 10]
                 assert split.known[label] == of_cifar10
-
-
-def test_cifar_plus_has_the_protocols_of_its_name(cifars):
-    for name in ("cifar_plus_10", "cifar_plus_50"):
-        assert protocols_of(name) == ("paper", "arpl")
-        with pytest.raises(PmalError, match="must be one of paper, arpl"):
-            open_set_split(open_source(name, cifars), "neal", 0)
 
 
 def test_both_datasets_of_cifar_plus_are_looked_for(cifars, tmp_path):

@@ -43,13 +43,6 @@ def assert_equal_streams(one, other):
             np.testing.assert_array_equal(value, other_features[name])
 
 
-def test_every_epoch_is_a_permutation():
-    pipeline = make_pipeline(count=24, batch_size=6)
-    for epoch in range(3):
-        order = indices(stream(pipeline, epoch, epoch + 1))
-        assert sorted(order.tolist()) == list(range(24))
-
-
 def test_the_order_is_not_the_stored_one_and_differs_by_epoch_and_seed():
     orders = [
         tuple(indices(stream(make_pipeline(24, 6, seed), epoch, epoch + 1)).tolist())
@@ -57,6 +50,7 @@ def test_the_order_is_not_the_stored_one_and_differs_by_epoch_and_seed():
         for epoch in range(3)
     ]
     assert len({tuple(range(24)), *orders}) == 1 + 9
+    assert all(sorted(order) == list(range(24)) for order in orders)
 
 
 def test_every_image_comes_first_about_equally_often():
@@ -65,11 +59,6 @@ def test_every_image_comes_first_about_equally_often():
     counts = np.bincount(order[:, 0], minlength=4)
     # The 0.999 quantile of chi-square with 3 degrees of freedom.
     assert ((counts - 100) ** 2 / 100).sum() < 16.3
-
-
-def test_equal_pipelines_give_equal_streams():
-    one, other = (stream(make_pipeline(augment=True), 0, 3) for _ in range(2))
-    assert_equal_streams(one, other)
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -124,25 +113,16 @@ def test_fewer_images_than_a_batch_make_one_batch():
     assert [sorted(f["example_index"].tolist()) for f, _ in batches] == [[0, 1, 2]] * 2
 
 
-@pytest.mark.parametrize("augment", [False, True])
-def test_labels_stay_with_their_images(augment):
-    pipeline = make_pipeline(augment=augment)
-    for features, label in stream(pipeline, 0, 2):
-        np.testing.assert_array_equal(label, pipeline.label[features["example_index"]])
-
-
-def test_types_and_shapes_are_as_promised():
-    features, label = stream(make_pipeline(augment=True), 0, 1)[0]
-    assert features["image"].shape == (5, 6, 7, 3)
-    assert features["image"].dtype == np.uint8
-    assert features["example_index"].dtype == np.int64
-    assert label.dtype == np.int32
-
-
-def test_without_augmentation_pixels_are_exact():
+def test_without_augmentation_pixels_and_labels_are_exact():
     pipeline = make_pipeline(augment=False)
     batches = stream(pipeline, 0, 2)
     np.testing.assert_array_equal(pixels(batches), pipeline.image[indices(batches)])
+    labels = np.concatenate([label for _, label in batches])
+    np.testing.assert_array_equal(labels, pipeline.label[indices(batches)])
+    features, label = batches[0]
+    assert features["image"].shape == (5, 6, 7, 3)
+    assert features["image"].dtype == np.uint8
+    assert (features["example_index"].dtype, label.dtype) == (np.int64, np.int32)
 
 
 def test_augmentation_shifts_and_mirrors_the_image_itself():

@@ -1,15 +1,14 @@
 import errno
-import fcntl
 import os
 import shutil
 import time
 from collections import namedtuple
 
 import pytest
+from filelock import FileLock
 from numbers_dataset import numbers_dataset
 
 from pmal_tf.data.settings import SourceOptions
-from pmal_tf.data.tfds import data_folder
 from pmal_tf.data.tfds import prepare as tfds_prepare
 from pmal_tf.data.tfds.prepare import prepare_dataset
 from pmal_tf.runtime.errors import PmalError
@@ -51,6 +50,7 @@ def test_a_dataset_is_downloaded_prepared_verified_and_then_only_verified(
     assert f"was prepared in {folder}" in line
     assert "50 train images" in line
     before = files_below(prepare_numbers.root)
+    assert not any("lock" in name for name in before)
     asked = len(prepare_numbers.server.asked)
     assert f"was already prepared in {folder}" in prepare_numbers()
     assert files_below(prepare_numbers.root) == before
@@ -156,14 +156,10 @@ def test_what_a_killed_preparation_left_is_removed_and_the_rest_is_kept(
 def test_a_dataset_that_another_process_prepares_is_left_to_it(prepare_numbers):
     folder = prepare_numbers.root / "pmal_numbers"
     (folder / "incomplete.ABC123_1.2.0").mkdir(parents=True)
-    other = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(other, fcntl.LOCK_EX)
+    with FileLock(folder / "preparing.lock"):
         with pytest.raises(PmalError, match="Another process is preparing"):
             prepare_numbers()
         assert (folder / "incomplete.ABC123_1.2.0").exists()
-    finally:
-        os.close(other)
     assert "was prepared in" in prepare_numbers()
 
 
@@ -194,7 +190,7 @@ def test_a_read_only_disk_cannot_be_written(prepare_numbers, monkeypatch):
     def read_only(*_, **__):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(data_folder.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(FileLock, "_acquire", read_only)
     check_unwritable(prepare_numbers, prepare_numbers.root)
     assert not prepare_numbers.root.exists()
 

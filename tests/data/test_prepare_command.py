@@ -7,18 +7,10 @@ from collections import namedtuple
 
 import pytest
 from absl import flags
-from local_server import local_server
 
 from pmal_tf.data import prepare
 from pmal_tf.data.images import Dataset
 from pmal_tf.runtime.errors import PmalError
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with local_server() as server:
-        yield server
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from pmal_tf.data.images import take_per_class
+from pmal_tf.data.images import lowest_of_each_class, proportional_share
 from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.sources import SOURCES, get_dataset, open_source
 from pmal_tf.data.tfds.read import find_prepared, resolve_data_dir
@@ -51,11 +51,6 @@ def test_the_digits_split_never_changes(digits):
     assert test.example_id[-3:].tolist() == ["1789", "1791", "1794"]
     ids = np.concatenate([images.example_id for images in digits])
     assert sorted(map(int, ids)) == list(range(1797))
-
-
-def test_digits_load_equally_every_time(digits):
-    again = open_source("digits", SourceOptions()).load()
-    assert [a.fingerprint for a in again] == [images.fingerprint for images in digits]
 
 
 def test_digits_need_no_preparation():
@@ -183,12 +178,56 @@ def test_the_data_folder_is_the_argument_then_the_variable_then_the_home(
     assert resolve_data_dir("") == tmp_path / "tensorflow_datasets"
 
 
-def test_the_images_of_lowest_rank_are_kept_per_class_in_their_order(digits):
-    train, _ = digits
-    five = train.take(np.arange(5)).take(np.array([0, 1, 0, 1, 0, 1, 2]))
+def test_the_images_of_lowest_rank_are_kept_per_class_in_their_order():
+    label = np.array([0, 1, 0, 1, 0, 1, 2], np.int32)
     rank = np.array([5, 1, 3, 9, 4, 2, 7], np.uint64)
-    kept = take_per_class(five, 2, rank)
     # Class 0 stands at 0, 2, 4 with ranks 5, 3, 4; class 1 at 1, 3, 5 with 1, 9, 2.
-    assert kept.label.tolist() == [1, 0, 0, 1, 2]
-    np.testing.assert_array_equal(kept.image, five.image[[1, 2, 4, 5, 6]])
-    assert take_per_class(five, 0, rank) is five
+    assert lowest_of_each_class(label, rank, 2).tolist() == [1, 2, 4, 5, 6]
+    assert lowest_of_each_class(label, rank, 9).tolist() == list(range(7))
+    # Of equal ranks the first.
+    assert lowest_of_each_class(label, 0 * rank, 1).tolist() == [0, 1, 6]
+
+
+def shares(label, share, draws=4000):
+    generator = np.random.default_rng(0)
+    return np.array(
+        [
+            proportional_share(
+                label, generator.permutation(len(label)), share, generator.random()
+            )
+            for _ in range(draws)
+        ]
+    )
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25])
+def test_every_image_has_the_same_chance_however_small_its_class(share):
+    label = np.repeat([0, 1, 2, 3], [90, 20, 3, 2])
+    chosen = shares(label, share)
+    # The standard error of each is below 0.007.
+    np.testing.assert_allclose(chosen.mean(axis=0), share, atol=0.03)
+    for index in range(4):
+        count = chosen[:, label == index].sum(axis=1)
+        expected = share * (label == index).sum()
+        assert count.min() >= np.floor(expected)
+        assert count.max() <= np.ceil(expected)
+
+
+def test_the_lowest_ranks_do_not_count_only_the_order_does():
+    label = np.zeros(10, int)
+    rank = np.arange(10)[::-1]
+    chosen = proportional_share(label, rank, 0.2, 0.5)
+    # Cumulated, 0.5 + 0.2 i passes 1 at the third in order and 2 at the eighth.
+    assert np.flatnonzero(chosen[::-1]).tolist() == [2, 7]
+
+
+def test_a_class_keeps_an_image():
+    label = np.array([0, 1, 1])
+    for start in np.linspace(0.0, 0.99, 50):
+        chosen = proportional_share(label, np.arange(3), 0.5, start)
+        assert not chosen[0]
+        assert chosen[1:].sum() <= 1
+
+
+def test_no_share_chooses_nothing():
+    assert not proportional_share(np.zeros(9, int), np.arange(9), 0.0, 0.99).any()

@@ -1,11 +1,10 @@
 import functools
-import re
 
 import numpy as np
 import pytest
 
 from pmal_tf.data.class_lists import protocols_of
-from pmal_tf.data.datasets import cifar_plus, small_images
+from pmal_tf.data.datasets import small_images
 from pmal_tf.data.images import LabelledImages, Source
 from pmal_tf.data.settings import DataSettings, SourceOptions
 from pmal_tf.data.sources import SOURCES, open_source
@@ -13,6 +12,8 @@ from pmal_tf.data.splits import (
     OpenSetSplit,
     apply_split,
     describe_splits,
+    hold_out_classes,
+    images_of_held_out,
     listed_trials,
     make_split,
     open_set_split,
@@ -116,13 +117,15 @@ def test_paper_is_neal_with_the_sides_swapped(name):
         assert (len(paper.known), len(paper.unknown)) == (4, 6)
 
 
-def test_every_split_names_each_class_once():
+def test_every_split_names_each_class_once_by_ascending_label():
     for source, split in every_split():
         both = split.known + split.unknown
         assert len(set(both)) == len(both)
         assert set(both) <= set(source.class_names)
         if not source.name.startswith("cifar_plus"):
             assert set(both) == set(source.class_names)
+        for side in (split.known, split.unknown):
+            assert sorted(side, key=source.class_names.index) == list(side)
 
 
 VEHICLES = ("airplane", "automobile", "ship", "truck")
@@ -223,7 +226,7 @@ def test_known_classes_may_be_chosen():
     [
         (["ant", "eel"], ["bee"], r"'ant', 'bee', 'cow', 'dog'.*'eel'"),
         (["ant"], ["eel"], "may name only its classes.*'eel'"),
-        (["ant", "bee"], ["bee", "cow"], r"known and unknown.*'bee'"),
+        (["ant", "bee"], ["bee", "cow"], "only once.*'bee'"),
         (["ant", "ant"], ["bee"], "only once.*'ant'"),
         (["ant"], ["bee"], "At least two classes must be known"),
     ],
@@ -233,14 +236,6 @@ def test_sides_that_cannot_be_are_an_error(known, unknown, message):
         make_split(TOY, "neal", 0, known, unknown)
     with pytest.raises(PmalError, match="'boat'"):
         open_set_split(opened("cifar10"), "paper", 0, ["ship", "boat"])
-
-
-def test_class_names_ascend_by_dataset_label_on_both_sides():
-    for source, split in every_split():
-        label_of = {name: label for label, name in enumerate(source.class_names)}
-        for side in (split.known, split.unknown):
-            labels = [label_of[name] for name in side]
-            assert labels == sorted(labels)
 
 
 def test_an_unknown_protocol_is_an_error():
@@ -321,41 +316,17 @@ def test_the_description_of_digits_names_classes_and_counts():
 @pytest.fixture(scope="module")
 def read_once(tfds_data_dir):
     """The folder of real datasets, of which each split is read once for all tests."""
-    options = SourceOptions(data_dir=str(tfds_data_dir))
+    # Counts and names do not need the pixels.
+    values = {"data_dir": str(tfds_data_dir), "image_size": 1}
+    options = SourceOptions(**values)
     read = functools.cache(functools.partial(load_split, options=options))
 
     def once(name, split, _, *, id_feature):
         return read(name, split, id_feature=id_feature)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (small_images, cifar_plus):
-            patch.setattr(module, "load_split", once)
-        yield options.data_dir
-
-
-@pytest.mark.parametrize(
-    ("dataset", "images", "id_pattern", "counts"),
-    [
-        ("mnist", 60_000, "train_0", (35_152, 5_899, 4_101)),
-        ("cifar10", 50_000, r"train_\d{5}", (30_000, 6_000, 4_000)),
-    ],
-)
-def test_image_counts_of_the_first_neal_trial(
-    dataset, images, id_pattern, counts, read_once
-):
-    source = opened(dataset, data_dir=read_once)
-    train, test = source.load()
-    assert (len(train), len(test)) == (images, 10_000)
-    assert re.fullmatch(id_pattern, train.example_id[0])
-    assert len({*train.example_id, *test.example_id}) == images + 10_000
-    split = open_set_split(source, "neal", 0)
-    known_train, all_test = apply_split(source, split, train, test)
-    unknown = int(all_test.is_unknown.sum())
-    assert (len(known_train), len(all_test) - unknown, unknown) == counts
-    assert known_train.image.shape == (counts[0], 32, 32, 3)
-    assert known_train.image.dtype == np.uint8
-    assert np.unique(known_train.label).tolist() == list(range(6))
-    assert np.unique(all_test.label).tolist() == list(range(-1, 6))
+        patch.setattr(small_images, "load_split", once)
+        yield values
 
 
 MNIST = ["35,152", "35,721", "35,121", "35,433", "35,649"]
@@ -375,7 +346,7 @@ MNIST_UNKNOWN = ["4,101", "4,029", "4,152", "4,134", "4,035"]
 def test_counts_of_every_trial_are_those_of_the_field(
     dataset, protocol, training, known, unknown, read_once
 ):
-    settings = DataSettings(dataset=dataset, protocol=protocol, data_dir=read_once)
+    settings = DataSettings(dataset=dataset, protocol=protocol, **read_once)
     text = describe_splits(settings)
     lines = [line.strip() for line in text.splitlines() if "images:" in line]
     assert lines == [
@@ -384,8 +355,14 @@ def test_counts_of_every_trial_are_those_of_the_field(
     ]
 
 
+def test_ids_of_mnist_are_numbers_in_stored_order(read_once):
+    train, test = opened("mnist", **read_once).load()
+    assert train.example_id.tolist() == [f"train_{n}" for n in range(60_000)]
+    assert test.example_id.tolist() == [f"test_{n}" for n in range(10_000)]
+
+
 def test_ids_of_both_cifars_are_unique(read_once):
-    source = opened("cifar_plus_10", data_dir=read_once)
+    source = opened("cifar_plus_10", **read_once)
     train, test = source.load()
     ids = [*train.example_id, *test.example_id]
     assert len(set(ids)) == len(ids) == 50_000 + 10_000 + 10_000
@@ -394,3 +371,51 @@ def test_ids_of_both_cifars_are_unique(read_once):
     # A bear of CIFAR-100 is one by name, not by a label of CIFAR-10.
     assert source.class_names[10 + 3] == "bear"
     assert (test.label == 10 + 3).sum() == 100
+
+
+# Classes held out of the known ones, to tune on.
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return opened("digits")
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(3, 1), (4, 1), (6, 2), (20, 6)])
+def test_a_third_of_the_known_classes_plays_the_unknown(count, held_out):
+    names = tuple(map(str, range(count)))
+    split = OpenSetSplit("any", "neal", 0, names, ("never",))
+    narrowed = hold_out_classes(split, seed=5)
+    assert len(narrowed.unknown) == held_out
+    assert set(narrowed.known) | set(narrowed.unknown) == set(names)
+    assert list(narrowed.known) == sorted(narrowed.known, key=int)
+    assert narrowed.protocol == "neal_tuning"
+    assert narrowed == hold_out_classes(split, seed=5)
+    others = {hold_out_classes(split, seed=s).unknown for s in range(20)}
+    assert len(others) > 1
+
+
+def test_two_known_classes_are_too_few_to_hold_one_out():
+    split = OpenSetSplit("any", "neal", 0, ("cat", "dog"), ())
+    with pytest.raises(PmalError, match=r"needs at least 3.*Received: cat, dog"):
+        hold_out_classes(split, seed=0)
+
+
+def test_images_to_tune_on_are_training_images_and_never_both(digits):
+    split = hold_out_classes(open_set_split(digits, "neal", 0), seed=1)
+    train, test = digits.load()
+    learnt, judged = images_of_held_out(digits, split, train, seed=2)
+    assert not set(learnt.example_id) & set(judged.example_id)
+    everything = set(learnt.example_id) | set(judged.example_id)
+    assert everything <= set(train.example_id)
+    assert not everything & set(test.example_id)
+    original = dict(zip(train.example_id, train.label, strict=True))
+    classes = {str(original[name]) for name in learnt.example_id}
+    assert classes == set(split.known)
+    unknown = judged.example_id[judged.is_unknown]
+    assert {str(original[name]) for name in unknown} == set(split.unknown)
+    # All images of the classes that are held out; a fifth of each other one.
+    assert len(unknown) == np.isin(train.label, list(map(int, split.unknown))).sum()
+    for index, name in enumerate(split.known):
+        total = (train.label == int(name)).sum()
+        assert (judged.label == index).sum() == pytest.approx(total / 5, abs=1)

@@ -68,11 +68,6 @@ def test_a_position_that_does_not_exist_is_an_error(index, stored):
         stored[index]
 
 
-def test_images_that_were_read_are_the_callers_own(stored, pixels):
-    stored[:][:] = 0
-    np.testing.assert_array_equal(stored[:], pixels)
-
-
 @pytest.mark.parametrize(
     "index",
     [
@@ -170,11 +165,6 @@ def test_the_file_is_closed_once_nothing_reads_from_it(tmp_path, pixels):
     del taken
     gc.collect()
     assert opened(path) == 0
-
-
-def test_a_file_that_is_missing_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        PixelFile(tmp_path / "missing.bin", SIZE)
 
 
 def labelled(image):

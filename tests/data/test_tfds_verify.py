@@ -3,30 +3,20 @@ import os
 import shutil
 
 import pytest
-from tiny_zip import write_tiny_imagenet_zip
 
 from pmal_tf.data.datasets.tiny_imagenet import prepare
 from pmal_tf.data.settings import SourceOptions
 from pmal_tf.data.tfds import read
-from pmal_tf.data.tfds.data_folder import manual_folder
 from pmal_tf.data.tfds.prepare import prepare_all
 from pmal_tf.data.tfds.read import verify_prepared
 from pmal_tf.runtime.errors import PmalError
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    root = tmp_path_factory.mktemp("prepared")
-    write_tiny_imagenet_zip(manual_folder(root) / "tiny-imagenet-200.zip")
-    prepare(SourceOptions(data_dir=str(root)))
-    return root / "tiny_imagenet" / "1.0.0"
-
-
 @pytest.fixture
-def copy(prepared, tmp_path):
+def copy(prepared_tiny, tmp_path):
     """A prepared dataset that may be damaged."""
     folder = tmp_path / "tiny_imagenet" / "1.0.0"
-    shutil.copytree(prepared, folder)
+    shutil.copytree(prepared_tiny[0] / "tiny_imagenet" / "1.0.0", folder)
     return folder
 
 
@@ -60,9 +50,9 @@ def damage(folder, kind):
     [
         ("missing shard", "no tiny_imagenet-train.tfrecord-00000-of-00001"),
         ("cut off in a record", "tfrecord-00000-of-00001: .*truncated"),
-        ("a record too few", "399 records in .*, not 400"),
+        ("a record too few", "tfrecord-00000-of-00001: 399 records, not 400"),
         ("overwritten", "tfrecord-00000-of-00001: .*corrupted"),
-        ("a record too many", "401 records in .*, not 400"),
+        ("a record too many", "tfrecord-00000-of-00001: 401 records, not 400"),
         ("description of another format", "not TFRecord"),
         ("description without splits", "without splits"),
         ("", "Received"),

@@ -8,30 +8,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from local_server import local_server
 from tiny_zip import DAMAGES, GREY, image_bytes, write_tiny_imagenet_zip
 
 from pmal_tf.data.datasets import tiny_imagenet as prepare
 from pmal_tf.data.settings import SourceOptions
-from pmal_tf.data.tiny_imagenet import archive, wnids
+from pmal_tf.data.tiny_imagenet import WNIDS, ZIP_NAME
+from pmal_tf.data.tiny_imagenet.tiny_imagenet_dataset_builder import Builder
 from pmal_tf.runtime.errors import PmalError
 
 ZIP = "downloads/manual/tiny-imagenet-200.zip"
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A prepared small zip: its data folder, and the classes of its images."""
-    root = tmp_path_factory.mktemp("prepared")
-    classes = write_tiny_imagenet_zip(root / ZIP)
-    line = prepare.prepare(SourceOptions(data_dir=str(root)))
-    return root, classes, line
-
-
-@pytest.fixture(scope="module")
-def examples(prepared):
+def examples(prepared_tiny):
     """The stored examples by split, with the images still encoded."""
-    builder = tfds.builder_from_directory(prepared[0] / "tiny_imagenet" / "1.0.0")
+    builder = tfds.builder_from_directory(prepared_tiny[0] / "tiny_imagenet" / "1.0.0")
     decoders = {"image": tfds.decode.SkipDecoding()}
     return {
         split: list(builder.as_dataset(split, decoders=decoders).as_numpy_iterator())
@@ -39,39 +30,21 @@ def examples(prepared):
     }
 
 
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with local_server() as server:
-        monkeypatch.setattr(prepare, "URL", f"{server.url}/tiny-imagenet-200.zip")
-        yield server
-
-
 def test_the_classes_are_200_sorted_wordnet_ids():
-    assert len(set(wnids())) == 200
-    assert list(wnids()) == sorted(wnids())
-    assert all(re.fullmatch(r"n\d{8}", wnid) for wnid in wnids())
+    assert len(set(WNIDS)) == 200
+    assert list(WNIDS) == sorted(WNIDS)
+    assert all(re.fullmatch(r"n\d{8}", wnid) for wnid in WNIDS)
     # Goldfish is the first in sorted order; Egyptian cat leads the official wnids.txt.
-    assert wnids()[0] == "n01443537"
-    assert wnids().index("n02124075") == 32
+    assert WNIDS[0] == "n01443537"
+    assert WNIDS.index("n02124075") == 32
 
 
 def test_the_class_list_does_not_wait_for_tensorflow():
     code = (
-        "import sys, pmal_tf.data.tiny_imagenet as tiny; tiny.wnids(); "
-        "import pmal_tf.data.tiny_imagenet.archive; "
+        "import sys, pmal_tf.data.datasets.tiny_imagenet; "
         "sys.exit('tensorflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-def test_the_layout_lists_train_and_val_by_class(tmp_path):
-    train, val = write_tiny_imagenet_zip(tmp_path / "a.zip", 3, 2)
-    layout = archive.read_layout(tmp_path / "a.zip")
-    assert {path.split("/")[-1]: wnid for path, wnid in layout.train.items()} == train
-    assert {path.split("/")[-1]: wnid for path, wnid in layout.test.items()} == val
-    assert (len(layout.train), len(layout.test)) == (600, 400)
-    assert layout.words["n01443537"] == "name of n01443537"
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -91,8 +64,8 @@ def test_a_folder_in_the_place_of_the_zip_is_an_error(tmp_path):
         prepare.prepare(SourceOptions(data_dir=str(tmp_path)))
 
 
-def test_prepare_says_where_the_images_lie(prepared):
-    root, _, line = prepared
+def test_prepare_says_where_the_images_lie(prepared_tiny):
+    root, _, line = prepared_tiny
     assert str(root / "tiny_imagenet" / "1.0.0") in line
     assert "was prepared in" in line
     assert "400 train, 200 test images" in line
@@ -100,17 +73,17 @@ def test_prepare_says_where_the_images_lie(prepared):
     assert "was already prepared in" in again
 
 
-def test_examples_have_the_class_of_their_file(prepared, examples):
-    _, (train, val), _ = prepared
+def test_examples_have_the_class_of_their_file(prepared_tiny, examples):
+    _, (train, val), _ = prepared_tiny
     for split, classes in (("train", train), ("test", val)):
         found = {
-            example["file_name"].decode(): wnids()[example["label"]]
+            example["file_name"].decode(): WNIDS[example["label"]]
             for example in examples[split]
         }
         assert found == classes
         assert len(examples[split]) == len(classes)
         for example in examples[split]:
-            expected = f"name of {wnids()[example['label']]}"
+            expected = f"name of {WNIDS[example['label']]}"
             assert example["name"].decode() == expected
 
 
@@ -120,13 +93,13 @@ def test_images_are_kept_as_they_are(examples):
         for split in examples.values()
         for example in split
     }
-    assert by_name[f"{wnids()[17]}_1.JPEG"] == image_bytes(17, 1)
+    assert by_name[f"{WNIDS[17]}_1.JPEG"] == image_bytes(17, 1)
     assert by_name[GREY] == image_bytes(0, 0, grey=True)
     assert by_name["val_0.JPEG"] == image_bytes(5, 1000)
 
 
-def test_grey_images_are_read_in_colour(prepared):
-    builder = tfds.builder_from_directory(prepared[0] / "tiny_imagenet" / "1.0.0")
+def test_grey_images_are_read_in_colour(prepared_tiny):
+    builder = tfds.builder_from_directory(prepared_tiny[0] / "tiny_imagenet" / "1.0.0")
     dataset = builder.as_dataset("train").filter(
         lambda example: example["file_name"] == GREY
     )
@@ -135,7 +108,7 @@ def test_grey_images_are_read_in_colour(prepared):
     np.testing.assert_array_equal(example["image"][..., 0], example["image"][..., 2])
 
 
-def test_a_prepared_copy_needs_no_builder_class(prepared):
+def test_a_prepared_copy_needs_no_builder_class(prepared_tiny):
     code = (
         "import sys, tensorflow_datasets as tfds; "
         "builder = tfds.builder_from_directory(sys.argv[1]); "
@@ -143,7 +116,7 @@ def test_a_prepared_copy_needs_no_builder_class(prepared):
         "assert builder.info.features['label'].names[0] == 'n01443537'; "
         "assert builder.info.splits['train'].num_examples == 400"
     )
-    folder = prepared[0] / "tiny_imagenet" / "1.0.0"
+    folder = prepared_tiny[0] / "tiny_imagenet" / "1.0.0"
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     subprocess.run([sys.executable, "-c", code, folder], check=True, env=environment)
 
@@ -159,9 +132,8 @@ def test_the_order_of_examples_does_not_depend_on_the_zip(examples):
 def test_a_zip_of_another_size_is_warned_of(official, monkeypatch, tmp_path, caplog):
     if official:
         monkeypatch.setattr(prepare, "_OFFICIAL_COUNTS", (200, 200))
-    path = tmp_path / "counted.zip"
-    write_tiny_imagenet_zip(path, train_per_class=1)
-    prepare._warn_of_counts(path, archive.read_layout(path))
+    write_tiny_imagenet_zip(tmp_path / ZIP, train_per_class=1)
+    prepare._collect(Builder, tmp_path)
     assert ("200 training and 200 validation images" in caplog.text) is not official
     assert ("has 100000 and 10000. Results" in caplog.text) is not official
 
@@ -174,6 +146,7 @@ def test_a_missing_zip_is_downloaded_checked_and_prepared(
     server.files["tiny-imagenet-200.zip"] = content
     monkeypatch.setattr(prepare, "MD5", hashlib.md5(content).hexdigest())
     monkeypatch.setattr(prepare, "SIZE", len(content))
+    monkeypatch.setattr(prepare, "URL", f"{server.url}/tiny-imagenet-200.zip")
     root = tmp_path / "data"
     line = prepare.prepare(SourceOptions(data_dir=str(root)))
     assert "200 train, 200 test images" in line
@@ -181,14 +154,6 @@ def test_a_missing_zip_is_downloaded_checked_and_prepared(
         "tiny-imagenet-200.zip"
     ]
     assert (root / ZIP).read_bytes() == content
-
-
-def test_a_download_with_a_wrong_checksum_is_not_kept(monkeypatch, server, tmp_path):
-    monkeypatch.setattr(prepare, "SIZE", 1000)
-    server.files["tiny-imagenet-200.zip"] = b"another file"
-    with pytest.raises(PmalError, match=rf"wrong checksum.*{prepare.MD5}"):
-        prepare.prepare(SourceOptions(data_dir=str(tmp_path)))
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_without_a_connection_it_says_where_to_put_the_zip(monkeypatch, tmp_path):
@@ -199,16 +164,10 @@ def test_without_a_connection_it_says_where_to_put_the_zip(monkeypatch, tmp_path
     with pytest.raises(PmalError, match="Connection refused") as raised:
         prepare.prepare(SourceOptions(data_dir=str(root)))
     message = str(raised.value)
-    assert f"http://127.0.0.1:9/{archive.ZIP_NAME} as {archive.ZIP_NAME}" in message
+    assert f"http://127.0.0.1:9/{ZIP_NAME} as {ZIP_NAME}" in message
     assert repr(str((root / ZIP).parent)) in message
     assert "tiny_imagenet/1.0.0" in message
     assert not root.exists()
-
-
-def test_the_address_is_the_official_one():
-    assert prepare.URL == "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
-    assert prepare.MD5 == "90528d7ca1a48142e341f4ef8d21d0de"
-    assert prepare.SIZE == 248_100_043
 
 
 def test_an_image_that_is_damaged_in_the_zip_leaves_nothing_behind(tmp_path):

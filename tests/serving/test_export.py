@@ -10,7 +10,7 @@ import tensorflow as tf
 from tiny_export import CLASSES, IDS, answers_of, export, serve
 
 from pmal_tf.backbones.classifier import embedding_and_logits
-from pmal_tf.data.decoding.resize import resize_images
+from pmal_tf.data.decoding.decode import resize_images
 from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.mining.distances import attention_to_set
 from pmal_tf.results.scores.registry import get_score

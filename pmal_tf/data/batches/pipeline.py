@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from pmal_tf.data.batches.augment import crop_and_flip, crop_and_flip_parameters
-from pmal_tf.data.batches.rand_augment import rand_augment
+from pmal_tf.data.batches.augment import (
+    crop_and_flip,
+    crop_and_flip_parameters,
+    rand_augment,
+)
 from pmal_tf.data.decoding.stored_images import StoredImages
 from pmal_tf.data.hashing import GOLDEN_GAMMA, hash_ids, splitmix64
 from pmal_tf.runtime.errors import PmalError
@@ -110,19 +113,11 @@ class TrainingPipeline:
             step = tf.cast(epoch + 1, tf.uint64) * tf.constant(GOLDEN_GAMMA, tf.uint64)
             key = splitmix64(identity + step)
             # Shifted into int64's positive half, which argsort can order.
-            sortable = tf.cast(
-                tf.bitwise.right_shift(key, tf.constant(1, tf.uint64)), tf.int64
-            )
-            order = tf.argsort(sortable, stable=True)
+            half = tf.bitwise.right_shift(key, tf.constant(1, tf.uint64))
+            order = tf.argsort(tf.cast(half, tf.int64), stable=True)
             return tf.data.Dataset.from_tensor_slices(
                 {"index": order, "bits": tf.gather(key, order)}
             ).batch(self.images_per_batch, drop_remainder=True)
-
-        def assemble(chosen: dict[str, tf.Tensor]) -> tuple[dict, tf.Tensor]:
-            index = chosen["index"]
-            pixels = self._augmented(gather_images(index), chosen["bits"])
-            features = {"image": pixels, "example_index": tf.cast(index, tf.int64)}
-            return features, tf.gather(label, index)
 
         def parts(chosen: dict[str, tf.Tensor]) -> tf.data.Dataset:
             own = slice(share.first * part, (share.first + share.local) * part)
@@ -130,6 +125,21 @@ class TrainingPipeline:
             return tf.data.Dataset.from_tensor_slices(mine).batch(
                 part, drop_remainder=True
             )
+
+        def assemble(chosen: dict[str, tf.Tensor]) -> tuple[dict, tf.Tensor]:
+            index, bits = chosen["index"], chosen["bits"]
+            images = gather_images(index)
+            if self.rand_augment:
+                images = rand_augment(
+                    images,
+                    bits,
+                    operations=self.rand_augment,
+                    magnitude=self.rand_augment_magnitude,
+                )
+            if self.augment:
+                images = crop_and_flip(images, *crop_and_flip_parameters(bits))
+            features = {"image": images, "example_index": tf.cast(index, tf.int64)}
+            return features, tf.gather(label, index)
 
         epochs = tf.data.Dataset.range(first_epoch, last_epoch)
         stream = epochs.flat_map(examples_of_epoch).skip(skip)
@@ -157,16 +167,3 @@ class TrainingPipeline:
             return tf.ensure_shape(pixels, (count, *stored.shape[1:]))
 
         return read
-
-    def _augmented(self, images: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
-        """Augments a batch from each image's hash of (seed, epoch, example id)."""
-        if self.rand_augment:
-            images = rand_augment(
-                images,
-                bits,
-                operations=self.rand_augment,
-                magnitude=self.rand_augment_magnitude,
-            )
-        if self.augment:
-            images = crop_and_flip(images, *crop_and_flip_parameters(bits))
-        return images

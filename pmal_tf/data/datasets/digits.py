@@ -6,7 +6,6 @@ import functools
 
 import numpy as np
 
-from pmal_tf.data.datasets.small_images import DIGITS
 from pmal_tf.data.images import Dataset, LabelledImages, Source
 from pmal_tf.data.settings import SourceOptions
 
@@ -23,7 +22,7 @@ def _load(options: SourceOptions) -> tuple[LabelledImages, LabelledImages]:
     grey = np.round(bunch.images * (255.0 / 16.0)).astype(np.uint8)
     image = np.repeat(grey[..., None], 3, axis=-1)
     if options.image_size not in (0, image.shape[1]):
-        from pmal_tf.data.decoding.resize import resize_images
+        from pmal_tf.data.decoding.decode import resize_images
 
         image = resize_images(image, options.image_size).numpy().astype(np.uint8)
     everything = LabelledImages(
@@ -41,12 +40,18 @@ def _load(options: SourceOptions) -> tuple[LabelledImages, LabelledImages]:
 
 
 def _open(options: SourceOptions) -> Source:
-    load = functools.partial(_load, options)
-    return Source(name="digits", class_names=DIGITS, natural=False, load=load)
+    return Source(
+        name="digits",
+        class_names=tuple("0123456789"),
+        natural=False,
+        load=functools.partial(_load, options),
+    )
 
 
-def _prepare(_: SourceOptions) -> str:
-    return "digits come with scikit-learn: nothing to download"
-
-
-DATASETS = (Dataset(name="digits", open=_open, prepare=_prepare),)
+DATASETS = (
+    Dataset(
+        name="digits",
+        open=_open,
+        prepare=lambda _: "digits come with scikit-learn: nothing to download",
+    ),
+)

@@ -7,6 +7,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,16 +36,16 @@ _EXIF_ORIENTATION = 0x0112
 
 
 def _open(options: SourceOptions) -> Source:
-    """Lists the images, and tells known from unknown classes."""
+    """Lists the images."""
     if not options.data_dir:
         raise PmalError(
             "`data_dir` must name the folder of images. Received: data_dir=''"
         )
     folder = scan(Path(options.data_dir).expanduser())
-    is_stranger = {e.class_name: e.side == UNKNOWN for e in folder.entries}
+    classes = sorted({e.class_name for e in folder.entries if e.side != UNKNOWN})
     # Those of `unknown/` stand last.
-    class_names = tuple(sorted(is_stranger, key=lambda n: (is_stranger[n], n)))
-    classes = [name for name in class_names if not is_stranger[name]]
+    others = sorted({e.class_name for e in folder.entries} - set(classes))
+    class_names = (*classes, *others)
     held_out = options.held_out_classes
     missing = [name for name in held_out if name not in classes]
     if missing:
@@ -73,23 +74,21 @@ def _load(
     """Decodes the images, and holds test images out where there are none."""
     from pmal_tf.data.decoding.decode_once import EncodedImages, decode_once
 
-    folder.warn_of_passed_over()
+    folder.warn_of_skipped()
     root, entries = folder.root, folder.entries
     label_of = {name: label for label, name in enumerate(class_names)}
     label = {entry.path: label_of[entry.class_name] for entry in entries}
     where = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+    paths, most = list(label), options.max_unreadable
     encoded = EncodedImages(
         name=f"folder_{where}",
         about=len(entries),
-        stream=functools.partial(_stream, root, list(label)),
+        size=options.image_size or _SIZE,
+        stream=functools.partial(_stream, root, paths),
         provenance=_state(folder),
+        check_readable=functools.partial(_check_readable, root, paths, most),
     )
-    decoded = decode_once(
-        encoded,
-        options.image_size or _SIZE,
-        options.cache_dir,
-        functools.partial(_check_readable, root, list(label), options.max_unreadable),
-    )
+    decoded = decode_once(encoded, options.cache_dir)
     ids = decoded.example_id
     labels = np.array([label[path] for path in ids], np.int32)
     images = LabelledImages(decoded.image, labels, ids)
@@ -155,7 +154,7 @@ def _stream(root: Path, paths: list[str]) -> tf.data.Dataset:
 def _check_readable(
     root: Path, paths: list[str], most: int, readable: np.ndarray
 ) -> bool:
-    """Lists the files that cannot be read, and tells whether they cannot still.
+    """Lists the files that cannot be read, and returns whether all cannot still.
 
     Raises:
         PmalError: If they are more than `most`.
@@ -166,8 +165,9 @@ def _check_readable(
         return False
     count = len(reasons)
     lines = [f"  {path}: {reason}" for path, reason in reasons.items()]
-    more = [f"  and {count - _MOST_LISTED} more"] if count > _MOST_LISTED else []
-    listed = "\n".join(lines[:_MOST_LISTED] + more)
+    if count > _MOST_LISTED:
+        lines[_MOST_LISTED:] = [f"  and {count - _MOST_LISTED} more"]
+    listed = "\n".join(lines)
     if count > most:
         raise PmalError(
             f"At most {most} files of {str(root)!r} may be unreadable. Received: "
@@ -211,13 +211,10 @@ def _warn_of_orientation(root: Path, paths: list[str]) -> None:
 
     rotated = 0
     for path in (path for path in paths if path.lower().endswith(JPEG_SUFFIXES)):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(root / path) as image:
-                    rotated += image.getexif().get(_EXIF_ORIENTATION, 1) != 1
-        except Exception:  # Pillow has many; the decoder tells what is unreadable.
-            continue
+        # Pillow has many errors; the decoder reports what is unreadable.
+        with warnings.catch_warnings(action="ignore"), suppress(Exception):
+            with Image.open(root / path) as image:
+                rotated += image.getexif().get(_EXIF_ORIENTATION, 1) != 1
     if rotated:
         logging.warning(
             "%d of %d images have an EXIF orientation, which is ignored in training "

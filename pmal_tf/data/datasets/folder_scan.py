@@ -45,19 +45,19 @@ class ImageFolder:
     Attributes:
         root: The folder.
         entries: Its images, in ascending order of path within each side.
-        passed_over: How many other files there are, by suffix.
+        skipped: How many other files there are, by suffix.
     """
 
     root: Path
     entries: tuple[ImageEntry, ...]
-    passed_over: Counter[str]
+    skipped: Counter[str]
 
-    def warn_of_passed_over(self) -> None:
+    def warn_of_skipped(self) -> None:
         """Warns of folders and files that are no images by their names."""
         folders = [
-            repr(entry.name)
-            for entry in _listed(self.root)
-            if entry.name not in _SIDES and _is_folder(entry)
+            repr(path.name)
+            for path, is_folder in _listed(self.root)
+            if is_folder and path.name not in _SIDES
         ]
         if folders:
             logging.warning(
@@ -65,8 +65,8 @@ class ImageFolder:
                 self.root,
                 ", ".join(folders),
             )
-        if self.passed_over:
-            kinds = [f"{n} {kind}" for kind, n in sorted(self.passed_over.items())]
+        if self.skipped:
+            kinds = [f"{n} {kind}" for kind, n in sorted(self.skipped.items())]
             logging.warning(
                 "Passed over files whose names are not those of JPEG, PNG, BMP or GIF "
                 "images: %s.",
@@ -75,13 +75,10 @@ class ImageFolder:
 
 
 def scan(root: Path) -> ImageFolder:
-    """Lists the images of a folder of images.
+    """Lists the images of a folder, `train/<class>/*`, `test/<class>/*`, `unknown/**`.
 
     Nested folders belong to the class above them; links are followed; names that begin
     with a dot are passed over.
-
-    Args:
-        root: Folder with `train/<class>/*`, optionally `test/<class>/*`, `unknown/**`.
 
     Raises:
         PmalError: If the layout is not that, a class has no image, classes differ in
@@ -90,31 +87,38 @@ def scan(root: Path) -> ImageFolder:
     wrong = ""
     if not (root / "train").is_dir():
         wrong = f"data_dir={str(root)!r}{_what_is_there(root)}"
-    for side in _SIDES:
-        if os.path.lexists(root / side) and not (root / side).is_dir():
-            wrong = f"{str(root / side)!r}, which is no folder or a link to none"
+    for path in (root / side for side in _SIDES):
+        if os.path.lexists(path) and not path.is_dir():
+            wrong = f"{str(path)!r}, which is no folder or a link to none"
     if wrong:
         raise PmalError(f"A folder of images must hold {_LAYOUT}. Received: {wrong}")
-    passed_over: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     entries: list[ImageEntry] = []
-    for side in ("train", "test"):
-        for folder in _class_folders(root / side):
-            paths = _image_paths(folder, root, passed_over)
+    for side in filter(os.path.exists, (root / "train", root / "test")):
+        listed = _listed(side)
+        stray = [p.name for p, is_folder in listed if not is_folder and _is_image(p)]
+        if stray:
+            raise PmalError(
+                f"Every image of {side.name}/ must be in the folder of its class. "
+                f"Received: {len(stray)} directly in {side}, such as {stray[0]!r}"
+            )
+        for folder in (p for p, is_folder in listed if is_folder):
+            paths = _image_paths(folder, root, skipped)
             if not paths:
                 raise PmalError(
                     "Every class folder must hold an image (JPEG, PNG, BMP or GIF). "
                     f"Received: none in {str(folder)!r}. Remove the folder, or add "
                     "images."
                 )
-            entries += [ImageEntry(path, side, folder.name) for path in paths]
-    if (root / UNKNOWN).is_dir():
-        for path in _image_paths(root / UNKNOWN, root, passed_over):
-            # The folder below `unknown/` tells apart images of no known class.
-            name = "/".join(path.split("/")[:-1][:2])
-            entries.append(ImageEntry(path, UNKNOWN, name))
+            entries += [ImageEntry(path, side.name, folder.name) for path in paths]
+    if (root / UNKNOWN).exists():
+        for name in _image_paths(root / UNKNOWN, root, skipped):
+            # The folder below `unknown/` is the class of images of no known one.
+            class_name = "/".join(name.split("/")[:-1][:2])
+            entries.append(ImageEntry(name, UNKNOWN, class_name))
     _check_classes(root, entries)
     _check_shared_files(root, entries)
-    return ImageFolder(root, tuple(entries), passed_over)
+    return ImageFolder(root, tuple(entries), skipped)
 
 
 def _what_is_there(root: Path) -> str:
@@ -127,30 +131,18 @@ def _what_is_there(root: Path) -> str:
     return f", which holds {', '.join(map(repr, names[:5]))}. Move classes into train/."
 
 
-def _class_folders(side: Path) -> list[Path]:
-    """Returns the class folders of one side; images beside them are an error."""
-    folders, stray = [], []
-    for entry in _listed(side) if side.is_dir() else ():
-        if _is_folder(entry):
-            folders.append(Path(entry.path))
-        elif entry.name.lower().endswith(SUFFIXES):
-            stray.append(entry.name)
-    if stray:
-        raise PmalError(
-            f"Every image of {side.name}/ must be in the folder of its class. "
-            f"Received: {len(stray)} directly in {side}, such as {stray[0]!r}"
-        )
-    return folders
+def _is_image(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES)
 
 
-def _image_paths(folder: Path, root: Path, passed_over: Counter[str]) -> list[str]:
+def _image_paths(folder: Path, root: Path, skipped: Counter[str]) -> list[str]:
     """Returns the paths of image files below a folder, and counts the others."""
     paths = []
     for path in _walk(folder, (), folder):
-        if not path.name.lower().endswith(SUFFIXES):
+        if not _is_image(path):
             # A byte that is not UTF-8 is shown as `\xe9`: not every log could hold it.
             suffix = os.fsencode(path.suffix.lower()).decode(errors="backslashreplace")
-            passed_over[suffix or "without suffix"] += 1
+            skipped[suffix or "without suffix"] += 1
             continue
         try:
             str(path).encode()  # Example ids must be able to hold it.
@@ -175,39 +167,32 @@ def _walk(
     here = (status.st_dev, status.st_ino)
     if here in above:
         raise _circle(link)
-    for entry in _listed(folder):
-        path = Path(entry.path)
-        if _is_folder(entry):
-            passed = path if entry.is_symlink() else link
-            yield from _walk(path, (*above, here), passed)
-        elif entry.is_file() or entry.is_symlink():
+    for path, is_folder in _listed(folder):
+        if is_folder:
+            yield from _walk(path, (*above, here), path if path.is_symlink() else link)
+        elif path.is_file() or path.is_symlink():
             yield path
 
 
-def _listed(folder: Path) -> list[os.DirEntry[str]]:
-    """Returns the entries of a folder, by name, without those led by a dot."""
+def _listed(folder: Path) -> list[tuple[Path, bool]]:
+    """Returns what is in a folder, but dot files, and whether each is a folder."""
     try:
         with os.scandir(folder) as entries:
-            seen = [entry for entry in entries if not entry.name.startswith(".")]
-            return sorted(seen, key=lambda entry: entry.name)
+            return sorted(
+                (Path(entry.path), entry.is_dir())
+                for entry in entries
+                if not entry.name.startswith(".")
+            )
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _circle(error.filename) from error
         raise PmalError(
             f"Every folder of images must be readable. Received: {str(folder)!r}: "
             f"{error.strerror}"
         ) from error
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Tells whether an entry is a folder or a link to one."""
-    try:
-        return entry.is_dir()
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise _circle(Path(entry.path)) from error
-        raise
-
-
-def _circle(link: Path) -> PmalError:
+def _circle(link: Path | str) -> PmalError:
     """Makes the error of a link that leads back to itself."""
     return PmalError(
         "A folder of images may not contain itself. Received: the link "
@@ -262,10 +247,10 @@ def _check_classes(root: Path, entries: Iterable[ImageEntry]) -> None:
             "train/ must hold the folders of at least two classes. Received: "
             f"{trained} in {str(root / 'train')!r}"
         )
-    strangers = sorted(tested - set(trained))
-    if strangers:
+    untrained = sorted(tested - set(trained))
+    if untrained:
         raise PmalError(
             "Every class of test/ must have training images. Received: "
-            f"{', '.join(map(repr, strangers))} in test/ alone. Move them to "
+            f"{', '.join(map(repr, untrained))} in test/ alone. Move them to "
             f"{UNKNOWN}/<class>/, or add training images."
         )

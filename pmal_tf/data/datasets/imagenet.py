@@ -11,21 +11,22 @@ ImageNet-100 and 7.5 GB for its test images.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
 
+from pmal_tf.data.class_lists import class_names
 from pmal_tf.data.images import Dataset, LabelledImages, Source
 from pmal_tf.data.settings import SourceOptions
-from pmal_tf.data.tfds.dataset import check_prepared, class_list, tfds_dataset
-from pmal_tf.data.tfds.prepare import prepare_all
+from pmal_tf.data.tfds.prepare import prepare_all, tfds_dataset
 from pmal_tf.data.tfds.read import load_encoded_split
 from pmal_tf.runtime.errors import PmalError
 
 _IMAGES_PER_CLASS, _TEST_IMAGES = 1_300, 50_000
 _LT_TRAINING_IMAGES = 115_846
 # The wnids of ILSVRC 2012, ascending, which is label order.
-_WNIDS = class_list("imagenet_wnids.txt")
+_WNIDS = class_names("imagenet_wnids.txt")
 
 _load_encoded = functools.partial(load_encoded_split, size=224)
 
@@ -61,13 +62,9 @@ def _load_long_tailed(options: SourceOptions) -> tuple[LabelledImages, LabelledI
     known = _load_encoded("imagenet_lt", "test", options, about=_TEST_IMAGES)
     store = f"unknown_{name}_{split}"
     unknown = _load_encoded(name, split, options, about=_TEST_IMAGES, store=store)
-    return train, known.followed_by(
-        LabelledImages(
-            image=unknown.image,
-            label=np.full(len(unknown), len(_WNIDS), np.int32),
-            example_id=np.char.add(f"{name}/", unknown.example_id),
-        )
-    )
+    label = np.full(len(unknown), len(_WNIDS), np.int32)
+    ids = np.char.add(f"{name}/", unknown.example_id)
+    return train, known.followed_by(LabelledImages(unknown.image, label, ids))
 
 
 def _unknown_split(options: SourceOptions) -> tuple[str, str]:
@@ -84,15 +81,10 @@ def _open_long_tailed(options: SourceOptions) -> Source:
             "NAME:SPLIT. Received: unknown_dataset=''"
         )
     unknown = (options.unknown_dataset,)
-    needed = ("imagenet_lt", _unknown_split(options)[0])
-    return Source(
-        name="imagenet_lt",
-        class_names=(*_WNIDS, *unknown),
-        natural=True,
-        load=functools.partial(_load_long_tailed, options),
-        check=functools.partial(check_prepared, needed, options),
-        own_split=(_WNIDS, unknown),
-        own_protocol="paper",
+    needs = ("imagenet_lt", _unknown_split(options)[0])
+    dataset = tfds_dataset("imagenet_lt", _WNIDS + unknown, _load_long_tailed, needs)
+    return dataclasses.replace(
+        dataset.open(options), own_split=(_WNIDS, unknown), own_protocol="paper"
     )
 
 

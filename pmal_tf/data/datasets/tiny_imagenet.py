@@ -13,13 +13,16 @@ from absl import logging
 
 from pmal_tf.data.images import LabelledImages
 from pmal_tf.data.settings import SourceOptions
-from pmal_tf.data.tfds.data_folder import check_space, manual_folder
-from pmal_tf.data.tfds.dataset import tfds_dataset
 from pmal_tf.data.tfds.fetch import check_reachable, download
-from pmal_tf.data.tfds.prepare import by_hand, prepare_dataset
+from pmal_tf.data.tfds.prepare import (
+    by_hand,
+    check_space,
+    manual_folder,
+    prepare_dataset,
+    tfds_dataset,
+)
 from pmal_tf.data.tfds.read import load_encoded_split
-from pmal_tf.data.tiny_imagenet import wnids
-from pmal_tf.data.tiny_imagenet.archive import ZIP_NAME, Layout, read_layout
+from pmal_tf.data.tiny_imagenet import WNIDS, ZIP_NAME
 
 URL = f"http://cs231n.stanford.edu/{ZIP_NAME}"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
@@ -37,12 +40,8 @@ def _load(options: SourceOptions) -> tuple[LabelledImages, LabelledImages]:
 
 
 def prepare(options: SourceOptions) -> str:
-    """Prepares it from its zip, which is downloaded where it is missing.
-
-    Raises:
-        PmalError: If the zip cannot be got, or is not what it should be.
-    """
-    # Importing it tells TFDS of the builder; both are slow to import.
+    """Prepares it from its zip, which is downloaded where it is missing."""
+    # Importing it registers the builder with TFDS; both are slow to import.
     from pmal_tf.data.tiny_imagenet import tiny_imagenet_dataset_builder  # noqa: F401
 
     return prepare_dataset("tiny_imagenet", options, _collect)
@@ -61,12 +60,8 @@ def _collect(builder: Any, root: Path) -> None:
         check_space(root, 2 * SIZE)
         check_reachable([URL], way_out)
         download(URL, path, MD5, way_out)
-    _warn_of_counts(path, read_layout(path))
-
-
-def _warn_of_counts(path: Path, layout: Layout) -> None:
-    """Warns of a zip that holds fewer or more images than the official one."""
-    counts = (len(layout.train), len(layout.test))
+    train, test, _ = builder.read_layout(path)
+    counts = (len(train), len(test))
     if counts != _OFFICIAL_COUNTS:
         logging.warning(
             "%s holds %d training and %d validation images; the official Tiny ImageNet "
@@ -78,5 +73,5 @@ def _warn_of_counts(path: Path, layout: Layout) -> None:
 
 
 DATASETS = (
-    tfds_dataset("tiny_imagenet", wnids(), _load, ("tiny_imagenet",), prepare=prepare),
+    tfds_dataset("tiny_imagenet", WNIDS, _load, ("tiny_imagenet",), prepare=prepare),
 )

@@ -38,35 +38,31 @@ class EncodedImages:
     Attributes:
         name: What they are, for messages and the name of the store.
         about: How many there are, for the room they need and the progress.
+        size: Side of the square images to make, in pixels.
         stream: Makes a dataset of `{"contents", "label", "example_id"}`.
         provenance: Text that changes when any of the files does.
+        check_readable: Called with the ids of the images that can be read; raises
+            where these are too few, and then nothing is stored; returns whether the
+            others cannot be read still. None: all must be.
     """
 
     name: str
     about: int
+    size: int
     stream: Callable[[], tf.data.Dataset]
     provenance: str
+    check_readable: Callable[[np.ndarray], bool] | None = None
+
+    @property
+    def key(self) -> str:
+        """Hash of what decides the pixels."""
+        return hashlib.sha256(f"{_DECODER} {self.provenance}".encode()).hexdigest()
 
 
-def decode_once(
-    encoded: EncodedImages,
-    size: int,
-    cache_dir: str,
-    check_readable: Callable[[np.ndarray], bool] | None = None,
-) -> LabelledImages:
-    """Decodes images, or finds them decoded before.
+def decode_once(encoded: EncodedImages, cache_dir: str) -> LabelledImages:
+    """Decodes images, or finds them decoded before; their pixels stay on disk.
 
-    Args:
-        encoded: The image files.
-        size: Side of the square images in pixels.
-        cache_dir: Folder for the decoded images; empty: `$XDG_CACHE_HOME/pmal_tf`, or
-            in `~/.cache`.
-        check_readable: Called with the ids of the images that can be read; raises
-            where these are too few, and then nothing is stored; returns whether the
-            others cannot be read still. None: all must be.
-
-    Returns:
-        The images that could be decoded, in order; their pixels stay on disk.
+    An empty `cache_dir` is `$XDG_CACHE_HOME/pmal_tf`, or in `~/.cache`.
 
     Raises:
         PmalError: If the folder cannot be written or has too little room.
@@ -74,26 +70,16 @@ def decode_once(
     """
     default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "pmal_tf"
     root = Path(cache_dir or default).expanduser()
-    folder = root / f"{encoded.name}_{size}"
-    key = hashlib.sha256(f"{_DECODER} {encoded.provenance}".encode()).hexdigest()
-
-    def stored() -> LabelledImages | None:
-        images = _read_store(folder, size, key)
-        if images is None or check_readable is None:
-            return images
-        return images if check_readable(images.example_id) else None
-
-    images = stored()
-    if images is not None:
+    folder = root / f"{encoded.name}_{encoded.size}"
+    if (images := _read_store(folder, encoded)) is not None:
         return images
     try:
         root.mkdir(parents=True, exist_ok=True)
         # One process decodes, and the others find its images.
         with FileLock(f"{folder}.lock"):
-            images = stored()
-            if images is None:
-                images = _write_store(folder, encoded, size, key, check_readable)
-            return images
+            if (images := _read_store(folder, encoded)) is not None:
+                return images
+            return _write_store(folder, encoded)
     except OSError as error:
         raise PmalError(
             "Decoded images need a folder that can be written. Received: "
@@ -101,14 +87,15 @@ def decode_once(
         ) from error
 
 
-def _read_store(folder: Path, size: int, key: str) -> LabelledImages | None:
+def _read_store(folder: Path, encoded: EncodedImages) -> LabelledImages | None:
     """Returns images that were decoded before, or None where there are no such."""
+    size = encoded.size
     try:
         with (folder / _EXAMPLES).open("rb") as opened, np.load(opened) as stored:
             label, example_id = stored["label"], stored["example_id"]
             digests, found = stored["digest"], str(stored["key"])
         whole = (folder / _PIXELS).stat().st_size == len(label) * size * size * 3
-        if found != key or not whole:
+        if found != encoded.key or not whole:
             return None
         image = StoredImages.of_file(PixelFile(folder / _PIXELS, size), digests)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
@@ -119,17 +106,14 @@ def _read_store(folder: Path, size: int, key: str) -> LabelledImages | None:
         if not np.array_equal(pixel_digests(image[batch]), digests[batch]):
             logging.warning("Decoded images in %s are damaged; decoding anew.", folder)
             return None
+    if encoded.check_readable and not encoded.check_readable(example_id):
+        return None
     return LabelledImages(image, label, example_id)
 
 
-def _write_store(
-    folder: Path,
-    encoded: EncodedImages,
-    size: int,
-    key: str,
-    check_readable: Callable[[np.ndarray], bool] | None,
-) -> LabelledImages:
+def _write_store(folder: Path, encoded: EncodedImages) -> LabelledImages:
     """Decodes everything into a folder that appears whole or not at all."""
+    size = encoded.size
     writing = folder.with_name(f"writing_{folder.name}")
     shutil.rmtree(writing, ignore_errors=True)  # A process that was killed left it.
     writing.mkdir()
@@ -144,9 +128,8 @@ def _write_store(
         digests: list[np.ndarray] = [np.zeros((0, 16), np.uint8)]
         labels: list[int] = []
         ids: list[str] = []
-        skip_unreadable = check_readable is not None
         with (writing / _PIXELS).open("wb") as file:
-            for batch in _decoded_batches(encoded, size, skip_unreadable):
+            for batch in _decoded_batches(encoded):
                 file.write(np.ascontiguousarray(batch["image"]).data)
                 digests.append(pixel_digests(batch["image"]))
                 labels += batch["label"].tolist()
@@ -155,10 +138,10 @@ def _write_store(
             os.fsync(file.fileno())
         label, example_id = np.array(labels, np.int32), np.array(ids, dtype=str)
         digest = np.concatenate(digests)
-        if check_readable is not None:
-            check_readable(example_id)
+        if encoded.check_readable:
+            encoded.check_readable(example_id)
         arrays = {"label": label, "example_id": example_id, "digest": digest}
-        arrays["key"] = np.array(key)
+        arrays["key"] = np.array(encoded.key)
         save_arrays(writing / _EXAMPLES, arrays, compressed=True)
         image = StoredImages.of_file(PixelFile(writing / _PIXELS, size), digest)
         shutil.rmtree(folder, ignore_errors=True)
@@ -168,20 +151,18 @@ def _write_store(
     return LabelledImages(image, label, example_id)
 
 
-def _decoded_batches(
-    encoded: EncodedImages, size: int, skip_unreadable: bool
-) -> Iterator[dict[str, np.ndarray]]:
+def _decoded_batches(encoded: EncodedImages) -> Iterator[dict[str, np.ndarray]]:
     """Streams batches of decoded images in order."""
 
     def decoded(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {
-            "image": decode_image(example["contents"], size),
+            "image": decode_image(example["contents"], encoded.size),
             "label": tf.cast(example["label"], tf.int32),
             "example_id": example["example_id"],
         }
 
     stream = encoded.stream().map(decoded, num_parallel_calls=2, deterministic=True)
-    if skip_unreadable:
+    if encoded.check_readable:
         stream = stream.ignore_errors()
     stream = stream.batch(_BATCH).prefetch(2)
     options = tf.data.Options()

@@ -13,8 +13,8 @@ import numpy as np
 class PixelFile:
     """A file of raw uint8 pixels, square RGB image after image.
 
-    It is opened at once, so that images go on to be read from it should another
-    process put a newer file in its place. `size` is the side of the images in pixels.
+    It is opened at once, so that images are read from it should another process put a
+    newer file in its place. `size` is the side of the images in pixels.
     """
 
     def __init__(self, path: Path, size: int) -> None:
@@ -23,11 +23,7 @@ class PixelFile:
         self._descriptor = os.open(path, os.O_RDONLY)
 
     def read(self, row: int, target: memoryview) -> None:
-        """Reads image `row` into `target`.
-
-        Raises:
-            OSError: If the file ends before.
-        """
+        """Reads image `row` into `target`; an `OSError` if the file ends before."""
         if os.preadv(self._descriptor, [target], row * len(target)) != len(target):
             raise OSError(f"{self._path} ends within image {row}")
 
@@ -77,16 +73,12 @@ class StoredImages:
         return hashlib.sha256(self.digests.tobytes()).hexdigest()
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        """Reads [..., size, size, 3] uint8 images into memory.
-
-        `index` is a position, a slice, or an array of positions of any shape.
-        """
+        """Reads [..., size, size, 3] uint8 images at a position, slice or array."""
         places = self._places[index]
         images = np.empty((*places.shape[:-1], *self.shape[1:]), np.uint8)
         targets = images.reshape(-1, int(np.prod(self.shape[1:])))
-        for (file, row), target in zip(
-            places.reshape(-1, 2).tolist(), targets, strict=True
-        ):
+        rows = places.reshape(-1, 2).tolist()
+        for (file, row), target in zip(rows, targets, strict=True):
             self._files[file].read(row, target.data)
         return images
 

@@ -28,11 +28,11 @@ _BLOCK_BYTES = 1 << 16  # What a broken connection costs at most.
 def check_reachable(urls: Iterable[str], way_out: str) -> None:
     """Asks every host for one file before long work is begun; takes seconds at most.
 
-    Proxies are taken from the environment, as TensorFlow Datasets does. `way_out`, what
-    the user can do, ends the error's message.
+    Proxies are taken from the environment, as TFDS does.
 
     Raises:
-        PmalError: If a host does not answer, or does not give the file.
+        PmalError: If a host does not answer, or does not give the file; its message
+            ends with `way_out`, what the user can do.
     """
     for url in {urlsplit(url).netloc: url for url in urls}.values():
         if reason := _why_unreachable(url):
@@ -70,8 +70,7 @@ def network_reason(error: BaseException) -> str:
 
     `requests` wraps the reason of urllib3 in a text that repeats the address.
     """
-    wrapped = error.args[0] if error.args else error
-    reason = getattr(wrapped, "reason", None)
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
     cause = reason if isinstance(reason, BaseException) else error
     return f"{type(cause).__name__}: {first_line(cause)}"
 
@@ -80,25 +79,28 @@ def download(url: str, target: Path, md5: str, way_out: str) -> None:
     """Downloads a file, going on where an earlier try was cut off.
 
     What is there so far lies in `<target>.part`; the target appears when it is whole
-    and has its checksum. `way_out`, what the user can do, ends the error's message.
+    and has its checksum.
 
     Raises:
         PmalError: If the connection breaks, the checksum is wrong, or the file cannot
             be written.
     """
     part = target.with_name(f"{target.name}.part")
+    # The published checksum guards against accidents, not attacks.
+    new_md5 = functools.partial(hashlib.md5, usedforsecurity=False)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _receive(url, part)
-        # The published checksum guards against accidents, not attacks.
-        new_md5 = functools.partial(hashlib.md5, usedforsecurity=False)
         with part.open("rb") as file:
             found = hashlib.file_digest(file, new_md5).hexdigest()
-        if found == md5:
-            part.replace(target)
-            return
-        size = part.stat().st_size
-        part.unlink()
+        if found != md5:
+            size = part.stat().st_size
+            part.unlink()
+            raise PmalError(
+                f"The download of {url} has the wrong checksum and was removed; "
+                f"expected MD5 {md5}. Received: {found} of {size:,} bytes. {way_out}"
+            )
+        part.replace(target)
     except requests.RequestException as error:
         raise PmalError(
             f"The download of {url} broke off. Received: {network_reason(error)}. What "
@@ -110,10 +112,6 @@ def download(url: str, target: Path, md5: str, way_out: str) -> None:
             f"{str(part)!r}: {first_line(error)}. Make room or change its permissions, "
             "or choose another folder with --data_dir."
         ) from error
-    raise PmalError(
-        f"The download of {url} has the wrong checksum and was removed; expected MD5 "
-        f"{md5}. Received: {found} of {size:,} bytes. {way_out}"
-    )
 
 
 def _receive(url: str, part: Path) -> None:
@@ -131,13 +129,14 @@ def _receive(url: str, part: Path) -> None:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {held}-"):
             held = 0
         length = response.headers.get("Content-Length")
-        total = held + int(length) if length else None
-        with (
-            part.open("ab" if held else "wb") as file,
-            tqdm(
-                desc=part.stem, initial=held, total=total, unit="B", unit_scale=True
-            ) as bar,
-        ):
+        bar = tqdm(
+            desc=part.stem,
+            initial=held,
+            total=held + int(length) if length else None,
+            unit="B",
+            unit_scale=True,
+        )
+        with bar, part.open("ab" if held else "wb") as file:
             for block in response.iter_content(_BLOCK_BYTES):
                 file.write(block)
                 bar.update(len(block))

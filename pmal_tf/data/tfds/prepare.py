@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from filelock import FileLock, Timeout
+
+from pmal_tf.data.images import Dataset, LabelledImages, Source
 from pmal_tf.data.settings import SourceOptions
-from pmal_tf.data.tfds.data_folder import (
-    check_space,
-    claimed,
-    manual_folder,
-    unwritable,
-)
 from pmal_tf.data.tfds.fetch import check_reachable, network_reason
 from pmal_tf.data.tfds.read import (
     find_prepared,
@@ -38,12 +37,34 @@ _UNWRITABLE = {
 }
 
 
-def prepare_all(names: Sequence[str], options: SourceOptions) -> str:
-    """Prepares datasets that TFDS knows, and returns a line on where each lies.
+def tfds_dataset(
+    name: str,
+    class_names: tuple[str, ...],
+    load: Callable[[SourceOptions], tuple[LabelledImages, LabelledImages]],
+    needs: Sequence[str],
+    *,
+    natural: bool = True,
+    prepare: Callable[[SourceOptions], str] | None = None,
+) -> Dataset:
+    """Makes a dataset that `needs` what TFDS calls by these names.
 
-    Raises:
-        PmalError: If that fails; nothing half-prepared is left.
+    See `Source` for the rest; without `prepare`, TFDS prepares what is needed.
     """
+
+    def open_dataset(options: SourceOptions) -> Source:
+        return Source(
+            name=name,
+            class_names=class_names,
+            natural=natural,
+            load=functools.partial(load, options),
+            check=lambda: [find_prepared(need, options.data_dir) for need in needs],
+        )
+
+    return Dataset(name, open_dataset, prepare or functools.partial(prepare_all, needs))
+
+
+def prepare_all(names: Sequence[str], options: SourceOptions) -> str:
+    """Prepares datasets that TFDS knows, and returns a line on where each lies."""
     return "\n".join(prepare_dataset(name, options, check_downloads) for name in names)
 
 
@@ -55,6 +76,9 @@ def prepare_dataset(
     `collect` is called with its builder and the folder of prepared datasets before TFDS
     starts. It gets what the builder cannot download itself, and raises a `PmalError`
     where something is out of reach.
+
+    Raises:
+        PmalError: If that fails; nothing half-prepared is left.
     """
     import tensorflow_datasets as tfds
 
@@ -63,7 +87,7 @@ def prepare_dataset(
     if not prepared_versions(name, root):
         state = "was prepared in"
         builder = tfds.builder(name, data_dir=root)
-        with claimed(root, name, _downloads_of(builder)):
+        with _claimed(root, builder):
             collect(builder, root)
             _generate(builder, root)
     folder = find_prepared(name, options.data_dir)
@@ -108,6 +132,25 @@ def check_downloads(builder: Any, root: Path) -> None:
         needed += int(_SHARE_OF_TARS[builder.name] * size)
     check_space(root, needed)
     check_reachable(wanted.values(), by_hand(builder, root, wanted))
+
+
+def check_space(root: Path, needed: int) -> None:
+    """Raises a `PmalError` if the disk of a folder has no room for so many bytes.
+
+    TFDS has such a check, but its datasets no longer state the sizes that it goes by.
+    """
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise PmalError(
+            f"Not enough disk space in {str(root)!r}. Needed: about {needed / 1e9:.1f} "
+            f"GB. Received: {free / 1e9:.1f} GB. Make room, or choose another folder "
+            "with --data_dir."
+        )
+
+
+def manual_folder(root: Path) -> Path:
+    """Returns where TFDS looks for files that were placed by hand."""
+    return root / "downloads" / "manual"
 
 
 def by_hand(builder: Any, root: Path, urls: Mapping[str, str]) -> str:
@@ -159,40 +202,102 @@ def _stored_urls(downloads: Path, name: str) -> set[str]:
     return stored
 
 
+@contextlib.contextmanager
+def _claimed(root: Path, builder: Any) -> Iterator[None]:
+    """Holds the folder of a dataset for this process while it is prepared.
+
+    What an earlier, killed preparation left half-done is removed before, and what this
+    one leaves half-done after, together with folders that it made for nothing.
+    """
+    folder = root / builder.name
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    # The system unlocks it when the process ends, however it ends.
+    lock = FileLock(folder / "preparing.lock", timeout=0)
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(NotImplementedError):  # Some network disks.
+                lock.acquire()
+        except Timeout as error:
+            raise PmalError(
+                "Another process is preparing this dataset. Received: "
+                f"{str(folder)!r} is locked. Wait until it has finished."
+            ) from error
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        try:
+            _remove_leftovers(root, builder)
+            yield
+        finally:
+            _remove_leftovers(root, builder)
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):  # It is not empty: the usual case.
+                path.rmdir()
+
+
+def _remove_leftovers(root: Path, builder: Any) -> None:
+    """Removes what TFDS left half-done; whole downloads stay.
+
+    TFDS names it `incomplete.<random>_<version>` while it generates,
+    `<file>.tmp.<random>` while it downloads, and `incomplete.<random>_<method>.<file>`
+    while it unpacks, in a folder that all datasets share.
+    """
+    downloads = root / "downloads"
+    own = downloads / builder.name
+    files = {path.name for path in own.rglob("*")} | set(_downloads_of(builder))
+    endings = tuple(f".{file}" for file in files)
+    unpacked = (downloads / "extracted").glob("incomplete.*_*.*")
+    leftovers = [
+        *(root / builder.name).glob("incomplete.*"),
+        *own.rglob("*.tmp.*"),
+        *(path for path in unpacked if path.name.endswith(endings)),
+    ]
+    for path in leftovers:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _generate(builder: Any, root: Path) -> None:
     """Lets TFDS download and prepare; its errors become a `PmalError`."""
+    import requests
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     # No detour over the bucket of prepared datasets, which is closed.
     config = tfds.download.DownloadConfig(try_download_gcs=False)
+    disk_errors = (tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
     try:
         with quiet_libraries():  # Its progress bars are no log and stay.
             builder.download_and_prepare(download_config=config)
     except PmalError:
         raise
-    except Exception as error:  # Many libraries lie between here and the network.
-        raise _explained(error, builder, root) from error
-
-
-def _explained(error: Exception, builder: Any, root: Path) -> PmalError:
-    """Tells a full disk, a broken connection and unusable files from each other."""
-    import requests
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
-
-    disk_errors = (tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
-    is_os_error = isinstance(error, OSError) and error.errno in _UNWRITABLE
-    if is_os_error or isinstance(error, disk_errors):
-        return unwritable(root, error)
-    if isinstance(error, requests.RequestException | tfds.download.DownloadError):
+    except (requests.RequestException, tfds.download.DownloadError) as error:
         urls = {file: url for file, (url, _) in _downloads_of(builder).items()}
-        return PmalError(
+        raise PmalError(
             f"The download of dataset {builder.name!r} broke off; finished files are "
             f"kept. Received: {network_reason(error)}. {by_hand(builder, root, urls)}"
-        )
+        ) from error
+    except Exception as error:  # Many libraries lie between here and the disk.
+        is_os_error = isinstance(error, OSError) and error.errno in _UNWRITABLE
+        if is_os_error or isinstance(error, disk_errors):
+            raise _unwritable(root, error) from error
+        raise PmalError(
+            f"Dataset {builder.name!r} could not be prepared in {str(root)!r}. "
+            f"Received: {type(error).__name__}: {first_line(error)}. Replace a file in "
+            f"{str(manual_folder(root))!r} if it is the cause, and run the command "
+            f"again; or {_copy_prepared(builder, root)}"
+        ) from error
+
+
+def _unwritable(folder: Path, error: BaseException) -> PmalError:
+    """Makes the error of a folder into which nothing can be written."""
     return PmalError(
-        f"Dataset {builder.name!r} could not be prepared in {str(root)!r}. Received: "
-        f"{type(error).__name__}: {first_line(error)}. Replace a file in "
-        f"{str(manual_folder(root))!r} if it is the cause, and run the command again; "
-        f"or {_copy_prepared(builder, root)}"
+        f"The data folder cannot be written; expected room and permission to write in "
+        f"{str(folder)!r}. Received: {type(error).__name__}: {first_line(error)}. Make "
+        "room, change its permissions, or choose another folder with --data_dir."
     )

@@ -31,11 +31,7 @@ _PREPARED_AS = {
 
 
 def resolve_data_dir(data_dir: str) -> Path:
-    """Returns the folder of prepared datasets.
-
-    `--data_dir` comes first, then the environment variable `TFDS_DATA_DIR`, then
-    `~/tensorflow_datasets`, as in TensorFlow Datasets itself.
-    """
+    """Returns the folder of prepared datasets, by the order that TFDS itself has."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(chosen).expanduser()
 
@@ -43,28 +39,22 @@ def resolve_data_dir(data_dir: str) -> Path:
 def prepared_versions(name: str, root: Path) -> list[Path]:
     """Returns the folders of a dataset's prepared versions, the newest last."""
     infos = (root / name).glob("[0-9]*/dataset_info.json")
-
-    def by_number(folder: Path) -> tuple[int, ...]:  # 3.0.10 comes after 3.0.9.
-        return tuple(int(part) for part in folder.name.split(".") if part.isdigit())
-
-    return sorted((info.parent for info in infos), key=by_number)
+    # 3.0.10 comes after 3.0.9.
+    return sorted(
+        (info.parent for info in infos),
+        key=lambda folder: [int(n) for n in folder.name.split(".") if n.isdigit()],
+    )
 
 
 def find_prepared(name: str, data_dir: str) -> Path:
-    """Returns the newest prepared version of a dataset.
-
-    Raises:
-        PmalError: If there is none.
-    """
+    """Returns the newest prepared version of a dataset; a `PmalError` without any."""
     root = resolve_data_dir(data_dir)
     if versions := prepared_versions(name, root):
         return versions[-1]
     way_out = "Prepare it with TensorFlow Datasets"
-    if name in _PREPARED_AS:
-        way_out = (
-            "Run `python -m pmal_tf.data.prepare "
-            f"--dataset={_PREPARED_AS[name]} --data_dir={root}`"
-        )
+    if dataset := _PREPARED_AS.get(name):
+        command = f"pmal_tf.data.prepare --dataset={dataset} --data_dir={root}"
+        way_out = f"Run `python -m {command}`"
     raise PmalError(
         f"Dataset {name!r} is not prepared: no {name}/<version>/dataset_info.json "
         f"under the data folder. Received: data_dir={str(root)!r}. {way_out}, or "
@@ -73,10 +63,9 @@ def find_prepared(name: str, data_dir: str) -> Path:
 
 
 def open_split(folder: Path, split: str, *, decode: bool = True) -> Any:
-    """Returns one split of a prepared dataset as a `tf.data.Dataset`.
+    """Returns one split as a `tf.data.Dataset` of examples, in their stored order.
 
-    It has single examples in the order in which they are stored, whatever the number of
-    shards. Without `decode`, their `image` is the bytes of a file.
+    Without `decode`, their `image` is the bytes of a file.
 
     Raises:
         PmalError: If there is no such split.
@@ -100,18 +89,9 @@ def open_split(folder: Path, split: str, *, decode: bool = True) -> Any:
         )
 
 
-def damaged(folder: Path, received: str) -> PmalError:
-    """Makes the error of a prepared dataset that cannot be read."""
-    return PmalError(
-        f"The prepared dataset in {str(folder)!r} is damaged; expected a complete copy "
-        f"as TensorFlow Datasets prepares it. Received: {received}. Remove that folder "
-        "and prepare it again."
-    )
-
-
 @contextmanager
-def damage_explained(folder: Path, place: str = "") -> Iterator[None]:
-    """Turns what TensorFlow Datasets raises over a damaged copy into a `PmalError`."""
+def _damage_explained(folder: Path, place: str = "") -> Iterator[None]:
+    """Turns what is raised over a damaged copy into a `PmalError`."""
     import tensorflow as tf
     from google.protobuf.json_format import ParseError
 
@@ -120,38 +100,38 @@ def damage_explained(folder: Path, place: str = "") -> Iterator[None]:
     except PmalError:
         raise
     except (tf.errors.OpError, ParseError, OSError, KeyError, ValueError) as error:
-        prefix = f"{place}: " if place else ""
-        raise damaged(folder, prefix + first_line(error)) from error
+        reason = f"{place}: {first_line(error)}" if place else first_line(error)
+        raise PmalError(
+            f"The prepared dataset in {str(folder)!r} is damaged; expected a complete "
+            f"copy as TensorFlow Datasets prepares it. Received: {reason}. Remove that "
+            "folder and prepare it again."
+        ) from error
 
 
 def verify_prepared(folder: Path) -> dict[str, int]:
-    """Reads all records of a prepared dataset with their checksums, and counts them.
+    """Reads all records below `<name>/<version>`, and returns their number by split.
 
-    Images are not decoded; reading is as fast as the disk. `folder` is that of one
-    version, `<name>/<version>`.
-
-    Returns:
-        The number of examples of each split, as its description states it.
+    Images are not decoded; reading is as fast as the disk.
 
     Raises:
-        PmalError: If a record is damaged, or their number is another.
+        PmalError: If a record does not have its checksum, or their number is another.
     """
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    with damage_explained(folder), quiet_libraries():
+    with _damage_explained(folder), quiet_libraries():
         info = tfds.builder_from_directory(folder).info
-    if info.file_format != tfds.core.FileFormat.TFRECORD:
-        raise damaged(folder, f"files of the format {info.file_format}, not TFRecord")
-    if not info.splits:
-        raise damaged(folder, "a description without splits")
-    shards = {
-        Path(path): stated
-        for split in info.splits.values()
-        for path, stated in zip(split.filepaths, split.shard_lengths, strict=True)
-    }
-    if missing := [path.name for path in shards if not path.exists()]:
-        raise damaged(folder, f"no {', '.join(missing)}")
+        if info.file_format != tfds.core.FileFormat.TFRECORD:
+            raise ValueError(f"files of the format {info.file_format}, not TFRecord")
+        if not info.splits:
+            raise ValueError("a description without splits")
+        shards = {
+            Path(path): stated
+            for split in info.splits.values()
+            for path, stated in zip(split.filepaths, split.shard_lengths, strict=True)
+        }
+        if missing := [path.name for path in shards if not path.exists()]:
+            raise ValueError(f"no {', '.join(missing)}")
     # Small datasets are read before a bar could be of use.
     with tqdm(
         desc=f"Verifying {folder.parent.name}",
@@ -163,23 +143,22 @@ def verify_prepared(folder: Path) -> dict[str, int]:
             found = 0
             # The lengths stand for the records, so that no batch of images is held.
             records = tf.data.TFRecordDataset(os.fspath(path)).map(tf.strings.length)
-            with damage_explained(folder, path.name):
+            with _damage_explained(folder, path.name):
                 for batch in records.batch(_READ_BATCH):
                     found += len(batch)
                     bar.update(len(batch))
-            if found != stated:
-                raise damaged(folder, f"{found} records in {path.name}, not {stated}")
+                if found != stated:
+                    raise ValueError(f"{found} records, not {stated}")
     return {name: split.num_examples for name, split in info.splits.items()}
 
 
 def load_split(
     name: str, split: str, options: SourceOptions, *, id_feature: str | None = None
 ) -> LabelledImages:
-    """Reads one split of a TFDS dataset of small images into memory, as it is stored.
+    """Reads one split of a dataset of small images into memory, in its stored order.
 
-    Images become RGB of `options.image_size`, by default 32 pixels. `id_feature` names
-    an example; without one, ids are `<split>_<n>` in dataset order, which sharding does
-    not change.
+    Images become RGB of `options.image_size`, by default 32 pixels. `id_feature` is
+    what names an example; without one, ids are `<split>_<n>`.
 
     Raises:
         PmalError: If the dataset is not prepared, or cannot be read.
@@ -187,7 +166,7 @@ def load_split(
     folder = find_prepared(name, options.data_dir)
     import tensorflow as tf
 
-    from pmal_tf.data.decoding.resize import resize_images
+    from pmal_tf.data.decoding.decode import resize_images
 
     def square(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         image = resize_images(batch["image"], options.image_size or 32)
@@ -196,7 +175,7 @@ def load_split(
             image = tf.image.grayscale_to_rgb(image)
         return {**batch, "image": image}
 
-    with damage_explained(folder, f"split {split!r}"):
+    with _damage_explained(folder, f"split {split!r}"):
         dataset = open_split(folder, split).batch(_READ_BATCH).map(square)
         batches = list(dataset.prefetch(2).as_numpy_iterator())
 
@@ -221,20 +200,19 @@ def load_encoded_split(
     store: str = "",
     keep_label: Callable[[Any], Any] | None = None,
 ) -> LabelledImages:
-    """Decodes one split of a TFDS dataset of large images once, onto the disk.
+    """Decodes one split of a dataset of large images once, onto the disk.
+
+    Images are named by their files where the dataset has these, by `<split>_<n>` in its
+    stored order otherwise; their pixels stay on disk.
 
     Args:
-        name: Name of the TFDS dataset.
+        name: Name of the dataset in TFDS.
         split: Its split.
         options: Where the dataset lies, and where decoded images go.
         size: Side of the images in pixels where `options.image_size` is 0.
         about: How many images there are, for the room they need and the progress.
         store: Name of the decoded images; by default that of dataset and split.
-        keep_label: Tells for a label, as a tensor, whether its images are wanted.
-
-    Returns:
-        The images, named by their file names where the dataset has them, by
-        `<split>_<n>` in dataset order otherwise; their pixels stay on disk.
+        keep_label: Whether a label's images are wanted, from tensor to tensor.
 
     Raises:
         PmalError: If the dataset is not prepared, or an image cannot be decoded.
@@ -258,8 +236,14 @@ def load_encoded_split(
             dataset = dataset.filter(lambda example: keep_label(example["label"]))
         return dataset
 
-    with damage_explained(folder, f"split {split!r}"):
+    with _damage_explained(folder, f"split {split!r}"):
         description = (folder / "dataset_info.json").read_text()
         provenance = f"{folder.resolve()} {split} {description}"
-        encoded = EncodedImages(store or f"{name}_{split}", about, stream, provenance)
-        return decode_once(encoded, options.image_size or size, options.cache_dir)
+        encoded = EncodedImages(
+            name=store or f"{name}_{split}",
+            about=about,
+            size=options.image_size or size,
+            stream=stream,
+            provenance=provenance,
+        )
+        return decode_once(encoded, options.cache_dir)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pmal_tf.data.class_lists import all_protocols
-from pmal_tf.data.held_out import TUNING
+from pmal_tf.data.splits import TUNING
 from pmal_tf.results.collect.comparison import Comparison, paired_bootstrap
 from pmal_tf.results.collect.numbers import metric_of
 from pmal_tf.results.collect.summary import REPEATED, summarise
