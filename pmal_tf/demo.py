@@ -45,15 +45,9 @@ def build_page(answerer: Answerer) -> Any:
     gradio = _import_gradio()
     from pmal_tf.serving.page import describe_model
 
-    hidden = {"visible": False, "interactive": False}
-    gallery = {
-        **hidden,
-        "object_fit": "contain",
-        "format": "png",
-        "fit_columns": False,
-        "buttons": [],
-    }
-    slider = {**hidden, "buttons": []}
+    hidden: dict[str, Any] = {"visible": False, "interactive": False}
+    slider = hidden | {"buttons": []}
+    gallery = slider | {"object_fit": "contain", "format": "png", "fit_columns": False}
     parts: dict[str, Any] = {}
     with gradio.Blocks(
         title="pmal_tf: known or unknown?",

@@ -129,10 +129,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     given = parser.parse_intermixed_args(arguments[:end])
     given.images += arguments[end + 1 :]
-    if given.batch_size < 1:
+    if (size := given.batch_size) < 1:
         parser.error(
-            "`--batch_size` must be at least 1. Received: "
-            f"--batch_size={given.batch_size}"
+            f"`--batch_size` must be at least 1. Received: --batch_size={size}"
         )
     if not given.images:
         parser.error("Images to answer for must be named. Received: none")

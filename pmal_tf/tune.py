@@ -8,8 +8,7 @@ from pmal_tf.results.scores.registry import all_scores, get_score
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.workflow import flags as settings
 from pmal_tf.workflow.command import parse_or_exit, run_command
-from pmal_tf.workflow.tuning.space import TABLE_5, TUNERS, parse_space
-from pmal_tf.workflow.tuning.sweep import Sweep
+from pmal_tf.workflow.tuning.sweep import TABLE_5, TUNERS, Sweep, parse_space
 
 
 def define_flags() -> None:

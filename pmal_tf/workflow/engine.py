@@ -78,26 +78,19 @@ class Workflow:
         """
         wanted = [stage for stage in self.stages.values() if stage.kind in kinds]
         if distribution.several_hosts():
-            self._take_back(name for stage in wanted for name in stage.needs)
+            # The chief fills a lost store before other hosts look there.
+            if distribution.is_chief():
+                for name in dict.fromkeys(n for stage in wanted for n in stage.needs):
+                    with contextlib.suppress(PmalError):
+                        self.finished(name)
+                # Some may be made anew.
+                self._results.clear()
+            distribution.wait_for_all_hosts()
         for stage in wanted:
             self._run(stage)
 
-    def _take_back(self, names: Iterable[str]) -> None:
-        """Lets the chief fill a lost store before other hosts look there."""
-        if distribution.is_chief():
-            for name in dict.fromkeys(names):
-                with contextlib.suppress(PmalError):
-                    self.finished(name)
-            # Some may be made anew.
-            self._results.clear()
-        distribution.wait_for_all_hosts()
-
     def finished(self, name: str) -> Result:
-        """Returns the result of a stage as it would be made now.
-
-        Raises:
-            PmalError: If there is none.
-        """
+        """Returns the result that a stage has now, or raises a `PmalError`."""
         if name not in self._results:
             stage = self.stages[name]
             key = self._key(stage)
@@ -120,13 +113,14 @@ class Workflow:
         """Takes or makes the result of one stage, and shows it."""
         name = f"{self.label}{stage.name}"
         key = self._key(stage)
-        was_shown = Marker.read(self.shown / stage.name)
+        shown = Marker.read(self.shown / stage.name)
+        verb = "skipped" if shown is not None and shown.key == key else "taken"
         renews = stage.kind in self.renew
         found = None if renews else self._find(stage, key)
         # All hosts do what the chief has seen.
         (makes,) = distribution.any_host([distribution.is_chief() and found is None])
         if makes:
-            if was_shown is not None and was_shown.key != key:
+            if shown is not None and shown.key != key:
                 logging.info("%s: made anew%s", name, self._since(stage))
             if distribution.is_chief():
                 with self.store.claimed(stage.name, key):
@@ -143,8 +137,6 @@ class Workflow:
                 if makes:
                     self._assist(stage, key)
         if found is not None and not makes:
-            taken = was_shown is None or was_shown.key != key
-            verb = "taken" if taken else "skipped"
             logging.info(
                 "%s: finished before (%.1f s), %s", name, found.marker.seconds, verb
             )

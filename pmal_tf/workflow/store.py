@@ -13,7 +13,6 @@ curves) lies in the trial's folder, and a finished result keeps a copy.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
 import shutil
@@ -185,19 +184,12 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, temporary)
     except OSError as error:
-        _warn_of_copies(error.strerror or str(error))
+        sentence = "Files of the store cannot be linked (%s), and are copied instead."
+        logging.log_first_n(logging.WARNING, sentence, 1, error.strerror or str(error))
         shutil.copy2(source, temporary)
     # Nothing happens where both are links to one file already.
     os.replace(temporary, target)
     temporary.unlink(missing_ok=True)
-
-
-@functools.cache
-def _warn_of_copies(reason: str) -> None:
-    """Says once that files are copied, which takes room."""
-    logging.warning(
-        "Files of the store cannot be linked (%s), and are copied instead.", reason
-    )
 
 
 def _alike(folder: Path, shown: Path, names: Iterable[str]) -> bool:
