@@ -61,7 +61,7 @@ def _with_parameters(*methods: str, **first: str) -> Callable[[type], type]:
             for field in settings_in(group)
             if name in _GROUPS or field.name in _SINGLE
         ]
-    defaults: dict[str, Any] = {f.name: _DEFAULTS.get(f.name, f.default) for f in fields}
+    defaults = {f.name: _DEFAULTS.get(f.name, f.default) for f in fields}
     defaults = first | defaults
 
     def add(made: type) -> type:
