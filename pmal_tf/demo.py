@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from pmal_tf.serving.page import Answerer
 
 _LOCAL = "127.0.0.1"
-_LARGEST_UPLOAD = "64mb"
 # Seconds after which the server deletes what was uploaded, and how often it looks.
 _KEEP_UPLOADS = 600
-_MOST_CLASSES = 10
 _WAITING = "Drop an image file on the left: the answer appears here."
 # Small images keep their pixels, captions are told whole, and titles cover no image.
 _STYLE = """
@@ -71,7 +69,7 @@ def build_page(answerer: Answerer) -> Any:
                 parts["score"] = gradio.Slider(**slider)
                 parts["threshold"] = gradio.Slider(label="Threshold", **slider)
                 parts["likeliest"] = gradio.Label(
-                    num_top_classes=_MOST_CLASSES, show_heading=False, visible=False
+                    num_top_classes=10, show_heading=False, visible=False
                 )
                 parts["prototypes"] = gradio.Gallery(columns=3, **gallery)
         gradio.Dataframe(
@@ -123,7 +121,7 @@ def launch(page: Any, host: str, port: int, *, open_browser: bool) -> str:
             enable_monitoring=False,
             run_history=False,
             footer_links=[],
-            max_file_size=_LARGEST_UPLOAD,
+            max_file_size="64mb",
             prevent_thread_lock=True,
             quiet=True,
             theme=theme,

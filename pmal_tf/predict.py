@@ -43,8 +43,6 @@ from pmal_tf.serving.unknown_share import describe_share
 if TYPE_CHECKING:
     from pmal_tf.serving.client import Answer, ServedModel
 
-Rows = list[tuple[str, "Answer"]]
-
 # What shells expect of a process that SIGINT or SIGPIPE ended.
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
 _SOME_UNREADABLE = 2
@@ -182,7 +180,7 @@ def _predict(given: argparse.Namespace) -> int:
 
 def _answered(
     model: ServedModel, files: Sequence[ImageFile], batch_size: int
-) -> Iterator[Rows]:
+) -> Iterator[list[tuple[str, Answer]]]:
     """Yields paths and answers, batch by batch, with a bar of progress on a terminal.
 
     Rows that appear on the same terminal are progress enough.

@@ -97,7 +97,7 @@ class Workflow:
             result = self._find(stage, key)
             if result is None and distribution.is_chief():
                 with self.store.claimed(name, key):
-                    result = self._find_or_adopt(stage, key)
+                    result = self._find(stage, key, adopts=True)
             if result is None:
                 raise PmalError(
                     "Every stage before the wanted ones must be finished. Received: "
@@ -125,7 +125,7 @@ class Workflow:
             if distribution.is_chief():
                 with self.store.claimed(stage.name, key):
                     # Another command may have made it in the meantime.
-                    found = None if renews else self._find_or_adopt(stage, key)
+                    found = None if renews else self._find(stage, key, adopts=True)
                     (makes,) = distribution.any_host([found is None])
                     if makes:
                         found = self._make(stage, key, name)
@@ -135,7 +135,10 @@ class Workflow:
             else:
                 (makes,) = distribution.any_host([False])
                 if makes:
-                    self._assist(stage, key)
+                    self.begin(stage)
+                    distribution.wait_for_all_hosts()  # The chief has made the folder.
+                    if stage.distributed:
+                        self._compute(stage, key)
         if found is not None and not makes:
             logging.info(
                 "%s: finished before (%.1f s), %s", name, found.marker.seconds, verb
@@ -146,18 +149,16 @@ class Workflow:
         # Hosts that did not make it read what the chief has written.
         self._results[stage.name] = found or self.finished(stage.name)
 
-    def _find(self, stage: Stage, key: str) -> Result | None:
-        """Returns the result of a key, if there is one and all of it."""
+    def _find(self, stage: Stage, key: str, *, adopts: bool = False) -> Result | None:
+        """Returns the result of a key, if there is one and all of it.
+
+        Whoever has the right to make it `adopts` what only the trial still has.
+        """
         found = self.store.find(stage.name, key)
+        if found is None and adopts:
+            found = self.store.adopt(stage.name, key, self.shown)
         if found is not None and not stage.is_there(found.marker.facts):
             return None
-        return found
-
-    def _find_or_adopt(self, stage: Stage, key: str) -> Result | None:
-        """Does so with the right to make it: the trial may have what the store lost."""
-        found = self._find(stage, key)
-        if found is None and self.store.adopt(stage.name, key, self.shown):
-            found = self._find(stage, key)
         return found
 
     def _reads(self, stage: Stage) -> dict[str, Any]:
@@ -219,13 +220,6 @@ class Workflow:
         mine.unlink(missing_ok=True)
         logging.info("%s: done in %.1f s", name, marker.seconds)
         return result
-
-    def _assist(self, stage: Stage, key: str) -> None:
-        """Takes part in a stage that the chief makes, once it has made the folder."""
-        self.begin(stage)
-        distribution.wait_for_all_hosts()
-        if stage.distributed:
-            self._compute(stage, key)
 
     def _compute(self, stage: Stage, key: str) -> dict[str, Any]:
         """Runs a stage, on all devices if it can use them; returns its facts."""

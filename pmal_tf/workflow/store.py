@@ -65,20 +65,19 @@ class Store:
         logging.warning("%s is damaged, and is made anew: %s.", entry, fault)
         return None
 
-    def adopt(self, stage: str, key: str, shown: Path) -> bool:
-        """Takes a result back from a trial's folder, where the store has lost it.
+    def adopt(self, stage: str, key: str, shown: Path) -> Result | None:
+        """Takes a result that the store has lost back from a trial's folder.
 
-        To be called by whoever holds the right to make it; tells whether it was there.
+        To be called by whoever holds the right to make it; None where it is not there.
         """
         marker = Marker.read(shown / stage)
         if marker is None or marker.key != key or marker.fault(shown):
-            return False
+            return None
         _remove(self.making(stage, key))
         making = self.open(stage, key)
         for name in (*marker.outputs, f"{stage}/{MARKER}"):
             _link(shown / name, making / name)
-        self.finish(stage, key, marker, shown)
-        return True
+        return self.finish(stage, key, marker, shown)
 
     @contextlib.contextmanager
     def claimed(self, stage: str, key: str) -> Iterator[None]:
