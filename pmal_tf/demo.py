@@ -24,7 +24,7 @@ _LOCAL = "127.0.0.1"
 # Seconds after which the server deletes what was uploaded, and how often it looks.
 _KEEP_UPLOADS = 600
 _WAITING = "Drop an image file on the left: the answer appears here."
-# Small images keep their pixels, captions are told whole, and titles cover no image.
+# Small images keep their pixels, captions are shown whole, and titles cover no image.
 _STYLE = """
 .grid-wrap img, .preview img { image-rendering: pixelated; }
 .grid-wrap .caption-label { white-space: normal; max-width: 100%; }
@@ -163,7 +163,7 @@ def _main(argv: list[str]) -> None:
     values = flags.FLAGS
     plain_messages()
     try:
-        # What is missing is told before TensorFlow's seconds of loading.
+        # What is missing is reported before TensorFlow's seconds of loading.
         _import_gradio()
         from pmal_tf.serving.page import Answerer
 

@@ -13,7 +13,7 @@ and the training image that speaks most for the nearest class, where the model's
 distances rest on such images. --format=json writes one object per image and line.
 Bytes of a file name that are not UTF-8 are written as \xff.
 
-At the end, the share of unknown images is told on standard error. Watch it: a model
+At the end, standard error has the share of unknown images. Watch it: a model
 that is shown other things than it was made for rejects more than its threshold was set
 to reject.
 
@@ -82,7 +82,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises what is wrong with the command line as a PmalError."""
-        raise PmalError(f"{message}. `{self.prog} --help` tells the usage.")
+        raise PmalError(f"{message}. `{self.prog} --help` shows the usage.")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -150,7 +150,7 @@ def _predict(given: argparse.Namespace) -> int:
         )
     if remark:
         sys.stderr.write(f"{remark}\n")
-    # TensorFlow takes seconds to import; most mistakes are told before.
+    # TensorFlow takes seconds to import; most mistakes are reported before.
     from pmal_tf.serving.client import ServedModel
 
     model = ServedModel(exported, given.threshold)

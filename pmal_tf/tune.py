@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
 def _work() -> str:
     """Reads the flags and runs the sweep; returns its table, and where it lies."""
     sweep = _sweep_from_flags()
-    # TensorFlow takes seconds to import; a mistake in the flags is told before.
+    # TensorFlow takes seconds to import; a mistake in the flags is reported before.
     from pmal_tf.workflow.tuning.search import run_sweep
 
     table = run_sweep(sweep)

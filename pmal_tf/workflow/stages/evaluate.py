@@ -48,7 +48,7 @@ def evaluate_stage(config: Config, trial: Trial) -> Stage:
         reads={
             **config.result_settings(),
             "trial": trial.number,
-            # The result tells its name.
+            # The result has its name.
             "experiment": config.run.experiment,
         },
         inputs=("test", "calibration", *(("training",) if fits else ())),

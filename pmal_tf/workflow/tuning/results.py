@@ -147,7 +147,7 @@ def _flags_of(sweep: Sweep, best: Point, name: str, held_out: bool) -> str:
 
 def _draw(sweep: Sweep, rows: dict[str, dict[Any, list[float]]]) -> None:
     """Draws the AUROC against each setting; gives HParams the space."""
-    # Matplotlib takes a second, and mistakes should be told before.
+    # Matplotlib takes a second, and mistakes should be reported before.
     from pmal_tf.results.figures.hyper_parameters import draw_sweep
     from pmal_tf.results.figures.style import save
 

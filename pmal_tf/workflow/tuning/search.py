@@ -87,7 +87,7 @@ class PointTuner(base_tuner.BaseTuner):
     def __init__(self, sweep: Sweep, oracle: keras_tuner.Oracle) -> None:
         self.sweep = sweep
         try:
-            # It tells on standard output that it goes on from a folder; so do we.
+            # It says on standard output, which is ours, that it goes on from a folder.
             with redirect_stdout(sys.stderr):
                 super().__init__(
                     oracle, directory=str(sweep.folder), project_name=_PROJECT
