@@ -65,7 +65,7 @@ def test_checkpoints_made_from_other_prototypes_are_not_resumed(run_copy, killed
     store = run_copy / "runs" / "store"
     (making,) = store.glob("optimize-*.making")
     assert list_checkpoints(making / "optimize")
-    run_experiment(small(run_copy, margin=0.3, epsilon=0.99))
+    run_experiment(small(run_copy, margin=0.3, prototypes_per_class=2))
     assert epochs_of(run_copy, "optimize") == [1, 2, 3]
     # Those of the first settings are still there, and serve.
     assert list_checkpoints(making / "optimize")
