@@ -180,7 +180,7 @@ def run(settings: BenchmarkSettings) -> tuple[str, list[Measurement]]:
         check_precision(policy)
     texts, measurements = [], []
     for number, chosen in enumerate(itertools.product(*lists)):
-        setting = Setting(*chosen, width=settings.width, image_size=image_size)
+        setting = Setting(*chosen, settings.width, image_size)
         jit, repetitions = settings.jit == "on", settings.repetitions or 15
         text, found = _measure(setting, jit, repetitions)
         suffix = "_".join(["", *map(str, chosen)]) if number else ""

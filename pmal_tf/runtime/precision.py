@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import keras
 import tensorflow as tf
 
@@ -10,6 +13,17 @@ from pmal_tf.runtime.errors import PmalError, first_line
 # The first compute capability whose tensor cores multiply a type: float16 since Volta,
 # bfloat16 since Ampere (NVIDIA, CUDA C++ Programming Guide, "Compute Capabilities").
 _LEAST_CAPABILITY = {"mixed_float16": (7, 0), "mixed_bfloat16": (8, 0)}
+
+
+@contextlib.contextmanager
+def in_precision(policy: str) -> Iterator[None]:
+    """Makes a Keras dtype policy that of the models built meanwhile."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def check_precision(policy: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import re
 from typing import Any
 
 from absl import flags
@@ -71,8 +72,8 @@ def short_help() -> str:
     for group in _groups():
         common = [field for field in settings_in(group) if field.metadata["common"]]
         if common:
-            title = str(group.__doc__).splitlines()[0].partition(";")[0].partition(":")
-            lines.append(f"{title[0].rstrip('.')}:")
+            title = re.split("[.;:]", str(group.__doc__))[0]
+            lines.append(f"{title}:")
         for field in common:
             shown = f" [{_text_of(field.default)}]" if field.default != "" else ""
             lines.append(f"  --{field.name}{shown}\n      {_help_of(field)}")
@@ -98,7 +99,8 @@ def parse_arguments(argv: list[str]) -> list[str]:
     if stems:
         flags.FLAGS.set_default("experiment", stems)
     left = flags.FLAGS([argv[0], *from_files, *from_command_line])
-    asked = {_name_of(argument) for argument in from_command_line}
+    names = (argument.lstrip("-").partition("=")[0] for argument in from_command_line)
+    asked = {name.removeprefix("no") for name in names}
     if cell := flags.FLAGS["ablation"].value:
         # A flagfile called common_cpu only says what the cells have in common.
         shared = stems.removeprefix("common").lstrip("_")
@@ -107,33 +109,18 @@ def parse_arguments(argv: list[str]) -> list[str]:
             if name not in asked:
                 flags.FLAGS[name].parse(str(value))
         asked |= CELLS[cell].keys()
-    in_use = _methods_in_use()
+    method, compare = str(flags.FLAGS["method"].value), flags.FLAGS["compare"].value
+    own = registry.all_methods().get(method)
+    beside = own.beside if own is not None and compare == [AUTO] else ()
+    in_use = {method, *(compare or ()), *beside}
     for name, (owner, _) in registry.owners().items():
         if owner not in in_use and name not in asked:
             flags.FLAGS[name].unparse()
     return left
 
 
-def _name_of(argument: str) -> str:
-    """Returns the flag that an argument names."""
-    name = argument.lstrip("-").partition("=")[0]
-    return name.removeprefix("no") if name.startswith("no") else name
-
-
-def _methods_in_use() -> set[str]:
-    """Returns the names of the methods that the flags ask for, if there are such."""
-    method, compare = str(flags.FLAGS["method"].value), flags.FLAGS["compare"].value
-    own = registry.all_methods().get(method)
-    beside = own.beside if own is not None and compare == [AUTO] else ()
-    return {method, *(compare or ()), *beside}
-
-
 def config_from_flags() -> Config:
-    """Reads absl's `FLAGS`, here and nowhere else, into a validated `Config`.
-
-    Raises:
-        PmalError: If a value is not allowed.
-    """
+    """Reads absl's `FLAGS`, here and nowhere else, into a checked `Config`."""
     values: dict[str, Any] = {}
     for name, field in all_settings().items():
         flag = flags.FLAGS[name]
@@ -150,7 +137,7 @@ def to_flags(config: Config) -> str:
     return "".join(
         f"--{name}={text}\n"
         for name, text in texts.items()
-        if text != "" or fields[name].default
+        if text or fields[name].default
     )
 
 
@@ -172,11 +159,16 @@ def value_of_flag(field: dataclasses.Field, values: flags.FlagValues) -> Any:
     value: Any = values[field.name].value
     if not isinstance(field.default, tuple):
         return value
+    expected = f"`{field.name}` must list, separated by commas, values"
+    return tuple(parse_item(field, item, expected) for item in value)
+
+
+def parse_item(field: dataclasses.Field, item: str, expected: str) -> Any:
+    """Converts a text to a setting's type; the error's message begins as `expected`."""
     kind = kind_of(field)
     try:
-        return tuple(kind(item.strip()) for item in value)
+        return kind(item.strip())
     except ValueError as error:
         raise PmalError(
-            f"`{field.name}` must list values of type {kind.__name__}, separated by "
-            f"commas. Received: --{field.name}={','.join(value)}"
+            f"{expected} of type {kind.__name__}. Received: {item.strip()!r}"
         ) from error

@@ -281,6 +281,7 @@ def test_models_load_without_custom_objects(finished):
     np.testing.assert_allclose(model.score(test.image), known_scores, atol=1e-7)
 
 
+@pytest.mark.usefixtures("untrained")
 def test_scratch_start_and_other_options_run(tmp_path):
     options = {
         "init": "scratch",
