@@ -1,6 +1,6 @@
 """Run folders written by hand, so that reports can be tested without training."""
 
-from pmal_tf.results.collect.paper_ablations import BASE
+from pmal_tf.results.collect.paper import BASE
 from pmal_tf.runtime.files import MARKER, read_json, write_json, write_text
 
 SETTINGS = {

@@ -8,7 +8,7 @@ import pytest
 from made_runs import make_trial, model
 
 from pmal_tf import report as entry
-from pmal_tf.results.page.exports import describe_export
+from pmal_tf.results.collect.summary import describe_export
 from pmal_tf.results.page.page import escape_markdown, fenced, padded, points
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import write_json

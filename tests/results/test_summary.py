@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 from made_runs import TITLES, file_of
 
-from pmal_tf.results.collect.numbers import in_percent, spread
 from pmal_tf.results.collect.paper import PAPER_PMAL
-from pmal_tf.results.collect.summary import render_summary, summarise_experiment
+from pmal_tf.results.collect.summary import (
+    in_percent,
+    render_summary,
+    spread,
+    summarise_experiment,
+)
 from pmal_tf.results.figures.sheets import contact_sheet
 from pmal_tf.results.page.tables import markdown_table
 from pmal_tf.runtime.errors import PmalError

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pmal_tf.methods.registry import all_methods
-from pmal_tf.results.collect.paper_ablations import PAPER_TABLES
+from pmal_tf.results.collect.paper import PAPER_TABLES
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.settings import check_setting, kind_of, settings_in
 from pmal_tf.workflow.config import GROUPS, Config
