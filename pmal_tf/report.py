@@ -23,7 +23,8 @@ from absl import app, flags, logging
 from pmal_tf.results.collect.ablation_tables import AblationTable, ablation_tables
 from pmal_tf.results.collect.records import save_records
 from pmal_tf.results.collect.run_folders import Experiment, collect_runs
-from pmal_tf.results.page.page import Figures, cells_only, render_report
+from pmal_tf.results.figures.figure import Figures, Material, draw_figures
+from pmal_tf.results.page.page import cells_only, render_report
 from pmal_tf.results.page.published import update_document
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import write_text
@@ -60,8 +61,8 @@ def make_report(
         (new / FIGURES).mkdir()
         figures = draw_all(experiments, tables, new / FIGURES, speed)
         if only_figures:
-            for each in figures[1]:
-                logging.info("No figure %s: %s", each.name, each.reason)
+            for name, reason in figures[1].items():
+                logging.info("No figure %s: %s", name, reason)
             for text in (path for path in out.glob("*") if path.is_file()):
                 shutil.copy2(text, new)
         else:
@@ -77,14 +78,7 @@ def draw_all(
     folder: Path,
     speed: Sequence[Mapping[str, Any]],
 ) -> Figures:
-    """Draws every figure that the runs have the data for into a folder.
-
-    Returns:
-        The figures that were drawn, and those that were not, with the reason.
-    """
-    # Matplotlib takes a second, and mistakes should be reported before.
-    from pmal_tf.results.figures.figure import Material, draw_figures
-
+    """Draws every figure that the runs have the data for into a folder."""
     folders = {
         e.name: [run.folder for run in e.trials] for e in experiments if e.trials
     }

@@ -28,7 +28,7 @@ def drawn(monkeypatch):
     def draw_all(experiments, tables, folder, speed):
         asked.append((experiments, tables, speed))
         (folder / "one.png").write_bytes(b"")
-        return [], []
+        return [], {}
 
     monkeypatch.setattr(report, "draw_all", draw_all)
     return asked
@@ -116,9 +116,9 @@ def test_figures_are_of_all_finished_runs_and_pictures_not_of_cells(
     tmp_path, monkeypatch
 ):
     asked = []
-    draw_figures = "pmal_tf.results.figures.figure.draw_figures"
+    draw_figures = "pmal_tf.report.draw_figures"
     monkeypatch.setattr(
-        draw_figures, lambda material, out: (asked.append(material) or [], [])
+        draw_figures, lambda material, out: (asked.append(material) or [], {})
     )
     make_trial(tmp_path / "runs" / "a", 0)
     make_trial(tmp_path / "runs" / "point", 0, epsilon=0.1)

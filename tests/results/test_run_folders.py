@@ -121,7 +121,6 @@ def test_a_result_of_another_trial_than_its_folder_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"protocol": "paper"}, "settings.* protocol: 'neal' -> 'paper'"),
         ({"epochs": 6}, "settings.* epochs: 5 -> 6"),
         ({"seed": 1}, "settings.* seed: 0 -> 1"),
         ({"compare": ["softmax"]}, "settings.* compare: "),
@@ -139,10 +138,20 @@ def test_trials_that_are_not_alike_are_refused(tmp_path, change, message):
     assert re.search("a/trial_0 and .*a/trial_1, which differ in ", str(error.value))
 
 
-@pytest.mark.parametrize("name", ["config.json", "result.json"])
-def test_records_that_contradict_the_marker_are_refused(tmp_path, name):
-    edit(make_trial(tmp_path / "a", 0) / name, epochs=600)
-    with pytest.raises(PmalError, match=rf"whose {name} differs .*epochs: 5 -> 600"):
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("config.json", {"epochs": 600}, "epochs: 5 -> 600"),
+        ("result.json", {"epochs": 600}, "epochs: 5 -> 600"),
+        # It held no class out for tuning.
+        ("result.json", {"protocol": "neal_tuning"}, "protocol: 'neal' -> 'neal_t"),
+    ],
+)
+def test_records_that_contradict_the_marker_are_refused(
+    tmp_path, name, changes, message
+):
+    edit(make_trial(tmp_path / "a", 0) / name, **changes)
+    with pytest.raises(PmalError, match=rf"whose {name} differs .*{message}"):
         collect_runs(tmp_path)
 
 
@@ -207,9 +216,3 @@ def test_a_sweep_beside_other_runs_is_read(tmp_path):
         "sweep-12ab/epsilon-0.3",
     ]
     assert not any(experiment.unfinished for experiment in experiments)
-
-
-def test_a_run_that_held_nothing_out_has_no_tuning_protocol(tmp_path):
-    make_trial(tmp_path / "cifar10", 0, result={"protocol": "neal_tuning"})
-    with pytest.raises(PmalError, match="must hold the same settings"):
-        collect_runs(tmp_path)

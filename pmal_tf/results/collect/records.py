@@ -52,23 +52,18 @@ def _of_trials(trials: Sequence[TrialRun]) -> dict[str, Any]:
 
 def hardware(environment: Mapping[str, Any]) -> str:
     """Names processor and devices of the content of `environment.json`."""
-    devices = ", ".join(
-        str(name).removeprefix("/physical_device:")
-        for name in environment.get("devices") or ["devices unknown"]
-    )
-    return (
-        f"{environment.get('machine', 'machine unknown')}, "
-        f"{environment.get('cpu_count', '?')} CPU cores, {devices}"
-    )
+    names = (n.removeprefix("/physical_device:") for n in environment["devices"])
+    machine, cores = environment["machine"], environment["cpu_count"]
+    return f"{machine}, {cores} CPU cores, {', '.join(names)}"
 
 
 def budget(config: Mapping[str, Any]) -> str:
     """Says how long and on how many images a run trained."""
-    images = config.get("train_images_per_class", 0)
+    images = config["train_images_per_class"] or "all"
     return (
-        f"backbone {config.get('backbone')} at width {config.get('width', 1):g}, "
-        f"{config.get('epochs')} epochs a stage, {images or 'all'} training images "
-        f"per class, batches of {config.get('batch_size')}"
+        f"backbone {config['backbone']} at width {config['width']:g}, "
+        f"{config['epochs']} epochs a stage, {images} training images per class, "
+        f"batches of {config['batch_size']}"
     )
 
 

@@ -62,9 +62,8 @@ class TrialRun:
     @property
     def versions(self) -> dict[str, str]:
         """Versions of this package and of what it computes with, by name."""
-        names = ("pmal_tf", "python")
-        own = {name: str(self.environment.get(name, "unknown")) for name in names}
-        return {**own, **self.environment.get("packages", {})}
+        own = {name: self.environment[name] for name in ("pmal_tf", "python")}
+        return {**own, **self.environment["packages"]}
 
 
 @dataclass(frozen=True)

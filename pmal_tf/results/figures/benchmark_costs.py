@@ -92,7 +92,7 @@ def _positive(entry: Entry, side: str) -> bool:
 def _sides(entry: Entry) -> str:
     """Returns both sides as measured, e.g. `2.96 / 2.47 ms` or `706,128 / 2,342`.
 
-    The unit of an entry is that of its value. Where that is a ratio, files do not tell
+    The unit of an entry is that of its value. Where that is a ratio, files do not say
     the unit of the two sides; the name does.
     """
     both = (entry["ours"], entry["reference"])

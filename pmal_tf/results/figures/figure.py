@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from absl import logging
 
@@ -56,14 +56,6 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A figure that could not be drawn: the stem of its files, and why not."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class OfTrial:
     """A figure of one trial.
 
@@ -87,15 +79,18 @@ class OfAll:
     draw: Callable[[Any], Picture]
 
 
-def draw_figures(material: Material, out: Path) -> tuple[list[Drawn], list[Skipped]]:
+# What was drawn, and by name why the others were not.
+Figures: TypeAlias = tuple[list[Drawn], dict[str, str]]
+
+
+def draw_figures(material: Material, out: Path) -> Figures:
     """Draws all that can be drawn into a folder; what cannot be stops nothing.
 
-    Returns:
-        The figures of each experiment, then those of several; and those left out.
+    The figures of each experiment come first, then those of several.
     """
     from pmal_tf.results.figures.style import save  # Matplotlib takes a second.
 
-    drawn, skipped = [], []
+    drawn, skipped = [], {}
     for name, subject, draw in _jobs(material):
         try:
             drawn.append(save(draw(subject), out, name))
@@ -109,7 +104,7 @@ def draw_figures(material: Material, out: Path) -> tuple[list[Drawn], list[Skipp
         except Exception as error:  # One bad file must not cost all other figures.
             logging.exception("Figure %s", name)
             reason = f"{type(error).__name__}: {first_line(error)}"
-        skipped.append(Skipped(name, reason))
+        skipped[name] = reason
     return drawn, skipped
 
 

@@ -27,11 +27,9 @@ from pmal_tf.results.collect.summary import (
     scores_of,
     spread,
 )
-from pmal_tf.results.figures.figure import Drawn, Skipped
+from pmal_tf.results.figures.figure import Figures
 from pmal_tf.results.page.tables import markdown_table
 from pmal_tf.results.scores.registry import scores_in
-
-Figures = tuple[Sequence[Drawn], Sequence[Skipped]]
 
 
 def render_report(
@@ -48,7 +46,7 @@ def render_report(
         experiments: All experiments, of which at least one has a finished trial.
         ablations: The paper's ablation tables, as far as they are filled.
         speed: Entries of `python -m pmal_tf.benchmark --json`; may be empty.
-        figures: Figures that were drawn, and those that were not, with the reason.
+        figures: What `draw_figures` returned.
 
     Raises:
         OSError: If a figure or the flags of a run cannot be read.
@@ -210,9 +208,9 @@ def environments(trials: Sequence[TrialRun]) -> dict[str, str]:
     for run in trials:
         on, versions = run.environment, run.versions.items()
         text = (
-            f"{hardware(on)}; {on.get('platform', 'platform unknown')}; "
-            f"{', '.join(f'{name} {v}' for name, v in versions)}; seed "
-            f"{on.get('seed', '?')}; git commit {on.get('git_commit') or 'unknown'}"
+            f"{hardware(on)}; {on['platform']}; "
+            f"{', '.join(f'{name} {v}' for name, v in versions)}; seed {on['seed']}; "
+            f"git commit {on['git_commit'] or 'unknown'}"
         )
         seen.setdefault(text, []).append(str(run.trial))
     return {text: ", ".join(numbers) for text, numbers in seen.items()}

@@ -68,11 +68,6 @@ def test_without_repetitions_the_way_out_is_told(trial):
         draw_repeated_mining(trial)
 
 
-def test_a_class_that_is_not_there_has_no_figure(trial):
-    with pytest.raises(PmalError, match=r"needs a class of the trial.* class 2 of 2"):
-        draw_repeated_mining(trial, 2)
-
-
 def test_prototypes_of_other_images_are_told(trial):
     path = trial / "mining" / "repeat_1" / "prototypes.npz"
     np.savez(path, example_id=["train_99"], class_index=[0])
