@@ -33,6 +33,8 @@ METRICS = {
 }
 # Settings that change what stands beside a method's results, or nothing at all.
 BESIDE = ("compare", "scores", "control", "reject_rate", "mining_repeats")
+# What a comparison says of the higher cell, of the order.
+_ORDER_WORDS = {"ahead": "holds", "behind": "does not hold"}
 
 
 @dataclass(frozen=True)
@@ -97,21 +99,14 @@ class Ordering:
     @property
     def brief(self) -> str:
         """Whether the order holds here, in a word or three."""
-        return _whether_it_holds(
-            self.comparison.brief if self.comparison else "missing"
-        )
+        brief = self.comparison.brief if self.comparison else "missing"
+        return _ORDER_WORDS.get(brief, brief)
 
     @property
     def verdict(self) -> str:
         """The same, and why it cannot be said where it cannot."""
-        return (
-            _whether_it_holds(self.comparison.verdict) if self.comparison else "missing"
-        )
-
-
-def _whether_it_holds(words: str) -> str:
-    """Says of an order what a comparison says of the higher cell."""
-    return {"ahead": "holds", "behind": "does not hold"}.get(words, words)
+        verdict = self.comparison.verdict if self.comparison else "missing"
+        return _ORDER_WORDS.get(verdict, verdict)
 
 
 def ablation_tables(experiments: Iterable[Experiment]) -> list[AblationTable]:
