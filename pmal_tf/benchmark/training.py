@@ -180,7 +180,8 @@ def run(settings: BenchmarkSettings) -> tuple[str, list[Measurement]]:
         check_precision(policy)
     texts, measurements = [], []
     for number, chosen in enumerate(itertools.product(*lists)):
-        setting = Setting(*chosen, settings.width, image_size)
+        backbone, batch, policy = chosen
+        setting = Setting(backbone, batch, policy, settings.width, image_size)
         jit, repetitions = settings.jit == "on", settings.repetitions or 15
         text, found = _measure(setting, jit, repetitions)
         suffix = "_".join(["", *map(str, chosen)]) if number else ""

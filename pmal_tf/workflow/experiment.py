@@ -13,8 +13,11 @@ from pmal_tf.data.splits import trials_of_equal_classes
 from pmal_tf.data.trial_images import TrialImages
 from pmal_tf.methods.registry import get_method
 from pmal_tf.methods.trial import START, Trial
-from pmal_tf.results.collect.summary import render_summary, summarise_experiment
-from pmal_tf.results.page.exports import describe_export
+from pmal_tf.results.collect.summary import (
+    describe_export,
+    render_summary,
+    summarise_experiment,
+)
 from pmal_tf.runtime import distribution
 from pmal_tf.runtime.environment import describe_environment, library_versions
 from pmal_tf.runtime.errors import PmalError

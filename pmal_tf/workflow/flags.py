@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 
 from pmal_tf.methods import registry
-from pmal_tf.results.collect.paper_ablations import CELLS
+from pmal_tf.results.collect.paper import CELLS
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.flagfiles import expand_flagfiles
 from pmal_tf.runtime.settings import kind_of, settings_in

@@ -7,8 +7,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from pmal_tf.data.class_lists import protocols_of
-from pmal_tf.results.collect.paper import PAPER_PMAL
-from pmal_tf.results.collect.paper_ablations import CELLS
+from pmal_tf.results.collect.paper import CELLS, PAPER_PMAL
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.workflow.config import Config
 from pmal_tf.workflow.experiment import open_trial, plan

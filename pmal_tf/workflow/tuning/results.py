@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pmal_tf.results.collect.paper_ablations import PAPER_TABLES
+from pmal_tf.results.collect.paper import PAPER_TABLES
 from pmal_tf.results.page.tables import markdown_table
 from pmal_tf.results.scores.registry import get_score
 from pmal_tf.results.tensorboard.hparams import write_experiment

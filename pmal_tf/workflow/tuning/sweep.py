@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pmal_tf.methods.registry import all_methods
-from pmal_tf.results.collect.paper_ablations import PAPER_TABLES
+from pmal_tf.results.collect.paper import PAPER_TABLES
 from pmal_tf.runtime.environment import library_versions
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import checksum
