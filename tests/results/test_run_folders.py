@@ -90,6 +90,16 @@ def test_a_half_finished_trial_is_listed_and_not_averaged(tmp_path, name):
     assert experiment.unfinished == {old: expected}
 
 
+def test_stages_in_a_circle_are_refused_in_a_sentence(tmp_path):
+    path = make_trial(tmp_path / "a", 0)
+    edit(path / "mining" / "done.json", upstream={"optimize": "any"})
+    message = (
+        r"a/trial_0, where by .* done.json (\w+) is made from \w+ is made from \1\."
+    )
+    with pytest.raises(PmalError, match=message):
+        collect_runs(tmp_path)
+
+
 def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(PmalError, match=r"must hold run folders.*which holds none"):
         collect_runs(tmp_path)

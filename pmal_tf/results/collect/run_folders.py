@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -281,7 +281,14 @@ def _seconds(folder: Path) -> dict[str, float]:
     paths = sorted(folder.glob(f"*/{MARKER}"))
     markers = {path.parent.name: read_json(path) for path in paths}
     upstream = {name: marker.get("upstream", {}) for name, marker in markers.items()}
-    order = TopologicalSorter(upstream).static_order()
+    try:
+        order = [*TopologicalSorter(upstream).static_order()]
+    except CycleError as error:
+        raise PmalError(
+            "A stage must be made from earlier ones. Received: "
+            f"{folder}, where by the `upstream` of their {MARKER} "
+            f"{' is made from '.join(reversed(error.args[1]))}. {_REPAIR}"
+        ) from error
     return {n: float(markers[n].get("seconds", 0.0)) for n in order if n in markers}
 
 
