@@ -1,7 +1,5 @@
 """The cheaper grades: which prototypes are embedded when, and what the others are."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.methods.pmal.optimize_stage import fit_pmal
 from pmal_tf.methods.pmal.prototypes import Prototypes, PrototypeSchedule
 from pmal_tf.mining.distances import attention_to_set
-from pmal_tf.runtime.errors import PmalError
 from pmal_tf.training import checkpoints, fit
 from pmal_tf.training.fit import StageRecords
 from pmal_tf.training.recipe import Recipe
@@ -201,18 +198,6 @@ def test_xla_takes_the_same_steps_of_every_grade(pipeline, prototypes, mode):
     for one, other in zip(*weights, strict=True):
         if one.dtype != bool:
             np.testing.assert_allclose(one, other, atol=1e-5)
-
-
-def test_prototypes_of_other_classes_are_an_error(pipeline, prototypes):
-    model = linear_model("joint")
-    swapped = dataclasses.replace(pipeline, label=2 - pipeline.label)
-    with pytest.raises(PmalError, match=r"of another class there: \['0'.*3 in all"):
-        fit_pmal(model, swapped, prototypes, RECIPE, seed=1)
-    fewer = pipeline.label % 2
-    with pytest.raises(
-        PmalError, match="prototypes of 3 classes, training images of 2"
-    ):
-        prototypes.check_classes(pipeline.example_id, fewer)
 
 
 def test_prototypes_are_found_among_named_images_in_any_order(rng, monkeypatch):
