@@ -1,9 +1,10 @@
 """The cheaper grades: which prototypes are embedded when, and what the others are."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from tiny_classifier import tiny_classifier, tiny_pipeline
 
 import pmal_tf
@@ -186,14 +187,11 @@ def test_the_final_bank_is_embedded_afresh_and_saved(pipeline, prototypes, tmp_p
 @pytest.mark.parametrize("mode", ["joint", "inference", "bank"])
 def test_xla_takes_the_same_steps_of_every_grade(pipeline, prototypes, mode):
     weights = []
-    for jit in (False, True):
+    for jit in ("off", "on"):
         model = linear_model(mode)
-        model.build_optimizers()
-        model.refresh_prototypes(prototypes.image, prototypes.mask)
-        step = tf.function(model.train_step, jit_compile=True)
-        stream = batches(pipeline, prototypes, mode, every=2)
-        for _ in range(6):
-            (step if jit else model.train_step)(next(stream))
+        recipe = dataclasses.replace(RECIPE, epochs=1, optimizer="sgd", jit=jit)
+        schedule = PrototypeSchedule.of_mode(mode, 2, 2)
+        fit_pmal(model, pipeline, prototypes, recipe, seed=1, schedule=schedule)
         weights.append(model.get_weights())
     for one, other in zip(*weights, strict=True):
         if one.dtype != bool:
