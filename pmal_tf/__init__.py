@@ -8,21 +8,22 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pmal_tf.runtime.version import __version__
+from pmal_tf.runtime.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from pmal_tf.estimator import OpenSetClassifier, PMALClassifier
-    from pmal_tf.methods.loading import load_model
-    from pmal_tf.methods.pmal.model import PMALModel
-    from pmal_tf.methods.pmal.prototypes import Prototypes
-    from pmal_tf.mining.mine import mine
-    from pmal_tf.mining.robustness import topology_robustness
-    from pmal_tf.mining.settings import MiningSettings
-    from pmal_tf.mining.spaces import Space
-    from pmal_tf.results.calibration import conformal_threshold
-    from pmal_tf.runtime.errors import PmalError
-    from pmal_tf.serving.export import export_saved_model
-    from pmal_tf.training.recipe import Recipe
+    from pmal_tf.estimator import OpenSetClassifier as OpenSetClassifier
+    from pmal_tf.estimator import PMALClassifier as PMALClassifier
+    from pmal_tf.methods.loading import load_model as load_model
+    from pmal_tf.methods.pmal.model import PMALModel as PMALModel
+    from pmal_tf.methods.pmal.prototypes import Prototypes as Prototypes
+    from pmal_tf.mining.mine import mine as mine
+    from pmal_tf.mining.robustness import topology_robustness as topology_robustness
+    from pmal_tf.mining.settings import MiningSettings as MiningSettings
+    from pmal_tf.mining.spaces import Space as Space
+    from pmal_tf.results.calibration import conformal_threshold as conformal_threshold
+    from pmal_tf.runtime.errors import PmalError as PmalError
+    from pmal_tf.serving.export import export_saved_model as export_saved_model
+    from pmal_tf.training.recipe import Recipe as Recipe
 
 _HOME = {
     "MiningSettings": "pmal_tf.mining.settings",
@@ -40,22 +41,7 @@ _HOME = {
     "topology_robustness": "pmal_tf.mining.robustness",
 }
 
-__all__ = [
-    "MiningSettings",
-    "OpenSetClassifier",
-    "PMALClassifier",
-    "PMALModel",
-    "PmalError",
-    "Prototypes",
-    "Recipe",
-    "Space",
-    "__version__",
-    "conformal_threshold",
-    "export_saved_model",
-    "load_model",
-    "mine",
-    "topology_robustness",
-]
+__all__ = ["__version__", *_HOME]
 
 
 def __dir__() -> list[str]:

@@ -13,19 +13,8 @@ from pathlib import Path
 from absl import app, flags
 
 from pmal_tf.runtime.errors import PmalError
-from pmal_tf.runtime.files import MARKER, read_json
+from pmal_tf.runtime.files import MARKER, Marker
 from pmal_tf.workflow.store import Store
-
-
-def used_keys(workdir: Path) -> set[str]:
-    """Returns the keys of all results that trials' folders below a folder show."""
-    keys = set()
-    for path in workdir.rglob(f"trial_*/*/{MARKER}"):
-        try:
-            keys.add(str(read_json(path).get("key", "")))
-        except PmalError:  # A damaged marker shows nothing.
-            continue
-    return keys
 
 
 def describe(workdir: Path, store_dir: Path, *, clear: bool) -> str:
@@ -40,9 +29,12 @@ def describe(workdir: Path, store_dir: Path, *, clear: bool) -> str:
             f"{store_dir}, which is not there. Name another with --workdir or "
             "--store_dir."
         )
-    store, keys = Store(store_dir), used_keys(workdir)
+    # A damaged marker shows nothing.
+    shown = (Marker.read(p.parent) for p in workdir.rglob(f"trial_*/*/{MARKER}"))
+    used = {marker.key for marker in shown if marker is not None}
+    store = Store(store_dir)
     sizes = store.sizes()
-    free = [entry for entry in sizes if entry.name.rpartition("-")[2] not in keys]
+    free = [entry for entry in sizes if entry.name.rpartition("-")[2] not in used]
     lines = [
         f"{size / 2**20:10.1f} MiB  {'free' if entry in free else 'used'}  {entry.name}"
         for entry, size in sizes.items()
@@ -65,8 +57,7 @@ def main(argv: list[str]) -> None:
     """Prints what the flags ask for."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    values = flags.FLAGS
-    workdir = Path(values.workdir)
+    values, workdir = flags.FLAGS, Path(flags.FLAGS.workdir)
     store_dir = Path(values.store_dir or workdir / "store")
     try:
         sys.stdout.write(describe(workdir, store_dir, clear=values.clear))

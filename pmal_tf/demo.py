@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from pmal_tf.serving.page import Answerer
 
 _LOCAL = "127.0.0.1"
-_LARGEST_UPLOAD = "64mb"
 # Seconds after which the server deletes what was uploaded, and how often it looks.
 _KEEP_UPLOADS = 600
-_MOST_CLASSES = 10
 _WAITING = "Drop an image file on the left: the answer appears here."
-# Small images keep their pixels, captions are told whole, and titles cover no image.
+# Small images keep their pixels, captions are shown whole, and titles cover no image.
 _STYLE = """
 .grid-wrap img, .preview img { image-rendering: pixelated; }
 .grid-wrap .caption-label { white-space: normal; max-width: 100%; }
@@ -45,15 +43,9 @@ def build_page(answerer: Answerer) -> Any:
     gradio = _import_gradio()
     from pmal_tf.serving.page import describe_model
 
-    hidden = {"visible": False, "interactive": False}
-    gallery = {
-        **hidden,
-        "object_fit": "contain",
-        "format": "png",
-        "fit_columns": False,
-        "buttons": [],
-    }
-    slider = {**hidden, "buttons": []}
+    hidden: dict[str, Any] = {"visible": False, "interactive": False}
+    slider = hidden | {"buttons": []}
+    gallery = slider | {"object_fit": "contain", "format": "png", "fit_columns": False}
     parts: dict[str, Any] = {}
     with gradio.Blocks(
         title="pmal_tf: known or unknown?",
@@ -68,7 +60,9 @@ def build_page(answerer: Answerer) -> Any:
                 label = "An image: JPEG, PNG, GIF or BMP, up to 64 MB"
                 dropped = gradio.File(label=label, height=180)
                 parts["images"] = gradio.Gallery(columns=2, **gallery)
-                parts["classes"] = gradio.Dataframe(label="All classes", **hidden)
+                parts["classes"] = gradio.Dataframe(
+                    label="All classes", wrap=True, **hidden
+                )
             with gradio.Column(scale=3, min_width=320):
                 parts["verdict"] = gradio.Label(show_label=False, visible=False)
                 parts["note"] = gradio.Textbox(
@@ -77,7 +71,7 @@ def build_page(answerer: Answerer) -> Any:
                 parts["score"] = gradio.Slider(**slider)
                 parts["threshold"] = gradio.Slider(label="Threshold", **slider)
                 parts["likeliest"] = gradio.Label(
-                    num_top_classes=_MOST_CLASSES, show_heading=False, visible=False
+                    num_top_classes=10, show_heading=False, visible=False
                 )
                 parts["prototypes"] = gradio.Gallery(columns=3, **gallery)
         gradio.Dataframe(
@@ -129,7 +123,7 @@ def launch(page: Any, host: str, port: int, *, open_browser: bool) -> str:
             enable_monitoring=False,
             run_history=False,
             footer_links=[],
-            max_file_size=_LARGEST_UPLOAD,
+            max_file_size="64mb",
             prevent_thread_lock=True,
             quiet=True,
             theme=theme,
@@ -171,7 +165,7 @@ def _main(argv: list[str]) -> None:
     values = flags.FLAGS
     plain_messages()
     try:
-        # What is missing is told before TensorFlow's seconds of loading.
+        # What is missing is reported before TensorFlow's seconds of loading.
         _import_gradio()
         from pmal_tf.serving.page import Answerer
 

@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import keras
 import numpy as np
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -32,12 +31,11 @@ from pmal_tf.results.scores.score import Score
 from pmal_tf.results.settings import EvaluationSettings
 from pmal_tf.runtime.errors import PmalError, first_line
 from pmal_tf.runtime.files import save_arrays
-from pmal_tf.runtime.precision import check_precision
+from pmal_tf.runtime.precision import check_precision, in_precision
 from pmal_tf.runtime.settings import settings_in
 from pmal_tf.runtime.stage import METRICS, Work
-from pmal_tf.serving.answers import UNKNOWN, UNKNOWN_ID
+from pmal_tf.serving.answers import UNKNOWN, UNKNOWN_ID, rejection_score
 from pmal_tf.serving.export import export_saved_model
-from pmal_tf.serving.rejection import rejection_score
 from pmal_tf.workflow.config import GROUPS, Config
 from pmal_tf.workflow.engine import merged
 
@@ -62,9 +60,7 @@ def _with_parameters(*methods: str, **first: str) -> Callable[[type], type]:
             for field in settings_in(group)
             if name in _GROUPS or field.name in _SINGLE
         ]
-    defaults = {
-        field.name: _DEFAULTS.get(field.name, field.default) for field in fields
-    }
+    defaults = {f.name: _DEFAULTS.get(f.name, f.default) for f in fields}
     defaults = first | defaults
 
     def add(made: type) -> type:
@@ -104,19 +100,18 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         names = tuple(map(str, classes))
         # Nothing is tested here, but every known class must have a test image.
         source = Source(
-            *("arrays", names, True, lambda: (given, given.take(first))),
+            name="arrays",
+            class_names=names,
+            natural=True,
+            load=lambda: (given, given.take(first)),
             own_split=(names, ()),
         )
         check_precision(config.network.precision)
-        policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(config.network.precision)
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                images = TrialImages(config.data, 0, config.run.seed, Path(folder))
-                vars(images)["source"] = source  # Not the one that settings name.
+        with tempfile.TemporaryDirectory() as folder:
+            images = TrialImages(config.data, 0, config.run.seed, Path(folder))
+            vars(images)["source"] = source  # Not the one that settings name.
+            with in_precision(config.network.precision):
                 self._train(config, images)
-        finally:
-            keras.config.set_dtype_policy(policy)
         self.classes_, self.image_shape_ = classes, image.shape[1:]
         if self._score.statistics is not None:
             outputs = self.scorer_.outputs(images.train.image)
@@ -197,8 +192,8 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         scores, score = self._answers(X)[1], self._score
         rate = self.reject_rate if reject_rate is None else reject_rate
         EvaluationSettings(reject_rate=rate)  # Checks it.
-        parts = ({score.field: part} for part in (scores, scores[:0], scores[:0]))
-        found = calibrate(*parts, reject_rate=rate, source=WITHHELD)
+        given, none = {score.field: scores}, {score.field: scores[:0]}
+        found = calibrate(given, none, none, reject_rate=rate, source=WITHHELD)
         threshold = found["rules"][score.field]["threshold"]
         self.calibration_ = found
         # A distance of 0 may be computed as a little less.
@@ -240,7 +235,8 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         """
         threshold, method = self._set_threshold(), registry.get_method(self.method_)
         export_saved_model(
-            *(self.scorer_, folder),
+            self.scorer_,
+            folder,
             class_names=[str(name) for name in self.classes_],
             threshold=threshold,
             rule=self.rule_,

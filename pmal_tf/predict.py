@@ -13,7 +13,7 @@ and the training image that speaks most for the nearest class, where the model's
 distances rest on such images. --format=json writes one object per image and line.
 Bytes of a file name that are not UTF-8 are written as \xff.
 
-At the end, the share of unknown images is told on standard error. Watch it: a model
+At the end, standard error has the share of unknown images. Watch it: a model
 that is shown other things than it was made for rejects more than its threshold was set
 to reject.
 
@@ -35,15 +35,12 @@ from tqdm import tqdm
 
 from pmal_tf.runtime.console import plain_messages
 from pmal_tf.runtime.errors import PmalError, first_line, is_disk_full
-from pmal_tf.serving.answer_text import Table, json_lines
+from pmal_tf.serving.answer_text import Table, describe_share, json_lines
 from pmal_tf.serving.exported import find_version, read_exported
 from pmal_tf.serving.image_files import ImageFile, find_images, read_in_batches
-from pmal_tf.serving.unknown_share import describe_share
 
 if TYPE_CHECKING:
     from pmal_tf.serving.client import Answer, ServedModel
-
-Rows = list[tuple[str, "Answer"]]
 
 # What shells expect of a process that SIGINT or SIGPIPE ended.
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
@@ -84,7 +81,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises what is wrong with the command line as a PmalError."""
-        raise PmalError(f"{message}. `{self.prog} --help` tells the usage.")
+        raise PmalError(f"{message}. `{self.prog} --help` shows the usage.")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -129,10 +126,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     given = parser.parse_intermixed_args(arguments[:end])
     given.images += arguments[end + 1 :]
-    if given.batch_size < 1:
+    if (size := given.batch_size) < 1:
         parser.error(
-            "`--batch_size` must be at least 1. Received: "
-            f"--batch_size={given.batch_size}"
+            f"`--batch_size` must be at least 1. Received: --batch_size={size}"
         )
     if not given.images:
         parser.error("Images to answer for must be named. Received: none")
@@ -153,12 +149,13 @@ def _predict(given: argparse.Namespace) -> int:
         )
     if remark:
         sys.stderr.write(f"{remark}\n")
-    # TensorFlow takes seconds to import; most mistakes are told before.
+    # TensorFlow takes seconds to import; most mistakes are reported before.
     from pmal_tf.serving.client import ServedModel
 
     model = ServedModel(exported, given.threshold)
-    table = Table((file.path for file in files), exported.class_names)
-    render = json_lines if given.format == "json" else table.lines
+    paths = (file.path for file in files)
+    as_table = given.format == "table"
+    render = Table(paths, exported.class_names).lines if as_table else json_lines
     readable = unknown = 0
     # Where the terminal's encoding lacks a letter of a name, the letter is escaped.
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -183,7 +180,7 @@ def _predict(given: argparse.Namespace) -> int:
 
 def _answered(
     model: ServedModel, files: Sequence[ImageFile], batch_size: int
-) -> Iterator[Rows]:
+) -> Iterator[list[tuple[str, Answer]]]:
     """Yields paths and answers, batch by batch, with a bar of progress on a terminal.
 
     Rows that appear on the same terminal are progress enough.

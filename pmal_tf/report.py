@@ -10,9 +10,10 @@ and `figures/`; `python -m pmal_tf.report figures` draws the figures only.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from absl import app, flags, logging
 from pmal_tf.results.collect.ablation_tables import AblationTable, ablation_tables
 from pmal_tf.results.collect.records import save_records
 from pmal_tf.results.collect.run_folders import Experiment, collect_runs
-from pmal_tf.results.page.page import Figures, cells_only, render_report
+from pmal_tf.results.figures.figure import Figures, Material, draw_figures
+from pmal_tf.results.page.page import cells_only, render_report
 from pmal_tf.results.page.published import update_document
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import write_text
@@ -31,17 +33,21 @@ HTML, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
 _ENTRY = ("name", "value", "unit")
 
 
-def make_report(runs: Path, out: Path, benchmarks: Sequence[Path] = ()) -> Path:
-    """Writes the report of all runs in a folder.
+def make_report(
+    runs: Path,
+    out: Path,
+    benchmarks: Sequence[Path] = (),
+    *,
+    only_figures: bool = False,
+) -> Path:
+    """Writes the report of all runs in a folder, and returns the HTML page.
 
     Args:
         runs: The folder of runs.
         out: The folder to write; an older report there is replaced when the new one is
             complete.
         benchmarks: Files of `python -m pmal_tf.benchmark --json`.
-
-    Returns:
-        The HTML page.
+        only_figures: Whether to leave the texts of an older report as they are.
 
     Raises:
         PmalError: If there is nothing to report, runs cannot be averaged, or `out`
@@ -51,53 +57,34 @@ def make_report(runs: Path, out: Path, benchmarks: Sequence[Path] = ()) -> Path:
     speed = read_benchmarks(benchmarks)
     experiments = collect_runs(runs)
     tables = ablation_tables(experiments)
-    with _replacement_of(out, out.parent) as new:
+    with _replacement_of(out) as new:
         (new / FIGURES).mkdir()
-        figures = draw_all(experiments, tables, new / FIGURES, benchmarks)
-        page, markdown = render_report(runs, experiments, tables, speed, figures)
-        write_text(new / HTML, page)
-        write_text(new / MARKDOWN, markdown)
+        figures = draw_all(experiments, tables, new / FIGURES, speed)
+        if only_figures:
+            for name, reason in figures[1].items():
+                logging.info("No figure %s: %s", name, reason)
+            for text in (path for path in out.glob("*") if path.is_file()):
+                shutil.copy2(text, new)
+        else:
+            page, markdown = render_report(runs, experiments, tables, speed, figures)
+            write_text(new / HTML, page)
+            write_text(new / MARKDOWN, markdown)
     return out / HTML
-
-
-def make_figures(runs: Path, out: Path, benchmarks: Sequence[Path] = ()) -> Path:
-    """Draws the figures only, into `<out>/figures`, which is returned.
-
-    Arguments and errors are those of `make_report`.
-    """
-    _check_out(out)
-    read_benchmarks(benchmarks)
-    experiments = collect_runs(runs)
-    with _replacement_of(out / FIGURES, out.parent) as new:
-        _, skipped = draw_all(
-            experiments, ablation_tables(experiments), new, benchmarks
-        )
-        for each in skipped:
-            logging.info("No figure %s: %s", each.name, each.reason)
-    return out / FIGURES
 
 
 def draw_all(
     experiments: Sequence[Experiment],
     tables: Sequence[AblationTable],
     folder: Path,
-    benchmarks: Sequence[Path],
+    speed: Sequence[Mapping[str, Any]],
 ) -> Figures:
-    """Draws every figure that the runs have the data for into a folder.
-
-    Returns:
-        The figures that were drawn, and those that were not, with the reason.
-    """
-    # Matplotlib takes a second, and mistakes should be reported before.
-    from pmal_tf.results.figures.draw import draw_figures
-    from pmal_tf.results.figures.figure import Material
-
+    """Draws every figure that the runs have the data for into a folder."""
     folders = {
         e.name: [run.folder for run in e.trials] for e in experiments if e.trials
     }
     of_cells = cells_only(experiments, tables)
     detailed = [name for name in folders if name not in of_cells]
-    return draw_figures(Material(folders, detailed, tables, benchmarks), folder)
+    return draw_figures(Material(folders, detailed, tables, speed), folder)
 
 
 def _check_out(out: Path) -> None:
@@ -116,18 +103,16 @@ def _check_out(out: Path) -> None:
 
 
 @contextmanager
-def _replacement_of(target: Path, inside: Path) -> Iterator[Path]:
-    """Yields an empty folder that takes the place of `target` in the end.
+def _replacement_of(target: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `target` that takes its place in the end.
 
-    If anything fails, the old folder stays. Until then the new one is in a temporary
-    folder in `inside`, on the same file system.
+    If anything fails, the old folder stays.
     """
-    inside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="writing.", dir=inside) as temporary:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="writing.", dir=target.parent) as temporary:
         new, old = Path(temporary) / "new", Path(temporary) / "old"
         new.mkdir()
         yield new
-        target.parent.mkdir(exist_ok=True)
         if target.exists():
             target.rename(old)
         try:
@@ -141,6 +126,9 @@ def _replacement_of(target: Path, inside: Path) -> Iterator[Path]:
 def read_benchmarks(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Reads the entries of files of `python -m pmal_tf.benchmark --json`, in order.
 
+    Returns:
+        The entries, each with the stem of its file as `file`.
+
     Raises:
         PmalError: If one is missing, or is no such file.
     """
@@ -153,13 +141,13 @@ def read_benchmarks(paths: Sequence[Path]) -> list[dict[str, Any]]:
             for entry in content:
                 if not isinstance(entry, dict) or not set(_ENTRY) <= set(entry):
                     raise ValueError(f"an entry lacks {', '.join(_ENTRY)}")
+                entries.append({**entry, "file": path.stem})
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise PmalError(
                 "`benchmarks` must be files that python -m pmal_tf.benchmark KIND "
                 f"--json=FILE has written. Received: {path}: {reason}"
             ) from error
-        entries += content
     return entries
 
 
@@ -178,24 +166,18 @@ def save_results(runs: Path, results: Path) -> None:
 
 
 def main(argv: Sequence[str], given: Any = flags.FLAGS) -> None:
-    """Does what the command line asks for, or ends with a sentence and status 1.
-
-    Args:
-        argv: The program, and perhaps `figures` or `save`.
-        given: The flags.
-    """
+    """Does what the command line asks for, or ends with a sentence and status 1."""
     if list(argv[1:]) not in ([], ["figures"], ["save"]):
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     runs, out, results = Path(given.runs), Path(given.out), Path(given.results)
-    benchmarks = [Path(path) for path in given.benchmarks]
     made = results
     try:
-        if "figures" in argv[1:]:
-            made = make_figures(runs, out, benchmarks)
-        elif "save" in argv[1:]:
+        if "save" in argv[1:]:
             save_results(runs, results)
-        elif not given.update:
-            made = make_report(runs, out, benchmarks)
+        elif "figures" in argv[1:] or not given.update:
+            only_figures, files = "figures" in argv[1:], map(Path, given.benchmarks)
+            page = make_report(runs, out, [*files], only_figures=only_figures)
+            made = out / FIGURES if only_figures else page
         for path in given.update:
             update_document(Path(path), results)
     except PmalError as error:

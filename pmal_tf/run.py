@@ -16,7 +16,7 @@ def main(argv: list[str]) -> None:
 def _work() -> str:
     """Reads the flags and runs the experiment; returns its table."""
     config = settings.config_from_flags()
-    # TensorFlow takes seconds to import; a mistake in the flags is told before.
+    # TensorFlow takes seconds to import; a mistake in the flags is reported before.
     from pmal_tf.workflow.experiment import run_experiment
 
     return run_experiment(config)

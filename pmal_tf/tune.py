@@ -8,8 +8,7 @@ from pmal_tf.results.scores.registry import all_scores, get_score
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.workflow import flags as settings
 from pmal_tf.workflow.command import parse_or_exit, run_command
-from pmal_tf.workflow.tuning.space import TABLE_5, TUNERS, parse_space
-from pmal_tf.workflow.tuning.sweep import Sweep
+from pmal_tf.workflow.tuning.sweep import TABLE_5, TUNERS, Sweep, parse_space
 
 
 def define_flags() -> None:
@@ -46,7 +45,7 @@ def main(argv: list[str]) -> None:
 def _work() -> str:
     """Reads the flags and runs the sweep; returns its table, and where it lies."""
     sweep = _sweep_from_flags()
-    # TensorFlow takes seconds to import; a mistake in the flags is told before.
+    # TensorFlow takes seconds to import; a mistake in the flags is reported before.
     from pmal_tf.workflow.tuning.search import run_sweep
 
     table = run_sweep(sweep)

@@ -13,8 +13,10 @@ import pytest
 import tensorflow as tf
 from absl import flags
 from absl.testing import flagsaver
+from filelock import FileLock
 from tiny_run import tiny
 
+from pmal_tf.runtime.files import write_text
 from pmal_tf.workflow.engine import Workflow
 from pmal_tf.workflow.experiment import run_experiment
 from pmal_tf.workflow.flags import config_from_flags, define_flags, parse_arguments
@@ -66,9 +68,15 @@ def rng():
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A finished run; tests that change it work on a copy."""
-    folder = tmp_path_factory.mktemp("finished")
-    table = run_experiment(tiny(folder))
-    return folder, table
+    # The workers of pytest-xdist share the one that the first of them has made.
+    parent = tmp_path_factory.getbasetemp()
+    parent = parent.parent if "PYTEST_XDIST_WORKER" in os.environ else parent
+    folder = parent / "shared_run"
+    table = folder / "table.txt"
+    with FileLock(parent / "shared_run.lock"):
+        if not table.exists():
+            write_text(table, run_experiment(tiny(folder)))
+    return folder, table.read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Run folders written by hand, so that reports can be tested without training."""
 
-from pmal_tf.results.collect.paper_ablations import BASE
+from pmal_tf.results.collect.paper import BASE
 from pmal_tf.runtime.files import MARKER, read_json, write_json, write_text
 
 SETTINGS = {
@@ -67,7 +67,7 @@ def make_trial(
     path = experiment / (folder or f"trial_{trial}")
     models = models or {"pmal": model(), "softmax": model(0.7), "control": model(0.8)}
     repeated = ("experiment", "dataset", "backbone", "protocol", "seed", "epochs")
-    told = {
+    record = {
         **{name: inputs[name] for name in (*repeated, "trial", "method")},
         "known": known or [f"class {trial}", "cat"],
         "unknown": ["dog"],
@@ -77,7 +77,7 @@ def make_trial(
         "files": {name: file_of(name) for name in models},
         "models": models,
     }
-    write_json(path / "result.json", {**told, **(result or {})})
+    write_json(path / "result.json", {**record, **(result or {})})
     # As the user gave them.
     asked = {"compare": ["auto"], "scores": []}
     write_json(path / "config.json", {**inputs, **asked})
@@ -96,7 +96,7 @@ def make_trial(
     write_text(path / "flags.txt", f"--experiment={experiment.name}\n")
     write_marker(path, "mining", seconds=10.0)
     write_marker(path, "optimize", "mining", seconds=60.0)
-    # Of the images too, and of versions, evaluation is told: no two trials are alike.
+    # Evaluation reads images and versions too: no two trials are alike.
     read = {**inputs, "test": f"sha of trial {trial}", "version of keras": "3.15"}
     write_marker(path, "evaluate", "optimize", inputs=read, seconds=6.0)
     return path

@@ -12,7 +12,7 @@ from pmal_tf.methods.registry import all_methods
 from pmal_tf.methods.scorer import Scorer
 from pmal_tf.results.scores.registry import get_score
 from pmal_tf.runtime.files import checksum, write_json, write_text
-from pmal_tf.serving.versions import METADATA
+from pmal_tf.serving.exported import METADATA
 from pmal_tf.workflow import experiment
 from pmal_tf.workflow.config import EVALUATE, EXPORT
 from pmal_tf.workflow.stages import export

@@ -52,7 +52,7 @@ def test_export_answers_alike_without_pmal_tf_and_keras(finished, tmp_path):
 def test_command_line_skips_a_finished_run_from_its_own_flags(run_copy):
     # The record of a run is a flagfile: from any folder it finds the same run.
     flags = trial_folder(run_copy) / "flags.txt"
-    moved = flags.read_text().replace("finished0", "elsewhere")
+    moved = flags.read_text().replace("shared_run", "elsewhere")
     (run_copy / "again.flags").write_text(moved)
     arguments = [
         "--flagfile=again.flags",

@@ -126,7 +126,7 @@ def test_flags_are_read_in_one_place():
     ]
     # Small commands beside the run have flags of their own.
     commands = {"benchmark/__main__.py", "data/prepare.py", "data/splits.py"}
-    commands |= {"results/figures/overview.py", "demo.py", "report.py", "tune.py"}
+    commands |= {"demo.py", "report.py", "tune.py"}
     assert set(readers) == {"workflow/flags.py", "cache.py"} | commands
 
 

@@ -76,6 +76,7 @@ def test_training_starts_from_the_file_with_a_head_of_its_own(finished_start):
     assert np.abs(heads[0] - heads[1]).max() > 0.1
 
 
+@pytest.mark.usefixtures("untrained")
 def test_every_stage_runs_on_such_a_network(tmp_path, start, started):
     config = config_of(
         tmp_path,
@@ -96,14 +97,10 @@ def test_every_stage_runs_on_such_a_network(tmp_path, start, started):
     start.unlink()  # What is finished needs the file no more.
     assert "| PMAL " in run_experiment(config)
     assert not started
-    with pytest.raises(
-        PmalError, match=r"Received: .*start\.keras, which is not there"
-    ):
-        run_experiment(config.changed(overwrite=True, stages=("optimize",)))
-    with pytest.raises(
-        PmalError, match=r"Received: .*start\.keras, which is not there"
-    ):
-        run_experiment(config.changed(overwrite=True, stages=("mine",)))
+    for stage in ("optimize", "mine"):
+        anew = config.changed(overwrite=True, stages=(stage,))
+        with pytest.raises(PmalError, match=r"Received: .*start\.keras, which is not"):
+            run_experiment(anew)
     assert not started
 
 

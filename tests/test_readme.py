@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pmal_tf.backbones.initial import classifier_from
+from pmal_tf.backbones.build import classifier_from
 from pmal_tf.benchmark.settings import BenchmarkSettings
 from pmal_tf.workflow.flags import all_settings
 

@@ -25,10 +25,10 @@ def drawn(monkeypatch):
     """Draws one file in place of all figures, and keeps what it was asked for."""
     asked = []
 
-    def draw_all(experiments, tables, folder, benchmarks):
-        asked.append((experiments, tables, benchmarks))
+    def draw_all(experiments, tables, folder, speed):
+        asked.append((experiments, tables, speed))
         (folder / "one.png").write_bytes(b"")
-        return [], []
+        return [], {}
 
     monkeypatch.setattr(report, "draw_all", draw_all)
     return asked
@@ -66,15 +66,16 @@ def test_the_report_is_made_of_the_runs_and_benchmarks(tmp_path, drawn):
     make_trial(tmp_path / "runs" / "a", 0)
     make_trial(tmp_path / "runs" / "point", 0, epsilon=0.1)
     speed = tmp_path / "mining.json"
-    speed.write_text(json.dumps([{"name": "gain", "value": 5, "unit": "times"}]))
+    entry = {"name": "gain", "value": 5, "unit": "times"}
+    speed.write_text(json.dumps([entry]))
     page = report.make_report(tmp_path / "runs", tmp_path / "new" / "out", [speed])
     assert page == tmp_path / "new" / "out" / "report.html"
     assert "gain" in page.read_text(encoding="utf-8")
     assert (page.parent / "figures" / "one.png").exists()
-    ((experiments, tables, benchmarks),) = drawn
+    ((experiments, tables, entries),) = drawn
     assert [experiment.name for experiment in experiments] == ["a", "point"]
     assert [table.paper.name for table in tables] == ["table_5_epsilon"]
-    assert benchmarks == [speed]
+    assert entries == [{**entry, "file": "mining"}]
 
 
 def test_figures_alone_leave_the_texts_as_they_are(tmp_path, drawn):
@@ -115,9 +116,9 @@ def test_figures_are_of_all_finished_runs_and_pictures_not_of_cells(
     tmp_path, monkeypatch
 ):
     asked = []
-    draw_figures = "pmal_tf.results.figures.draw.draw_figures"
+    draw_figures = "pmal_tf.report.draw_figures"
     monkeypatch.setattr(
-        draw_figures, lambda material, out: (asked.append(material) or [], [])
+        draw_figures, lambda material, out: (asked.append(material) or [], {})
     )
     make_trial(tmp_path / "runs" / "a", 0)
     make_trial(tmp_path / "runs" / "point", 0, epsilon=0.1)

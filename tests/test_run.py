@@ -85,7 +85,10 @@ def test_other_errors_keep_their_traceback(ending, error):
         (["--dataset=cifar11"], "`dataset` must be one of cifar10"),
         (["--datset=mnist"], "Unknown command line flag 'datset'"),
         (["--protocol=arpl2"], "`protocol` must be one of"),
-        (["--trials=0,x"], "`trials` must list values of type int"),
+        (
+            ["--trials=0,x"],
+            "`trials` must list, separated by commas, values of type int",
+        ),
         (["--epsilon=0"], "`epsilon` must lie in (0, 1]"),
         (["--prototypes_per_class=0"], "`prototypes_per_class` must lie in"),
         (["--num_models=1"], "`num_models` must lie in [2, inf)"),

@@ -1,6 +1,9 @@
-"""A network of few operations, for tests of what is done with networks."""
+"""A network of few operations, and images for it, for tests of what trains."""
 
 import keras
+import numpy as np
+
+from pmal_tf.data.batches.pipeline import TrainingPipeline
 
 layers = keras.layers
 
@@ -15,3 +18,16 @@ def tiny_classifier(dropout=0.2, filters=4):
         x = layers.ReLU()(layers.BatchNormalization(name=f"norm_{number}")(x))
     x = layers.GlobalAveragePooling2D(name="embedding")(x)
     return keras.Model(image, layers.Dense(3, name="logits")(x))
+
+
+def tiny_pipeline(count, *, augment):
+    """Batches of 8 of `count` noise images of 3 classes, in turn."""
+    rng = np.random.default_rng(0)
+    return TrainingPipeline(
+        image=rng.integers(0, 256, size=(count, 8, 8, 3)).astype(np.uint8),
+        label=np.arange(count) % 3,
+        example_id=np.arange(count).astype(str),
+        batch_size=8,
+        seed=5,
+        augment=augment,
+    )

@@ -5,9 +5,8 @@ import tensorflow as tf
 
 from pmal_tf.methods.scorer import Scorer
 from pmal_tf.results.scores.score import LARGEST, Score
-from pmal_tf.serving.answers import Answering
+from pmal_tf.serving.answers import Answering, rejection_score
 from pmal_tf.serving.export import export_saved_model
-from pmal_tf.serving.rejection import rejection_score
 
 CLASSES = ("cat", "dog", "ship")
 IDS = np.array([["train_1", "train_2"], ["train_3", "train_4"], ["train_5", ""]])

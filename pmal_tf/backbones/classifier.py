@@ -27,15 +27,9 @@ def build_classifier(
     """Builds a backbone with a linear head, Eq. 1.
 
     It is a functional model from [batch, H, W, 3] images to [batch, K] logits, which
-    are at least in float32.
-
-    Args:
-        backbone: A file of `pmal_tf.backbones.architectures`.
-        input_shape: (H, W, 3).
-        num_classes: K.
-        width: The backbone's width multiplier.
-        dropout: The backbone's dropout rate.
-        embedding_dropout: Dropout rate of the embedding before the head.
+    are at least in float32. The backbone is a file of `backbones/architectures/`, with
+    its multiplier of `width` and its `dropout`; `embedding_dropout` is the rate between
+    the embedding and the head.
 
     Raises:
         PmalError: If the backbone is unknown.
@@ -85,8 +79,7 @@ def with_precision(
         classifier: A functional or sequential model that ends in a linear layer; that
             layer stays at least in float32, and so do the layers without weights right
             before it that pass the embedding on, such as its pooling.
-        policy: A Keras dtype policy: `float32`, `float64`, `mixed_bfloat16`,
-            `mixed_float16`.
+        policy: A Keras dtype policy, such as `mixed_bfloat16`.
         input_shape: (H, W, 3) of the copy; None: that of the classifier.
 
     Raises:
@@ -114,7 +107,7 @@ def with_precision(
         recursive=True,
     )
     copy.set_weights(original.get_weights())
-    for layer in _all_layers(copy):
+    for layer in copy._flatten_layers():
         if isinstance(layer, keras.layers.Normalization):
             # It computes with constants that it makes from its weights.
             layer.finalize_state()
@@ -145,14 +138,6 @@ def _switched(config: Any, policy: str) -> Any:
     if isinstance(config, list | tuple):
         return type(config)(_switched(value, policy) for value in config)
     return config
-
-
-def _all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """Gives the layers of a model and of the models in it."""
-    for layer in model.layers:
-        yield layer
-        if isinstance(layer, keras.Model):
-            yield from _all_layers(layer)
 
 
 def linear_head(classifier: keras.Model) -> keras.layers.Dense:

@@ -54,12 +54,8 @@ def batch_normalization(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
 class Learned(keras.layers.Layer):
     """Numbers that are learnt beside the network, such as points in its embedding.
 
-    Called with any tensor, which only ties it to a functional model, it returns them.
-
-    Args:
-        shape: Their shape.
-        initializer: A Keras initialiser, or its name.
-        **kwargs: Passed to `keras.layers.Layer`.
+    Called with any tensor, which only ties it to a functional model, it returns them,
+    of the given shape, first drawn by a Keras initialiser.
     """
 
     def __init__(

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from absl import app, flags
 
@@ -19,27 +17,18 @@ from pmal_tf.benchmark.settings import BenchmarkSettings
 from pmal_tf.runtime.console import plain_messages
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import write_json
-from pmal_tf.runtime.settings import kind_of, settings_in
+from pmal_tf.runtime.settings import settings_in
+from pmal_tf.workflow.flags import define_flag, value_of_flag
 
 # A benchmark is a module of this folder with `run`, which takes `BenchmarkSettings` and
 # returns a text and measurements.
 KINDS = ("input", "mining", "serving", "training")
-_DECLARE: dict[type, Callable[..., object]] = {
-    bool: flags.DEFINE_boolean,
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    str: flags.DEFINE_string,
-    tuple: flags.DEFINE_list,
-}
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Declares the settings of all benchmarks as flags."""
     for field in settings_in(BenchmarkSettings):
-        default: Any = field.default
-        declare = _DECLARE[type(default)]
-        default = [*map(str, default)] if isinstance(default, tuple) else default
-        declare(field.name, default, field.metadata["help"], flag_values=values)
+        define_flag(field, values)
 
 
 def settings_from(values: flags.FlagValues) -> BenchmarkSettings:
@@ -48,19 +37,8 @@ def settings_from(values: flags.FlagValues) -> BenchmarkSettings:
     Raises:
         PmalError: If a value is not allowed.
     """
-    given: dict[str, Any] = {}
-    for field in settings_in(BenchmarkSettings):
-        value: Any = values[field.name].value
-        if isinstance(value, list):
-            try:
-                value = tuple(map(kind_of(field), value))
-            except ValueError as error:
-                raise PmalError(
-                    f"`{field.name}` must list whole numbers. Received: "
-                    f"--{field.name}={','.join(value)}"
-                ) from error
-        given[field.name] = value
-    return BenchmarkSettings(**given)
+    fields = settings_in(BenchmarkSettings)
+    return BenchmarkSettings(**{f.name: value_of_flag(f, values) for f in fields})
 
 
 def main(argv: list[str]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import median
 
 import keras
@@ -36,27 +35,6 @@ _PIPELINE_SECONDS, _STEP_SECONDS = 1.0, 2.0
 _RAND_AUGMENT_OPERATIONS = 2
 
 
-@dataclass(frozen=True)
-class InputSpeed:
-    """How fast one dataset's images come.
-
-    Attributes:
-        batch: Some of its images, for the training step.
-        num_classes: Known classes.
-        note: How fast they are read and decoded, once.
-        rates: Images per second of batches, by name: `pipeline`, shuffled and
-            augmented; `rand_augment`, with two such operations per image;
-            `first_epoch`, reading included; and, where images are kept on disk,
-            `from_disk`, every batch read from there.
-    """
-
-    dataset: str
-    batch: LabelledImages
-    num_classes: int
-    note: str
-    rates: dict[str, list[float]]
-
-
 def run(settings: BenchmarkSettings) -> tuple[str, list[Measurement]]:
     """Measures the datasets that are at hand.
 
@@ -74,8 +52,8 @@ def run(settings: BenchmarkSettings) -> tuple[str, list[Measurement]]:
             if datasets:
                 raise
             absent.append(name)
-            continue
-        inputs.append(_measure_input(source))
+        else:
+            inputs.append(_measure_input(source))
     if not inputs:
         raise PmalError(
             "No dataset is prepared. Received: none of " + ", ".join(absent)
@@ -84,24 +62,28 @@ def run(settings: BenchmarkSettings) -> tuple[str, list[Measurement]]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     note = "of the process before the training step"
     measurements = [Measurement("peak_memory", peak, "MiB", note=note)]
-    for speed in inputs:
-        steps = _step_rates(speed.batch, speed.num_classes)
+    for rates, batch, num_classes, note in inputs:
+        step = _step_rates(batch, num_classes)
         measurements += [
-            compare(
-                f"{name}_over_step_{speed.dataset}",
-                *(rates, steps),
-                sides="images/s",
-                note=speed.note,
-            )
-            for name, rates in speed.rates.items()
+            compare(name, own, step, sides="images/s", note=note)
+            for name, own in rates.items()
         ]
     notes = [f"Not prepared, so not measured: {', '.join(absent)}."] if absent else []
     title = f"Input pipeline beside OSCRI's training step, batch {BATCH_SIZE}."
     return render(title, measurements, notes), measurements
 
 
-def _measure_input(source: Source) -> InputSpeed:
-    """Measures one dataset, on the training images of its first trial."""
+def _measure_input(
+    source: Source,
+) -> tuple[dict[str, list[float]], LabelledImages, int, str]:
+    """Measures one dataset, on the training images of its first trial.
+
+    Returns:
+        Images per second of batches, by the figure's name: shuffled and augmented; with
+        two operations of RandAugment per image; reading included; and, where images are
+        kept on disk, every batch read from there. For the training step some images and
+        the number of known classes. And how fast images are read and decoded, once.
+    """
     began = time.perf_counter()
     train, test = source.load()
     protocol = (*protocols_of(source.name), "paper")[0]
@@ -110,21 +92,19 @@ def _measure_input(source: Source) -> InputSpeed:
     known = stored.in_memory()
     load_seconds = time.perf_counter() - began
     read = (len(train) + len(test)) / load_seconds
+    pipeline = _pipeline_rates(source, known, 0)
+    epoch_seconds = load_seconds + len(known) / median(pipeline)
     rates = {
-        "pipeline": _pipeline_rates(source, known, 0),
+        "pipeline": pipeline,
         "rand_augment": _pipeline_rates(source, known, _RAND_AUGMENT_OPERATIONS),
+        "first_epoch": [len(known) / epoch_seconds],
     }
-    epoch_seconds = load_seconds + len(known) / median(rates["pipeline"])
-    rates["first_epoch"] = [len(known) / epoch_seconds]
     if isinstance(stored.image, StoredImages):
         rates["from_disk"] = _pipeline_rates(source, stored, 0)
-    return InputSpeed(
-        dataset=source.name,
-        batch=known.take(np.arange(min(BATCH_SIZE, len(known)))),
-        num_classes=len(split.known),
-        note=f"{known.image.shape[1]} pixels, once read at {read:,.0f} images/s",
-        rates=rates,
-    )
+    batch = known.take(np.arange(min(BATCH_SIZE, len(known))))
+    note = f"{known.image.shape[1]} pixels, once read at {read:,.0f} images/s"
+    named = {f"{name}_over_step_{source.name}": own for name, own in rates.items()}
+    return named, batch, len(split.known), note
 
 
 def _pipeline_rates(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,7 +23,6 @@ class Measurement:
     Attributes:
         name: What was measured.
         value: The figure, in `unit`.
-        unit: Its unit.
         ours: What our code reached, where the figure compares.
         reference: What the reference reached.
         sides: Unit of both.
@@ -45,7 +45,7 @@ class Measurement:
         return {name: getattr(self, name) for name in names}
 
     def as_row(self) -> list[str]:
-        """Returns what the table says."""
+        """Returns the row of the table."""
         value = f"{spread([self.value])} {self.unit}"
         if self.ours is None or self.reference is None:
             repeated = f"{spread(self.samples[0])} {self.unit}" if self.samples else ""
@@ -67,21 +67,20 @@ def compare(
     ours: Sequence[float],
     reference: Sequence[float],
     *,
+    figure: Callable[[float, float], float] = operator.truediv,
+    unit: str = "ratio",
     sides: str = "s",
     note: str = "",
 ) -> Measurement:
-    """Returns the ratio of our median to the reference's."""
+    """Returns a figure of our median and the reference's: by default their ratio."""
     own, other = median(ours), median(reference)
     samples = (ours, reference)
-    return Measurement(name, own / other, "ratio", own, other, sides, samples, note)
+    return Measurement(name, figure(own, other), unit, own, other, sides, samples, note)
 
 
-def speedup(
-    name: str, ours: Sequence[float], reference: Sequence[float], *, note: str = ""
-) -> Measurement:
+def times_as_fast(ours: float, reference: float) -> float:
     """Returns how many times ours is as fast, from the seconds of both."""
-    found = compare(name, ours, reference, note=note)
-    return replace(found, value=median(reference) / median(ours))
+    return reference / ours
 
 
 def render(
@@ -108,13 +107,9 @@ def time_in_turn(
 ) -> list[list[float]]:
     """Times pieces of work one after the other, over and over.
 
-    What slows the machine down for a while then falls on each of them.
-
-    Args:
-        works: Call each once before, so that none is timed while it compiles.
-        repetitions: How often each is timed.
-        least_seconds: How long a repetition lasts: as many calls as that takes, at
-            least one.
+    What slows the machine down for a while then falls on each of them. Call each once
+    before, so that none is timed while it compiles. A repetition is as many calls as
+    take `least_seconds`, at least one.
 
     Returns:
         For each work the seconds of a call, one number per repetition.
@@ -132,7 +127,7 @@ def time_in_turn(
 
 
 def hardware() -> str:
-    """Says what this runs on: processor, cores that may be used, GPUs."""
+    """Returns what this runs on: processor, cores that may be used, GPUs."""
     import tensorflow as tf
 
     processor = platform.processor() or platform.machine()

@@ -30,13 +30,10 @@ def available_memory() -> int:
 
 
 def peak_extra_memory(work: Callable[[], Result]) -> tuple[Result, int]:
-    """Measures by how much resident memory grows while `work` runs, at its peak.
+    """Returns what `work` did, and the bytes that resident memory grew by at its peak.
 
     The kernel keeps that peak and can be told to begin anew; where it refuses, a thread
-    looks every millisecond.
-
-    Returns:
-        What `work` returned, and bytes.
+    looks every millisecond, and misses what lives shorter than that.
 
     Raises:
         PmalError: If this is not Linux.
@@ -50,47 +47,41 @@ def peak_extra_memory(work: Callable[[], Result]) -> tuple[Result, int]:
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):  # glibc alone has it.
         ctypes.CDLL(None).malloc_trim(0)
-    if not _reset_peak():
-        return _peak_by_looking(work)
-    before = _resident()
-    result = work()
-    return result, max(_bytes(_PROCESS / "status")["VmHWM"] - before, 0)
-
-
-def _reset_peak() -> bool:
-    """Sets the kernel's peak back, and tells whether that did it."""
-    try:
-        _CLEAR_PEAK.write_text(_CLEAR_PEAK_CODE)
-        status = _bytes(_PROCESS / "status")
-        return status["VmHWM"] - status["VmRSS"] < 2**20
-    except (OSError, KeyError):
-        return False
-
-
-def _peak_by_looking(work: Callable[[], Result]) -> tuple[Result, int]:
-    """Measures peak growth with a thread; what lives shorter than a look is missed."""
+    if _reset_peak():
+        before = _status("VmRSS")
+        result = work()
+        return result, max(_status("VmHWM") - before, 0)
     done = threading.Event()
-    before = peak = _resident()
+    before = peak = _status("VmRSS")
 
     def look() -> None:
         nonlocal peak
         while not done.wait(_SAMPLING_SECONDS):
-            peak = max(peak, _resident())
+            peak = max(peak, _status("VmRSS"))
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
         result = work()
-        after = _resident()
+        after = _status("VmRSS")
     finally:
         done.set()
         thread.join()
     return result, max(peak, after) - before
 
 
-def _resident() -> int:
-    """Returns the bytes of resident memory."""
-    return _bytes(_PROCESS / "status")["VmRSS"]
+def _reset_peak() -> bool:
+    """Sets the kernel's peak back, and says whether that did it."""
+    try:
+        _CLEAR_PEAK.write_text(_CLEAR_PEAK_CODE)
+        return _status("VmHWM") - _status("VmRSS") < 2**20
+    except (OSError, KeyError):
+        return False
+
+
+def _status(name: str) -> int:
+    """Returns what the kernel says of this process, in bytes."""
+    return _bytes(_PROCESS / "status")[name]
 
 
 def _bytes(path: Path) -> dict[str, int]:

@@ -6,11 +6,10 @@ backbone's gives embedding and logits.
 
 from __future__ import annotations
 
+import operator
 import tempfile
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import keras
@@ -26,7 +25,7 @@ from pmal_tf.benchmark.measurement import (
     time_in_turn,
 )
 from pmal_tf.benchmark.settings import BenchmarkSettings
-from pmal_tf.benchmark.training_steps import PROTOTYPES_PER_CLASS, random_prototypes
+from pmal_tf.benchmark.training import PROTOTYPES_PER_CLASS, random_prototypes
 from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.runtime.console import quiet_libraries
 from pmal_tf.runtime.errors import PmalError
@@ -52,22 +51,24 @@ def run(settings: BenchmarkSettings) -> tuple[str, list[Measurement]]:
     shape = (side, side, 3)
     with tempfile.TemporaryDirectory() as folder:
         ours, bare = _exported(Path(folder), backbone, width, shape)
-        names = ("serving_images", "serving_images_xla")
         signatures = [
             bare.signatures["serving_default"],
-            *(ours.signatures[name] for name in names),
+            ours.signatures["serving_images"],
+            ours.signatures["serving_images_xla"],
         ]
         bare_32, ours_32, xla_32 = _timed(signatures, (32, *shape), repetitions)
         of_1 = _timed(signatures, (1, *shape), repetitions)
     bare_1, ours_1, xla_1 = ([1e3 * s for s in seconds] for seconds in of_1)
-    one = (median(ours_1), median(bare_1))
-    note = "more than the backbone, for one image"
     measurements = [
         compare("latency_ratio_32", ours_32, bare_32, note="a batch of 32"),
-        Measurement(
-            *("latency_extra_ms_1", one[0] - one[1], "ms", *one, "ms"),
-            samples=(ours_1, bare_1),
-            note=note,
+        compare(
+            "latency_extra_ms_1",
+            ours_1,
+            bare_1,
+            figure=operator.sub,
+            unit="ms",
+            sides="ms",
+            note="more than the backbone, for one image",
         ),
         compare("latency_xla_ratio_32", xla_32, bare_32, note="under XLA"),
     ]
@@ -91,7 +92,9 @@ def _exported(
     model = PMALModel(network, PROTOTYPES_PER_CLASS)
     model.refresh_prototypes(prototypes.image, prototypes.mask)
     export_saved_model(
-        *(model, folder / "ours", prototypes),
+        model,
+        folder / "ours",
+        prototypes,
         class_names=[f"class {index}" for index in range(_CLASSES)],
         threshold=0.5,
         xla=True,
@@ -114,16 +117,16 @@ def _timed(
 ) -> list[list[float]]:
     """Times the first two signatures in turn, and then the third."""
     pixels = np.random.default_rng(1).integers(0, 256, shape).astype(np.float32)
-    works = [partial(_call, each, tf.constant(pixels)) for each in signatures]
+    images = tf.constant(pixels)
+
+    def work_of(signature: Any) -> Callable[[], object]:
+        # As arrays: all answers are waited for.
+        return lambda: [each.numpy() for each in signature(images=images).values()]
+
+    works = [work_of(each) for each in signatures]
     time_in_turn(*works, repetitions=_WARM_UP_CALLS)
     # XLA in turns of its own: what it leaves in the caches is not ours to pay for.
     return [
         *time_in_turn(*works[:2], repetitions=repetitions),
         *time_in_turn(works[2], repetitions=max(repetitions // 5, 1)),
     ]
-
-
-def _call(signature: Any, images: tf.Tensor) -> None:
-    """Computes answers, and waits for them."""
-    for value in signature(images=images).values():
-        value.numpy()

@@ -20,13 +20,10 @@ def classifier_stage(
     kind: str = "pretrain",
     embedding_dropout: float = 0.0,
 ) -> Stage:
-    """Returns the stage `pretrain_<model>`.
+    """Returns the stage `pretrain_<model>`, `kind` in `--stages`.
 
-    Args:
-        trial: The trial.
-        model: Its number u, or a name; weights, order and dropout are drawn by it.
-        kind: Its name in `--stages`.
-        embedding_dropout: Dropout rate of the embedding before the head.
+    By the model's number u, or name, its weights, order and dropout are drawn.
+    `embedding_dropout` is the dropout rate of the embedding before the head.
     """
     purpose, reads = ("pretrain", model), {"embedding_dropout": embedding_dropout}
     return _stage(
@@ -40,13 +37,10 @@ def classifier_stage(
 
 
 def trained_on_stage(trial: Trial, name: str, start: str, *purpose: str) -> Stage:
-    """Returns the stage that trains another stage's classifier on with the plain loss.
+    """Returns the stage that trains another one's classifier on with the plain loss.
 
-    Args:
-        trial: The trial.
-        name: Name of the stage.
-        start: The stage whose model it goes on from.
-        *purpose: Order, augmentation and dropout are those of this purpose.
+    It goes on from the model of the stage `start`, in the order and with the
+    augmentation and dropout of a purpose.
     """
 
     def begin(work: Work) -> keras.Model:

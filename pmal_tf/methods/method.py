@@ -104,10 +104,7 @@ class NetworkMethod(Method):
     ) -> dict[str, keras.KerasTensor]:
         """Returns `logits` [batch, K], and whatever else the losses need, by name.
 
-        Args:
-            embedding: [batch, D], at least float32.
-            num_classes: K.
-            settings: The method's settings.
+        `embedding` is [batch, D], at least float32.
         """
         import keras
 
@@ -121,10 +118,8 @@ class NetworkMethod(Method):
     ) -> dict[str, tf.Tensor]:
         """Returns `loss`, which is minimised, and its parts, [batch] each.
 
-        Args:
-            outputs: What `head` returned, and `embedding`.
-            label: [batch] class indices.
-            settings: The method's settings.
+        `outputs` are what `head` returned, and `embedding`; `label` are [batch] class
+        indices.
         """
         from pmal_tf.training.losses import classification_loss
 

@@ -45,21 +45,16 @@ class Scorer:
         return None
 
     def measure(self, outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Adds `distance` to the network's outputs, where the method has one.
+        """Returns `embedding` and `logits`, float32, and `distance` where there is one.
 
-        Args:
-            outputs: `embedding` and `logits`, float32.
-
-        Returns:
-            These, and perhaps `distance` [batch, K]: larger means less like the class.
+        It is [batch, K]; larger means less like the class.
         """
         return outputs
 
     def nearest_prototype(self, outputs: dict[str, tf.Tensor]) -> tf.Tensor | None:
-        """Returns [batch] ids of the training images that the distances rest on most.
+        """Returns [batch] ids of the training images that distances rest on most.
 
-        Args:
-            outputs: What `measure` returned.
+        `outputs` are what `measure` returned; None where there are no such images.
         """
         return None
 

@@ -15,9 +15,8 @@ from pmal_tf.data.batches.pipeline import TrainingPipeline
 from pmal_tf.data.settings import DataSettings
 from pmal_tf.data.trial_images import TrialImages
 from pmal_tf.runtime import distribution
-from pmal_tf.runtime.device_settings import DeviceSettings
 from pmal_tf.runtime.seeds import derive_seed
-from pmal_tf.runtime.settings import read_settings
+from pmal_tf.runtime.settings import DeviceSettings, read_settings
 from pmal_tf.runtime.stage import METRICS, TENSORBOARD, Stage, Work
 from pmal_tf.training.fit import StageRecords, is_trained, save_trained
 from pmal_tf.training.recipe import Recipe
@@ -67,8 +66,8 @@ class Trial:
     def training_reads(self) -> dict[str, Any]:
         """The settings that every training stage reads.
 
-        Which images are learnt is told by their fingerprint, not by settings: two
-        datasets that know the same classes share what is trained on them.
+        Which images are learnt is in their fingerprint, not in settings: two datasets
+        that know the same classes share what is trained on them.
         """
         reads = {
             **self.seeds_read,
@@ -92,15 +91,10 @@ class Trial:
         reads: Mapping[str, Any] | None = None,
         inputs: tuple[str, ...] = (),
     ) -> Stage:
-        """Returns a stage that trains a model and saves it as its `model.keras`.
+        """Returns a stage that saves what `train` returns as its `model.keras`.
 
-        Args:
-            name: Name of the stage.
-            train: Returns the trained model, and keeps its records.
-            kind: As in `Stage`, by default the name.
-            needs: As in `Stage`.
-            reads: What it reads beside what every training stage does.
-            inputs: As in `Stage`, beside the training images.
+        Arguments are those of `Stage`; `kind` is by default the name, `reads` and
+        `inputs` come beside what every training stage reads.
         """
 
         def run(work: Work) -> dict[str, Any]:
@@ -110,7 +104,6 @@ class Trial:
                 folder=work.folder / name,
                 metrics=work.shown / METRICS,
                 tensorboard=shown if self.devices.tensorboard else None,
-                identity={"made_from": work.key},
                 checkpoint_minutes=self.devices.checkpoint_minutes,
             )
             if not is_trained(records):

@@ -44,7 +44,7 @@ class Anchors:
             within each.
         weight: [M] of x_ij in the mean; they sum to 1.
         difference_weight: [M] of (x_{i,a+1} - x_{i,a})^2 in the variance of that mean;
-            0 where a and a + 1 are of different classes, and for the last.
+            0 where a and a + 1 are of two classes, and for the last.
     """
 
     position: np.ndarray
@@ -53,12 +53,7 @@ class Anchors:
 
 
 def draw_anchors(class_index: np.ndarray, count: int, seed: int) -> Anchors:
-    """Draws a stratified sample in proportion to the classes' sizes.
-
-    Args:
-        class_index: [N]; classes that have no sample are passed over.
-        count: Number M of anchors, less than N.
-        seed: Seed of the draw.
+    """Draws `count` < N samples in proportion to the sizes of the [N] classes.
 
     Raises:
         PmalError: If there are fewer than two anchors for every class.
@@ -94,10 +89,7 @@ def check_anchors(count: int, least: int) -> None:
 
 
 def _allocate(size: np.ndarray, count: int) -> np.ndarray:
-    """Shares M anchors out over classes of [H] sizes, at least two each.
-
-    In proportion, by largest remainder.
-    """
+    """Shares M anchors out over classes of [H] sizes by largest remainder."""
     least = np.minimum(LEAST_PER_CLASS, size)
     check_anchors(count, int(least.sum()))
     drawn = np.maximum(np.floor(count * size / size.sum()).astype(np.int64), least)
@@ -117,8 +109,9 @@ def anchored_means(
     anchors: Anchors,
     plan: TilePlan,
     *,
-    done: tuple[int, np.ndarray],
-) -> Iterator[tuple[int, np.ndarray]]:
+    out: np.ndarray,
+    start: int = 0,
+) -> Iterator[int]:
     """Estimates mean_j (d^1(i, j) - d^2(i, j))^2 for every i, and the variance of that.
 
     Args:
@@ -127,14 +120,14 @@ def anchored_means(
         group: [N]; samples of one group are at distance 0 in both spaces.
         anchors: The sample.
         plan: `plan.tile` rows are compared with all anchors at once.
-        done: Blocks done before and the numbers they gave, as they were yielded.
+        out: [2, padded] float64, for means and variances.
+        start: First block.
 
     Yields:
-        After each block of rows the number of blocks done and [2, N] float64 means and
-        variances so far, the same object each time.
+        After each block of rows the number of blocks done.
     """
-    tile, padded = plan.tile, plan.padded
-    groups = np.pad(group, (0, padded - plan.count), constant_values=-1)
+    tile = plan.tile
+    groups = np.pad(group, (0, plan.padded - plan.count), constant_values=-1)
     arrays = (
         *(first, second, tf.constant(groups, tf.int32)),
         *(tf.gather(points, anchors.position) for points in (first, second)),
@@ -143,12 +136,9 @@ def anchored_means(
         tf.constant(anchors.difference_weight[:-1], plan.dtype),
     )
     compiled = _compiled_block(tile, signature_of(arrays))
-    finished, values = done
-    whole = np.zeros((2, padded))
-    whole[:, : plan.count] = values
-    for block, results in on_replicas(compiled, arrays, finished, plan.blocks):
-        whole[:, block * tile : (block + 1) * tile] = results
-        yield block + 1, whole[:, : plan.count]
+    for block, results in on_replicas(compiled, arrays, start, plan.blocks):
+        out[:, block * tile : (block + 1) * tile] = results
+        yield block + 1
 
 
 @functools.lru_cache(maxsize=8)
@@ -200,10 +190,11 @@ def rows_within(
         PmalError: If not even one row fits.
     """
     logits = (spaces * count + 2 * anchors) * classes * dtype.size
+    fixed = logits + 4 * count * 8
     per_row = _ROWS_AT_ONCE * blocks_at_once() * anchors * dtype.size
-    rows = (memory_bytes - logits - 4 * count * 8) // per_row
+    rows = (memory_bytes - fixed) // per_row
     if rows < 1:
-        least = logits + 4 * count * 8 + per_row
+        least = fixed + per_row
         what = f"{count} images of {classes} classes and {anchors} anchors"
         raise too_little_memory(what, least, memory_bytes)
     best = max(2**20 // anchors, 16)

@@ -25,13 +25,8 @@ def pairwise_euclidean(
 ) -> tf.Tensor:
     """Returns the [n, m] Euclidean distances of [n, K] rows to [m, K] columns.
 
-    Squares are expanded, so centre both sides first, or digits are lost.
-
-    Args:
-        rows: [n, K].
-        columns: [m, K].
-        row_norms: [n] `squared_norms` of the rows, where they are known already.
-        column_norms: [m] of the columns.
+    Squares are expanded, so centre both sides first, or digits are lost. Pass the
+    `squared_norms` of both where they are known already.
     """
     if row_norms is None:
         row_norms = squared_norms(rows)
@@ -103,12 +98,10 @@ def nearest_in_set(
     return _distance_to_mean(embeddings, prototypes, weight), weight
 
 
-SetDistance = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 # Distances of samples to sets of prototypes, by the value of `--set_distance`.
-SET_DISTANCES: dict[str, SetDistance] = {
-    "attention": attention_to_set,
-    "nearest": nearest_in_set,
-}
+SET_DISTANCES: dict[
+    str, Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+] = {"attention": attention_to_set, "nearest": nearest_in_set}
 
 
 def _distance_to_mean(

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from pmal_tf.mining.candidates import (
-    Candidates,
-    matched_candidates,
-    quality_rank,
-    select_candidates,
-)
-from pmal_tf.mining.filters import FILTERS, RankedCandidates
+from pmal_tf.mining.filters import FILTERS, Positions
 from pmal_tf.mining.qualities import QUALITIES, QualityInput
 from pmal_tf.mining.robustness import Robustness, topology_robustness
 from pmal_tf.mining.settings import MiningSettings
-from pmal_tf.mining.spaces import Space
+from pmal_tf.mining.spaces import Space, check_spaces, diverged
 from pmal_tf.runtime.errors import PmalError
 
 
@@ -27,8 +20,7 @@ from pmal_tf.runtime.errors import PmalError
 class ClassReport:
     """What mining did in one class: how many images were what, and their robustness.
 
-    Attributes:
-        relaxed: Whether too few passed the threshold and the best were taken.
+    It is `relaxed` where too few passed the threshold and the best were taken.
     """
 
     class_name: str
@@ -48,12 +40,10 @@ class MiningResult:
     Attributes:
         selection: For each class, positions of its prototypes among the N images, in
             order of selection.
-        robustness: Of every image.
         quality_exponent: [N] exponents of the quality that was asked for.
-        report: One entry per class.
     """
 
-    selection: list[np.ndarray]
+    selection: Positions
     robustness: Robustness
     quality_exponent: np.ndarray
     report: list[ClassReport]
@@ -91,28 +81,36 @@ def mine(
     """
     settings = settings or MiningSettings()
     class_index = np.asarray(class_index)
-    dropped = [dropout_space] if settings.quality == "mc_dropout" else []
-    _check_images([*spaces, *dropped], class_index, example_id, len(class_names))
+    checked = list(spaces)
+    if settings.quality == "mc_dropout":
+        if dropout_space is None:
+            raise PmalError(
+                "`quality=mc_dropout` needs a model that was trained with dropout on "
+                "its embedding. Received: dropout_space=None"
+            )
+        checked.append(dropout_space)
+    _check(checked, class_index, example_id, len(class_names))
     if robustness is None:
         robustness = robustness_of(spaces, class_index, settings, seed, unfinished)
     exponent = QUALITIES[settings.quality](
         QualityInput(spaces, class_index, robustness.exponent, dropout_space, seed)
     )
-    candidates, rank = _candidates(
+    ranked, count, relaxed = _candidates(
         robustness.exponent, exponent, class_index, example_id, settings
     )
-    ranked = RankedCandidates.of(candidates.mask, class_index, rank, spaces[0])
-    chosen = FILTERS[settings.diversity](ranked, settings.prototypes_per_class, seed)
-    selection = [ranked.position[rows] for rows in chosen]
+    candidates = [own[:most] for own, most in zip(ranked, count, strict=True)]
+    selection = FILTERS[settings.diversity](
+        candidates, spaces[0], settings.prototypes_per_class, seed
+    )
     report = []
     for index, name in enumerate(class_names):
-        own = robustness.robustness[class_index == index]
+        own = robustness.robustness[ranked[index]]
         report.append(
             ClassReport(
                 class_name=name,
                 images=len(own),
-                candidates=int(candidates.count[index]),
-                relaxed=bool(candidates.relaxed[index]),
+                candidates=int(count[index]),
+                relaxed=bool(relaxed[index]),
                 prototypes=len(selection[index]),
                 robustness_min=float(own.min()),
                 robustness_median=float(np.median(own)),
@@ -149,52 +147,93 @@ def _candidates(
     class_index: np.ndarray,
     example_id: np.ndarray,
     settings: MiningSettings,
-) -> tuple[Candidates, np.ndarray]:
-    """Selects candidates, and ranks all images by the quality.
+) -> tuple[Positions, np.ndarray, np.ndarray]:
+    """Returns each class's images, best first, and what `count_candidates` does.
 
-    Without a quality all images are candidates, and Algorithm 1, which needs an order,
-    goes by robustness. `exponent` is that of the quality that was asked for.
+    `exponent` is that of the quality that was asked for. An epsilon means something
+    else for it than for robustness: exp(-variance) of a probability is never below
+    0.77, so that any epsilon below keeps every image. Qualities are compared fairly at
+    equal numbers, unless `candidate_rule` is literal. Without a quality all images are
+    candidates, and Algorithm 1, which needs an order, goes by robustness.
     """
-    select = functools.partial(
-        select_candidates,
-        class_index=class_index,
-        epsilon=settings.epsilon,
-        at_least=settings.prototypes_per_class,
-    )
-    by_robustness = quality_rank(robustness, example_id)
+    least = (settings.epsilon, settings.prototypes_per_class)
+    ranked = rank_classes(robustness, class_index, example_id)
     if settings.quality in ("robustness", "none"):
-        return select(exponent, rank=by_robustness), by_robustness
-    rank = quality_rank(exponent, example_id)
+        return ranked, *count_candidates(exponent, ranked, *least)
+    counted = count_candidates(robustness, ranked, *least)
+    ranked = rank_classes(exponent, class_index, example_id)
     if settings.candidate_rule == "literal":
-        return select(exponent, rank=rank), rank
-    model = select(robustness, rank=by_robustness)
-    return matched_candidates(model, rank, class_index), rank
+        counted = count_candidates(exponent, ranked, *least)
+    return ranked, *counted
 
 
-def _check_images(
-    spaces: Sequence[Space | None],
+def rank_classes(
+    exponent: np.ndarray, class_index: np.ndarray, example_id: np.ndarray
+) -> list[np.ndarray]:
+    """Returns each class's positions from high to low quality, ties by example id.
+
+    Of [N] exponents and [N] classes in [0, K), each of which occurs. The paper's
+    "r(x_j) > r(x_i)" is read as "x_j comes before x_i in this order", so that two equal
+    samples never both count as the best.
+    """
+    order = np.lexsort((example_id, exponent, class_index))
+    return np.split(order, np.cumsum(np.bincount(class_index))[:-1])
+
+
+def count_candidates(
+    exponent: np.ndarray, ranked: Positions, epsilon: float, at_least: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts samples with r(x_i) >= epsilon max r(x_j) of their class (Section 4.1).
+
+    Taken in the log domain, e_i <= min_j e_j - ln(epsilon), where r cannot underflow.
+    Where fewer than `at_least` pass, the best `at_least` of the class are taken.
+
+    Args:
+        exponent: [N] float64 exponents e of the robustness r = exp(-e).
+        ranked: From `rank_classes`, so that those that pass are the first ones.
+        epsilon: Threshold in (0, 1].
+        at_least: Wanted candidates, the number T of prototypes per class.
+
+    Returns:
+        [K] candidates, and [K] booleans: whether fewer had passed.
+    """
+    margin = np.log(epsilon)
+    passed = np.array(
+        [(exponent[own] <= exponent[own[0]] - margin).sum() for own in ranked]
+    )
+    least = np.minimum(at_least, [len(own) for own in ranked])
+    return np.maximum(passed, least), passed < least
+
+
+def _check(
+    spaces: Sequence[Space],
     class_index: np.ndarray,
     example_id: np.ndarray,
     num_classes: int,
 ) -> None:
-    """Checks that all arrays tell of the same images, and each class of some."""
-    for number, space in enumerate(spaces):
-        if space is None:
+    """Checks that all arrays are of the same images, and that each class has some."""
+    kernels = [np.asarray(space.kernel) for space in spaces]
+    check_spaces([np.asarray(space.embedding) for space in spaces], kernels)
+    for number, (space, kernel) in enumerate(zip(spaces, kernels, strict=True)):
+        bias = np.asarray(space.bias)
+        if kernel.shape[1] != num_classes or bias.shape != (num_classes,):
             raise PmalError(
-                "`quality=mc_dropout` needs a model that was trained with dropout on "
-                "its embedding. Received: dropout_space=None"
+                f"With {num_classes} class names, a head has a kernel "
+                f"[D, {num_classes}] and a bias [{num_classes}]. Received: "
+                f"{kernel.shape} and {bias.shape} in space {number}"
             )
-        space.check(number, num_classes)
-    counts = [len(space.embedding) for space in spaces if space is not None]
+        if not np.isfinite(bias).all():
+            raise diverged("Biases", f"in space {number}")
     if class_index.ndim != 1 or class_index.dtype.kind not in "iu":
         raise PmalError(
             "Class indices must be [N] integers. Received: shape "
             f"{class_index.shape} of {class_index.dtype}"
         )
-    if len({len(class_index), len(example_id), *counts}) != 1:
+    count = len(spaces[0].embedding)
+    if not count == len(class_index) == len(example_id):
         raise PmalError(
-            "Embeddings, class indices and example ids must tell of the same images. "
-            f"Received: {counts} embeddings, {len(class_index)} class indices, "
+            "Embeddings, class indices and example ids must be of the same images. "
+            f"Received: {count} embeddings, {len(class_index)} class indices, "
             f"{len(example_id)} ids"
         )
     if len(np.unique(example_id)) != len(example_id):

@@ -62,9 +62,7 @@ class CentredLogits:
     def fill(self, points: np.ndarray, scale: float = 1.0) -> float:
         """Writes the points of all N embeddings into the first N rows of an array.
 
-        Args:
-            points: [>= N, K], of any number type.
-            scale: Factor of the points, so that they fit into that type.
+        Its number type may be any; `scale` makes the points fit into it.
 
         Returns:
             The largest absolute number among them before that; NaN on overflow.
@@ -95,10 +93,7 @@ def chunks(array: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def groups_of_equals(spaces: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Finds samples that are equal in every space.
-
-    Args:
-        spaces: Arrays [N, K].
+    """Finds samples that are equal in every [N, K] array of points.
 
     Returns:
         Position of the first of each group of equal samples, ascending, and for every
@@ -120,9 +115,7 @@ def groups_of_equals(spaces: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarr
         # Different samples had one hash: other weights will tell them apart.
     # `unique` sorts by hash; groups are numbered as they first appear.
     order = np.argsort(first)
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    return first[order], place[group]
+    return first[order], np.argsort(order)[group]
 
 
 def _row_hashes(points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -151,11 +144,8 @@ def aligned_zeros(shape: tuple[int, ...], dtype: type[np.floating]) -> np.ndarra
 def as_tensor(array: np.ndarray) -> tf.Tensor:
     """Returns a tensor of an array's own memory; on a GPU, a copy there.
 
-    `tf.convert_to_tensor` would copy, and keep the array for a while beside it.
-
-    Args:
-        array: From `aligned_zeros`, or a part of its first rows; not to be written to
-            any more.
+    `tf.convert_to_tensor` would copy, and keep the array for a while beside it. The
+    array is the first rows of one from `aligned_zeros`, not to be written to any more.
     """
     tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
     if not tf.config.list_logical_devices("GPU"):

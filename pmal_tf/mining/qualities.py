@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from pmal_tf.mining.spaces import Space, log_probability
+from pmal_tf.mining.spaces import Space
 
 MC_DROPOUT_RATE = 0.5
 _MC_DROPOUT_PASSES = 20
@@ -25,8 +26,8 @@ class QualityInput:
         spaces: The U pre-trained models.
         class_index: [N] classes in [0, K).
         robustness_exponent: [N] exponents e of Eq. 7.
-        dropout_space: A model that was trained with dropout on its embedding, if any.
-        seed: Seed of what is random.
+        dropout_space: Of a model trained with dropout on its embedding, for
+            `mc_dropout`.
     """
 
     spaces: Sequence[Space]
@@ -42,6 +43,19 @@ class QualityInput:
             logits = space.logits(embedding)
             result[where] = log_probability(logits, self.class_index[where])
         return result
+
+
+def log_probability(logits: np.ndarray, class_index: np.ndarray) -> np.ndarray:
+    """Returns the [n] log probabilities of samples' own classes.
+
+    Of [n, K] logits and [n] classes; at most 0, and exact where it rounds to 1.
+    """
+    rows = np.arange(len(logits))
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    # log sum = log1p of the other classes' terms, which may be as small as 1e-300.
+    others = np.exp(shifted)
+    others[rows, shifted.argmax(axis=1)] = 0.0
+    return shifted[rows, class_index] - np.log1p(others.sum(axis=1))
 
 
 def robustness(given: QualityInput) -> np.ndarray:
@@ -71,13 +85,8 @@ def mc_dropout(given: QualityInput) -> np.ndarray:
     e is the variance of the own class's probability over 20 dropout masks at rate 0.5,
     in [0, 1/4]. The model was trained with dropout on the embedding z, and only z is
     dropped out here: everything before it is computed once.
-
-    Raises:
-        ValueError: If there is no model that was trained with dropout on z.
     """
-    space = given.dropout_space
-    if space is None:
-        raise ValueError("mc_dropout needs a `dropout_space`")
+    space: Any = given.dropout_space
     generator = np.random.default_rng(given.seed)
     exponent = np.empty(len(given.class_index))
     for where, embedding in space.chunks():

@@ -17,17 +17,11 @@ BlockFunction = Callable[..., tuple[tf.Tensor, ...]]
 def on_replicas(
     function: BlockFunction, arrays: Sequence[tf.Tensor], first: int, stop: int
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Computes blocks, as many at a time as there are replicas.
+    """Computes the blocks from `first` to before `stop`; yields number and results.
 
-    Args:
-        function: Called with the arrays and the number of a block; gives tensors of
-            the same shape for each. Past the last block what it gives is not used.
-        arrays: Each replica gets a copy of its own.
-        first: First block.
-        stop: Block to stop before.
-
-    Yields:
-        The number of each block in order, and its results.
+    `function` is called with the arrays, of which each replica gets a copy, and the
+    number of a block. It gives tensors of the same shape for each; past the last block
+    what it gives is not used.
     """
     strategy = tf.distribute.get_strategy()
     replicas = strategy.num_replicas_in_sync

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, replace
+from itertools import accumulate, combinations
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,11 @@ from pmal_tf.mining.points import (
     chunks,
     groups_of_equals,
 )
-from pmal_tf.mining.progress import progress_bar
+from pmal_tf.mining.progress import Unfinished, progress_bar
 from pmal_tf.mining.replicas import without_tensor_float_32
 from pmal_tf.mining.settings import MiningSettings
 from pmal_tf.mining.spaces import check_spaces
 from pmal_tf.mining.tiles import TilePlan, squared_difference_sums
-from pmal_tf.mining.unfinished import Unfinished
 from pmal_tf.runtime.errors import PmalError
 
 _USUAL_SIZE = 1e6
@@ -72,16 +71,14 @@ def topology_robustness(
     order the samples alike. For U > 2 models r is the mean over all pairs (Section
     6.3), and e = -log mean exp(-e_pair), by log-sum-exp.
 
-    Distances come from centred logits (see `pmal_tf.mining.points.CentredLogits`), so
-    that squares of small numbers are expanded. Samples that are equal in every space
-    count as one with a weight, so that their distance is 0 and not what rounding leaves
-    of it. No [D, D] or [N, N] matrix is formed.
+    Distances come from centred logits (`pmal_tf.mining.points.CentredLogits`). Samples
+    that are equal in every space count as one with a weight, so that their distance is
+    0 and not what rounding leaves of it. No [D, D] or [N, N] matrix is formed.
 
     In float32 the exponent is within 1e-5 of itself plus 1e-5 of the mean distance of
     float64's, as long as the spaces differ by more than some thousandths of that
-    distance; those of models trained apart differ by tenths. Expanded squares of points
-    much closer than their distance from the mean lose digits, which shows only in
-    differences as small as that. Use float64 there.
+    distance; those of models trained apart differ by tenths. Where they differ by less,
+    the digits that expanded squares of close points lose would show: use float64.
 
     Under a `tf.distribute` strategy's scope, rows are spread over its replicas.
 
@@ -90,15 +87,13 @@ def topology_robustness(
             parts.
         kernels: U kernels [D_u, K] of the models' linear heads.
         norm: `"rms"`, or `"literal"` for Eq. 7 as printed.
-        dtype: Number type within tiles, `"float32"` or `"float64"`. Sums over tiles are
-            float64.
+        dtype: Number type within tiles; sums over tiles are float64.
         memory_mb: Budget in MiB of what grows with N or with the tiles.
-        anchors: Number M of samples to compare every sample with, drawn class by class;
-            the square of the exponent is estimated without bias then. 0, or N and more:
-            all of them, exactly.
+        anchors: Number M of samples to compare every sample with, for an estimate of
+            the squared exponent without bias; 0, or N and more: all, exactly.
         class_index: [N] classes to draw anchors from in proportion; without, all
             samples are drawn from alike.
-        seed: Seed of the anchors.
+        seed: Of the anchors.
         unfinished: File for the numbers so far; where it holds those of the same
             arguments, the work goes on from there, to the same bits. It is removed at
             the end.
@@ -129,7 +124,7 @@ def topology_robustness(
         strata = np.zeros(count) if class_index is None else np.asarray(class_index)
         if len(strata) != count:
             raise PmalError(
-                "`class_index` must tell the class of every sample. Received: "
+                "`class_index` must have the class of every sample. Received: "
                 f"{len(strata)} for {count} samples"
             )
         sample = draw_anchors(strata, anchors, seed)
@@ -151,24 +146,19 @@ def _mean_over_pairs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns [N] exponents e = -log mean exp(-e_pair), and their standard errors.
 
-    The errors are by the delta method: d sqrt(x) = dx / (2 sqrt(x)), and e weighs
-    e_pair with exp(-e_pair) / sum exp(-e_pair). All pairs share their anchors, so
-    errors are added as if they went together: a bound for U > 2.
-
-    Args:
-        pairs: For each pair of spaces [2, N], the mean square of a sample and the
-            variance of that.
-        scale: Factor of the root of the mean square.
+    `pairs` has for each pair of spaces [2, N], the mean square of a sample and the
+    variance of that; `scale` is a factor of its root. The errors are by the delta
+    method: d sqrt(x) = dx / (2 sqrt(x)), and e weighs e_pair with
+    exp(-e_pair) / sum exp(-e_pair). All pairs share their anchors, so errors are added
+    as if they went together: a bound for U > 2.
     """
     exponents, errors = [], []
     for mean, variance in pairs:
         root = np.sqrt(mean)
         exponents.append(scale * root)
-        at_zero = root == 0.0
-        errors.append(
-            np.where(at_zero, 0.0, scale * np.sqrt(variance))
-            / np.where(at_zero, 1.0, 2.0 * root)
-        )
+        error = np.zeros_like(root)
+        np.divide(scale * np.sqrt(variance), 2.0 * root, out=error, where=root != 0.0)
+        errors.append(error)
     log_sum = np.logaddexp.reduce([-exponent for exponent in exponents], axis=0)
     weights = np.exp([-exponent - log_sum for exponent in exponents])
     # Rounding may leave -1e-17 where all spaces are equal.
@@ -182,18 +172,20 @@ def _exact_squares(
     """Yields, for every pair of spaces, [2, N] mean squares and zeros."""
     count = plan.count
     first, group = groups_of_equals([points[:count] for points in arrays])
-    if len(first) < count:
-        plan = plan.for_count(len(first))
+    if (distinct := len(first)) < count:
+        plan = replace(plan, count=distinct, tile=min(plan.tile, distinct))
         arrays = [_compacted(points, first, plan) for points in arrays]
     weight = np.bincount(group)
     for sums in _work_through(
         arrays,
         functools.partial(squared_difference_sums, weight=weight, plan=plan),
-        np.zeros(len(first)),
-        [plan.tiles_after(blocks) for blocks in range(plan.blocks + 1)],
+        (plan.padded,),
+        # Tiles: a block of rows has those from the diagonal on.
+        list(accumulate(range(plan.blocks, 0, -1), initial=0)),
         Unfinished(unfinished, plan, weight, *arrays),
     ):
-        yield np.stack([(sums / weight)[group] / count, np.zeros(count)])
+        mean = (sums[:distinct] / weight)[group] / count
+        yield np.stack([mean, np.zeros(count)])
 
 
 def _estimated_squares(
@@ -201,47 +193,46 @@ def _estimated_squares(
 ) -> Iterator[np.ndarray]:
     """Yields, for every pair of spaces, [2, N] estimated mean squares and variances."""
     _, group = groups_of_equals([points[: plan.count] for points in arrays])
-    yield from _work_through(
+    for moments in _work_through(
         arrays,
         functools.partial(anchored_means, group=group, anchors=sample, plan=plan),
-        np.zeros((2, plan.count)),
+        (2, plan.padded),
         range(plan.blocks + 1),
         Unfinished(unfinished, plan, *vars(sample).values(), *arrays),
-    )
+    ):
+        yield moments[:, : plan.count]
 
 
 def _work_through(
     arrays: Sequence[np.ndarray],
-    blocks_of: Callable[..., Iterator[tuple[int, np.ndarray]]],
-    nothing: np.ndarray,
+    blocks_of: Callable[..., Iterator[int]],
+    shape: tuple[int, ...],
     work: Sequence[int],
-    kept: Unfinished,
+    unfinished: Unfinished,
 ) -> Iterator[np.ndarray]:
     """Goes through the blocks of every pair of spaces, from where it was cut short.
 
     Args:
         arrays: U arrays of points, from `aligned_zeros`.
-        blocks_of: Called with two of them as tensors and `done`; yields the number of
-            blocks done and the numbers they gave so far.
-        nothing: Those numbers before the first block.
+        blocks_of: Called with two of them as tensors, an array to write numbers into
+            and the block to start with; yields the number of blocks done.
+        shape: That of the numbers of a pair, which are yielded when whole.
         work: How much work 0, 1, 2, ... blocks are.
-        kept: Where the numbers are kept.
-
-    Yields:
-        The numbers of each pair, whole.
+        unfinished: Where the numbers are kept.
     """
     pairs = list(combinations([as_tensor(points) for points in arrays], 2))
-    before = [kept.load(pair) or (0, nothing) for pair in range(len(pairs))]
-    done = sum(work[blocks] for blocks, _ in before)
+    nothing = np.zeros(len(pairs), np.int64), np.zeros((len(pairs), *shape))
+    finished, values = unfinished.load() or nothing
+    done = sum(work[int(blocks)] for blocks in finished)
     with progress_bar("Robustness", len(pairs) * work[-1], done) as progress:
         for pair, (one, other) in enumerate(pairs):
-            finished, values = before[pair]
-            for blocks, values in blocks_of(one, other, done=before[pair]):
-                kept.save(pair, blocks, values)
-                progress.update(work[blocks] - work[finished])
-                finished = blocks
-            yield values
-    kept.remove()
+            start = int(finished[pair])
+            for blocks in blocks_of(one, other, out=values[pair], start=start):
+                progress.update(work[blocks] - work[blocks - 1])
+                finished[pair] = blocks
+                unfinished.save(finished, values)
+            yield values[pair]
+    unfinished.remove()
 
 
 def _points(
@@ -249,12 +240,8 @@ def _points(
 ) -> tuple[list[np.ndarray], float]:
     """Returns [padded, K] centred logits of every space, times a unit, and the unit.
 
-    It is a power of two, and 1 for numbers of a usual size: squares of very large or
-    small ones do not fit into float32. A power of two is taken off and put back again
-    without rounding.
-
-    Raises:
-        PmalError: If numbers are too large for float64.
+    It is 1 for numbers of a usual size; squares of very large or small ones do not fit
+    into float32. A power of two is taken off and put back again without rounding.
     """
     shape, dtype = (plan.padded, spaces[0].classes), plan.dtype.as_numpy_dtype
     arrays = [aligned_zeros(shape, dtype) for _ in spaces]

@@ -1,4 +1,4 @@
-"""What mining knows of the training images: how each model sees them."""
+"""The training images as each model sees them."""
 
 from __future__ import annotations
 
@@ -25,23 +25,6 @@ class Space:
     kernel: np.ndarray
     bias: np.ndarray
 
-    def check(self, number: int, num_classes: int) -> None:
-        """Checks that arrays fit together and are finite; errors name the `number`.
-
-        Raises:
-            PmalError: If not.
-        """
-        kernel, bias = np.asarray(self.kernel), np.asarray(self.bias)
-        check_spaces([np.asarray(self.embedding)], [kernel], first=number)
-        if kernel.shape[1] != num_classes or bias.shape != (num_classes,):
-            raise PmalError(
-                f"With {num_classes} class names, a head has a kernel "
-                f"[D, {num_classes}] and a bias [{num_classes}]. Received: "
-                f"{kernel.shape} and {bias.shape} in space {number}"
-            )
-        if not np.isfinite(bias).all():
-            raise _diverged("Biases", f"in space {number}")
-
     def chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Yields the embeddings in parts, as float64."""
         for where, part in chunks(self.embedding):
@@ -52,36 +35,13 @@ class Space:
         return embedding @ np.asarray(self.kernel, np.float64) + self.bias
 
 
-def log_probability(logits: np.ndarray, class_index: np.ndarray) -> np.ndarray:
-    """Returns the logarithm of the probability of each sample's own class.
-
-    Args:
-        logits: [n, K].
-        class_index: [n] in [0, K).
-
-    Returns:
-        [n], at most 0; exact where the probability rounds to 1.
-    """
-    rows = np.arange(len(logits))
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    # log sum = log1p of the other classes' terms, which may be as small as 1e-300.
-    others = np.exp(shifted)
-    others[rows, shifted.argmax(axis=1)] = 0.0
-    return shifted[rows, class_index] - np.log1p(others.sum(axis=1))
-
-
 def check_spaces(
-    embeddings: Sequence[np.ndarray], kernels: Sequence[np.ndarray], *, first: int = 0
+    embeddings: Sequence[np.ndarray], kernels: Sequence[np.ndarray]
 ) -> None:
-    """Checks that spaces, samples, widths and classes fit together.
-
-    Args:
-        embeddings: Arrays, to be [N, D_u].
-        kernels: As many arrays, to be [D_u, K].
-        first: How errors call the first space.
+    """Checks that U arrays are [N, D_u], as many [D_u, K], and all numbers finite.
 
     Raises:
-        PmalError: If they do not, or a number is not finite.
+        PmalError: If not.
     """
     types = {array.dtype for array in (*embeddings, *kernels)}
     if not {dtype.kind for dtype in types} <= set("fiub"):
@@ -103,9 +63,7 @@ def check_spaces(
             "Distances come from how logits of classes differ: at least 2 classes are "
             f"needed. Received: kernels of {classes} class"
         )
-    for number, (embedding, kernel) in enumerate(
-        zip(embeddings, kernels, strict=True), first
-    ):
+    for number, (embedding, kernel) in enumerate(zip(embeddings, kernels, strict=True)):
         broken = [
             int(row) + where.start
             for where, part in chunks(embedding)
@@ -114,10 +72,10 @@ def check_spaces(
         if broken or not np.isfinite(kernel).all():
             rows = f"rows {broken[:10]} ({len(broken)} in all)"
             place = f"in space {number}, {rows if broken else 'its kernel'}"
-            raise _diverged("Embeddings and kernels", place)
+            raise diverged("Embeddings and kernels", place)
 
 
-def _diverged(what: str, place: str) -> PmalError:
+def diverged(what: str, place: str) -> PmalError:
     """Returns the error of numbers that are not finite."""
     return PmalError(
         f"{what} must be finite numbers; the model they come from has diverged. "

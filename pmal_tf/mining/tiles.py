@@ -2,9 +2,8 @@
 
 The difference of two distance matrices is symmetric, so a tile above the diagonal gives
 the sums of its rows and, as its mirror image, those of its columns. A tile that fits
-into the processor's cache costs a fraction of a stripe of the whole width, and one
-compiled call works through all tiles right of the diagonal in a block of rows, so that
-few calls are made. Nothing of the size N x N exists.
+into the processor's cache costs a fraction of a stripe of the whole width; one compiled
+call works through all tiles of a block of rows. Nothing of the size N x N exists.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -36,10 +35,7 @@ _LANES = 64
 
 @dataclass(frozen=True)
 class TilePlan:
-    """How the pairs of N = `count` samples are cut into tiles of a side.
-
-    Numbers within a tile are of a `dtype`; sums over tiles are float64.
-    """
+    """How the pairs of N = `count` samples are cut into tiles of a side."""
 
     count: int
     tile: int
@@ -55,14 +51,6 @@ class TilePlan:
         """Samples with those that fill up the last tile."""
         return self.blocks * self.tile
 
-    def tiles_after(self, blocks: int) -> int:
-        """Returns the tiles worked through after a number of blocks of rows."""
-        return blocks * self.blocks - blocks * (blocks - 1) // 2
-
-    def for_count(self, count: int) -> TilePlan:
-        """Returns the plan for fewer samples."""
-        return replace(self, count=count, tile=min(self.tile, count))
-
     @classmethod
     def within(
         cls,
@@ -74,21 +62,16 @@ class TilePlan:
     ) -> TilePlan:
         """Chooses the largest good tile that a memory budget allows.
 
-        Args:
-            count: N samples.
-            classes: Width K of the points.
-            dtype: Number type within a tile.
-            memory_bytes: For everything that grows with N or with the tile.
-            spaces: Number U of embedding spaces, whose points are all held.
+        The budget is for everything that grows with N or with the tile, the [N, K]
+        points of all U `spaces` among it.
 
         Raises:
             PmalError: If not even the smallest tile fits.
         """
         on_gpu = bool(tf.config.list_logical_devices("GPU"))
-        tile = max(min(_BEST_TILE_ON_GPU if on_gpu else _BEST_TILE, count), 1)
-        while cls.memory(count, classes, dtype, tile, spaces) > memory_bytes:
+        tile = min(_BEST_TILE_ON_GPU if on_gpu else _BEST_TILE, count)
+        while (least := cls.memory(count, classes, dtype, tile, spaces)) > memory_bytes:
             if tile <= _LEAST_TILE:
-                least = cls.memory(count, classes, dtype, tile, spaces)
                 images = f"{count} images of {classes} classes"
                 raise too_little_memory(images, least, memory_bytes)
             tile = max(tile // 2, _LEAST_TILE)
@@ -120,39 +103,36 @@ def squared_difference_sums(
     weight: np.ndarray,
     plan: TilePlan,
     *,
-    done: tuple[int, np.ndarray],
-) -> Iterator[tuple[int, np.ndarray]]:
+    out: np.ndarray,
+    start: int = 0,
+) -> Iterator[int]:
     """Sums weight_i weight_j (d^1(i, j) - d^2(i, j))^2 over j, for every i.
 
-    The blocks of rows are dealt to the replicas of the `tf.distribute` strategy in use.
-    Their sums are added in the order of the blocks, so that the number of replicas
-    changes no bit.
+    The sums of blocks of rows are added in the order of the blocks, so that the number
+    of replicas changes no bit.
 
     Args:
         first: [padded, K] points of one space, of which the first N count.
         second: [padded, K] points of the other.
         weight: [N] how often each point counts, integers.
         plan: The tiles.
-        done: Blocks done before and the sums they gave, as they were yielded.
+        out: [padded] float64; the sums of the `start` blocks done before, and zeros at
+            first. What the other blocks of rows give is added.
+        start: First block.
 
     Yields:
-        After each block of rows the number of blocks done and the [N] float64 sums so
-        far; the sums are whole with the last. They are the same object each time.
+        After each block of rows the number of blocks done.
     """
-    count, tile = plan.count, plan.tile
+    tile = plan.tile
     # What fills up the last tile has no weight.
-    weights = tf.constant(np.pad(weight, (0, plan.padded - count)), plan.dtype)
-    finished, sums = done
-    whole = np.zeros(plan.padded)
-    whole[:count] = sums
+    weights = tf.constant(np.pad(weight, (0, plan.padded - plan.count)), plan.dtype)
     norms = (squared_norms(first), squared_norms(second))
     arrays = (first, second, *norms, weights)
     compiled = _compiled_stripe(tile, signature_of(arrays))
-    stripes = on_replicas(compiled, arrays, finished, plan.blocks)
-    for block, (rows, columns) in stripes:
-        whole[block * tile : (block + 1) * tile] += rows
-        whole += columns
-        yield block + 1, whole[:count]
+    for block, (rows, columns) in on_replicas(compiled, arrays, start, plan.blocks):
+        out[block * tile : (block + 1) * tile] += rows
+        out += columns
+        yield block + 1
 
 
 @functools.lru_cache(maxsize=8)

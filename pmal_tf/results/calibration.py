@@ -22,11 +22,8 @@ def conformal_threshold(known_score: np.ndarray, reject_rate: float) -> float:
 
     The k-th smallest of n scores with k = ceil((n + 1) (1 - reject_rate)): a further
     known image, exchangeable with these, is rejected (scores above it) with probability
-    at most `reject_rate`.
-
-    Args:
-        known_score: [n] scores of known images that training never saw.
-        reject_rate: Promised share of knowns rejected, in (0, 1).
+    at most `reject_rate`, a share in (0, 1). Takes [n] scores of known images that
+    training never saw.
 
     Raises:
         PmalError: If there are too few images for the promise, or a score is not a

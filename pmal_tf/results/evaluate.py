@@ -19,8 +19,7 @@ class ImageScores:
     """What a model said of every test image; the content of `scores.npz`.
 
     Attributes:
-        example_id: [n] strings.
-        is_unknown: [n] boolean.
+        example_id: [n] strings; `is_unknown` is [n] boolean.
         class_index: [n] true class, -1 for unknown classes.
         predicted: [n] class of the largest logit.
         scores: [n] float64 by the field of each score.
@@ -62,15 +61,13 @@ def score_images(
     `statistics` are what some scores measure against, by the scores' names.
     """
     fitted = statistics or {}
-    measured = {s.field: s.values(outputs, fitted.get(s.name, {})) for s in scores}
-    kept = {n: outputs[n] for n in ("distance", "embedding") if n in outputs}
     return ImageScores(
         example_id=images.example_id,
         is_unknown=images.is_unknown,
         class_index=images.label,
         predicted=outputs["logits"].argmax(axis=1).astype(np.int32),
-        scores=measured,
-        kept=kept,
+        scores={s.field: s.values(outputs, fitted.get(s.name, {})) for s in scores},
+        kept={n: outputs[n] for n in ("distance", "embedding") if n in outputs},
     )
 
 

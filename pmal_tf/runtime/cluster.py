@@ -15,7 +15,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
 
 import tensorflow as tf
 from absl import logging
@@ -26,7 +27,6 @@ _EXAMPLE = (
     'TF_CONFIG=\'{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
     '"task": {"type": "worker", "index": 0}}\''
 )
-_ADDRESS = re.compile(r"(?:\[([\w:.%]+)\]|([^\s:/\[\]]+)):([0-9]{1,5})")
 _LONGEST_SHOWN = 300
 
 _POLL_SECONDS = 0.5
@@ -57,10 +57,8 @@ _LOSS = re.compile(
 def read_cluster() -> tuple[str, list[str]]:
     """Returns the addresses, `host:port`, of this process and of all others.
 
-    They are those of the environment variable TF_CONFIG, as TensorFlow reads it.
-
     Raises:
-        PmalError: If it is not set, or not of the form that a synchronous run needs.
+        PmalError: If TF_CONFIG is not set, or not what a synchronous run needs.
     """
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     try:
@@ -80,7 +78,7 @@ def read_cluster() -> tuple[str, list[str]]:
             "`worker` addresses, at most one `chief`, and nothing else",
             ", ".join(f"{count} of {job}" for job, count in counts.items()),
         )
-    if len({(host.lower(), port) for host, port in map(_split, hosts)}) < len(hosts):
+    if len({_split(host) for host in hosts}) < len(hosts):
         raise _wrong(
             "Every process of TF_CONFIG must have an address of its own",
             ", ".join(hosts),
@@ -107,19 +105,16 @@ def _wrong(rule: str, received: str) -> PmalError:
 
 
 def _split(address: str) -> tuple[str, int]:
-    """Returns the host, without the brackets of IPv6, and the port of an address.
-
-    Raises:
-        PmalError: If it is no address.
-    """
-    found = _ADDRESS.fullmatch(address)
-    if not found or not 1 <= int(found[3]) <= 65535:
-        raise _wrong(
-            "An address in TF_CONFIG must be host:port with a port from 1 to 65535 "
-            "([host]:port for IPv6)",
-            address,
-        )
-    return found[1] or found[2], int(found[3])
+    """Returns the host, in small letters and without IPv6's brackets, and the port."""
+    with suppress(ValueError):
+        found = urlsplit(f"//{address}")
+        if found.netloc == address and found.hostname and found.port:
+            return found.hostname, found.port
+    raise _wrong(
+        "An address in TF_CONFIG must be host:port with a port from 1 to 65535 "
+        "([host]:port for IPv6)",
+        address,
+    )
 
 
 @contextmanager
@@ -133,14 +128,8 @@ def waiting_for_hosts(
     signal handler and no thread runs. Hence the hosts meet here first, in Python: each
     listens on the port its server will have, and connects to those of the others.
 
-    Args:
-        own: The address of this process.
-        others: Those of the others.
-        timeout_seconds: How long the others may take to answer, and then again how long
-            the constructor may take to return before the process ends with status 1.
-
-    Yields:
-        Nothing; the constructor is to be called within.
+    The others, whose addresses are `others`, may take `timeout_seconds` to answer; then
+    the constructor, called within, as long again before the process ends with status 1.
 
     Raises:
         PmalError: If another process has the port of this one, or a host does not come.
@@ -172,18 +161,16 @@ def waiting_for_hosts(
             signal.signal(signal.SIGTERM, before)
 
 
-@contextmanager
-def _listening(own: str, backlog: int) -> Iterator[None]:
+def _listening(own: str, backlog: int) -> socket.socket:
     """Lets the other hosts connect to this one's port.
 
-    Like TensorFlow's server, on all addresses of the machine, and without sharing the
-    port (TensorFlow turns off gRPC's SO_REUSEPORT): a second process with the same
-    index learns it here, where TensorFlow would give no reason.
+    Like TensorFlow's server, on all addresses and without sharing the port: a second
+    process with the same index learns it here, where TensorFlow would give no reason.
     """
     dual = socket.has_dualstack_ipv6()
     try:
         # Nobody accepts: the system answers for as many as wait in line.
-        server = socket.create_server(
+        return socket.create_server(
             ("", _split(own)[1]),
             family=socket.AF_INET6 if dual else socket.AF_INET,
             dualstack_ipv6=dual,
@@ -197,8 +184,6 @@ def _listening(own: str, backlog: int) -> Iterator[None]:
             f"{own}: {error.strerror}. Choose a port from 1024 on in "
             "TF_CONFIG, on every host."
         ) from error
-    with server:
-        yield
 
 
 def _taken(address: str) -> PmalError:
@@ -254,7 +239,7 @@ def _reason_of_silence(address: str) -> str | None:
 
 
 def loss_of_host(error: BaseException) -> str | None:
-    """Returns what an error says of another host that was lost, None where it does not.
+    """Returns what an error says of a lost host, None where it says nothing.
 
     An operation that fails on this host breaks off its collectives too, but with its
     own kind of error. The first lines of TensorFlow's message are about the graph, and

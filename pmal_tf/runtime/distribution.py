@@ -6,7 +6,6 @@ run it is the strategy whose scope the caller is in.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -14,6 +13,9 @@ import tensorflow as tf
 
 from pmal_tf.runtime.cluster import loss_of_host, read_cluster, waiting_for_hosts
 from pmal_tf.runtime.errors import PmalError
+
+# One of each per process: two would use the same keys for their collectives.
+_OPENED: dict[str, tf.distribute.Strategy] = {}
 
 
 def open_strategy(name: str, worker_timeout_seconds: int) -> tf.distribute.Strategy:
@@ -30,26 +32,15 @@ def open_strategy(name: str, worker_timeout_seconds: int) -> tf.distribute.Strat
     """
     if name == "default":
         return tf.distribute.get_strategy()
-    if name == "mirrored":
-        return _mirrored()
-    return _multi_worker(worker_timeout_seconds)
-
-
-# One per process: two of them would use the same keys for their collectives.
-@functools.cache
-def _mirrored() -> tf.distribute.Strategy:
-    """Returns the strategy of one host's devices."""
-    devices = tf.config.list_logical_devices("GPU")
-    devices = devices or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
-
-
-@functools.cache
-def _multi_worker(worker_timeout_seconds: int) -> tf.distribute.Strategy:
-    """Returns the strategy of several hosts, once all have come."""
-    own, others = read_cluster()
-    with waiting_for_hosts(own, others, worker_timeout_seconds):
-        return tf.distribute.MultiWorkerMirroredStrategy()
+    if name == "mirrored" and name not in _OPENED:
+        devices = tf.config.list_logical_devices("GPU")
+        devices = devices or tf.config.list_logical_devices("CPU")
+        _OPENED[name] = tf.distribute.MirroredStrategy([each.name for each in devices])
+    elif name not in _OPENED:
+        own, others = read_cluster()
+        with waiting_for_hosts(own, others, worker_timeout_seconds):
+            _OPENED[name] = tf.distribute.MultiWorkerMirroredStrategy()
+    return _OPENED[name]
 
 
 class _Run:
@@ -96,7 +87,7 @@ def is_chief() -> bool:
 
 
 def any_host(values: Sequence[bool]) -> list[bool]:
-    """Returns, for each position, whether any host says yes; all hosts must ask.
+    """Returns, for each position, whether it is true on any host; all hosts must ask.
 
     Hosts that decide by a clock or a signal would otherwise part ways.
     """
@@ -123,13 +114,9 @@ def on_all_replicas(
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """Spreads a function over the replicas of the strategy in use.
 
-    Args:
-        function: [size, ...] rows to a dict of [size, ...] tensors.
-        signature: Shape and type of a replica's rows.
-
-    Returns:
-        A function from [size * replicas, ...] rows, the same on every host, to the dict
-        of [size * replicas, ...] tensors, the same on every host again.
+    The function takes [size, ...] rows, of a replica's `signature`, to a dict of
+    [size, ...] tensors; what is returned takes [size * replicas, ...] rows, the same on
+    every host, to [size * replicas, ...] tensors, the same on every host again.
     """
     strategy, gathers = current(), several_hosts()
     size, *shape = signature.shape
@@ -145,15 +132,12 @@ def on_all_replicas(
                 results = {n: context.all_gather(v, 0) for n, v in results.items()}
             return results
 
-        parts = {
-            name: strategy.experimental_local_results(value)
-            for name, value in strategy.run(one).items()
-        }
-        # Where hosts have gathered, every replica holds all rows.
-        return {
-            name: values[0] if gathers else tf.concat(values, 0)
-            for name, values in parts.items()
-        }
+        collected = {}
+        for name, value in strategy.run(one).items():
+            parts = strategy.experimental_local_results(value)
+            # Where hosts have gathered, every replica holds all rows.
+            collected[name] = parts[0] if gathers else tf.concat(parts, 0)
+        return collected
 
     everywhere = tf.TensorSpec((size * replicas(), *shape), signature.dtype)
     return compute.get_concrete_function(everywhere)
@@ -161,11 +145,7 @@ def on_all_replicas(
 
 @contextmanager
 def report_lost_hosts() -> Iterator[None]:
-    """Turns what TensorFlow raises when another host is lost into a sentence.
-
-    Raises:
-        PmalError: If one is.
-    """
+    """Turns what TensorFlow raises when another host is lost into a `PmalError`."""
     try:
         yield
     except tf.errors.OpError as error:

@@ -17,7 +17,7 @@ _PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-lear
 def library_versions() -> dict[str, str]:
     """Returns the versions of Python, of this package and of what it computes with."""
     own = {"pmal_tf": __version__, "python": platform.python_version()}
-    return {**own, **{name: metadata.version(name) for name in _PACKAGES}}
+    return own | {name: metadata.version(name) for name in _PACKAGES}
 
 
 def describe_environment(seed: int) -> dict[str, Any]:

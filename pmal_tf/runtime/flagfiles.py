@@ -12,14 +12,11 @@ from pathlib import Path
 from pmal_tf.runtime.errors import PmalError
 
 
-def expand_flagfiles(
-    arguments: list[str],
-) -> tuple[list[str], list[str], list[Path]]:
-    """Splits a command line, without the program's name, into files' flags and its own.
+def expand_flagfiles(arguments: list[str]) -> tuple[list[str], list[str], list[Path]]:
+    """Splits a command line, without the program's name.
 
-    Returns:
-        The flags read from files, the command line's other arguments, and the files
-        that the command line names.
+    Returns the flags read from flagfiles, its other arguments, and the flagfiles that
+    it names.
 
     Raises:
         PmalError: If a file cannot be read, includes itself, or has a line that is not

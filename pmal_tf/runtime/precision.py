@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import keras
 import tensorflow as tf
 
@@ -10,6 +13,17 @@ from pmal_tf.runtime.errors import PmalError, first_line
 # The first compute capability whose tensor cores multiply a type: float16 since Volta,
 # bfloat16 since Ampere (NVIDIA, CUDA C++ Programming Guide, "Compute Capabilities").
 _LEAST_CAPABILITY = {"mixed_float16": (7, 0), "mixed_bfloat16": (8, 0)}
+
+
+@contextlib.contextmanager
+def in_precision(policy: str) -> Iterator[None]:
+    """Makes a Keras dtype policy that of the models built meanwhile."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def check_precision(policy: str) -> None:
@@ -23,28 +37,23 @@ def check_precision(policy: str) -> None:
     """
     if policy not in _LEAST_CAPABILITY:
         return
+    major, minor = least = _LEAST_CAPABILITY[policy]
     devices = tf.config.get_visible_devices("GPU")
-    for device in devices:
-        _check_gpu(device, policy)
     if not devices:
         _check_cpu(policy)
-
-
-def _check_gpu(device: tf.config.PhysicalDevice, policy: str) -> None:
-    """Checks a GPU's compute capability, where it has one."""
-    details = tf.config.experimental.get_device_details(device)
-    capability = details.get("compute_capability")
-    if capability is None or tuple(capability) >= _LEAST_CAPABILITY[policy]:
-        return
-    major, minor = _LEAST_CAPABILITY[policy]
-    half = tuple(capability) >= _LEAST_CAPABILITY["mixed_float16"]
-    instead = "--precision=mixed_float16 or --precision=float32"
-    raise PmalError(
-        f"`precision={policy}` needs GPUs of compute capability {major}.{minor} or "
-        f"more. Received: {details.get('device_name', device.name)} with "
-        f"{capability[0]}.{capability[1]}. Use "
-        f"{instead if half else '--precision=float32'}."
-    )
+    for device in devices:
+        details = tf.config.experimental.get_device_details(device)
+        capability = tuple(details.get("compute_capability") or least)
+        if capability >= least:
+            continue
+        way_out = "--precision=float32"
+        if capability >= _LEAST_CAPABILITY["mixed_float16"]:
+            way_out = f"--precision=mixed_float16 or {way_out}"
+        raise PmalError(
+            f"`precision={policy}` needs GPUs of compute capability {major}.{minor} or "
+            f"more. Received: {details.get('device_name', device.name)} with "
+            f"{capability[0]}.{capability[1]}. Use {way_out}."
+        )
 
 
 def _check_cpu(policy: str) -> None:

@@ -6,13 +6,9 @@ import hashlib
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """Returns a seed in [0, 2^31) for one purpose, independent of those of all others.
+    """Returns a seed in [0, 2^31) for a purpose, e.g. `("pretrain", trial, model)`.
 
-    A hash is used, not a sum, so that neighbouring seeds and trials share no stream.
-
-    Args:
-        seed: The run's seed.
-        *purpose: What the seed is for, e.g. `("pretrain", trial, model)`.
+    A hash of the run's seed, not a sum, so that neighbours share no stream.
     """
     text = repr((int(seed), *purpose)).encode()
     digest = hashlib.blake2b(text, digest_size=8).digest()

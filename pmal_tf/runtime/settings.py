@@ -25,10 +25,9 @@ class Interval:
     open_high: bool = False
 
     def __contains__(self, value: float) -> bool:
-        at_open_end = self.open_low and value == self.low
-        at_open_end |= self.open_high and value == self.high
-        inside = self.low <= value <= self.high
-        return math.isfinite(value) and inside and not at_open_end
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return math.isfinite(value) and above and below
 
     def __str__(self) -> str:
         left = "[" if self.low > -math.inf and not self.open_low else "("
@@ -44,14 +43,11 @@ def setting(
     result: bool = True,
     common: bool = False,
 ) -> Any:
-    """Declares a field of a frozen dataclass.
+    """Declares a field of a frozen dataclass; a default that is a tuple makes a list.
 
-    Args:
-        default: Its type is that of the setting; a tuple is a list.
-        text: What the setting is, with its unit.
-        allowed: The numbers or words that it may be.
-        result: Whether results depend on it.
-        common: Whether it is among those that most users need.
+    `text` says what it is, with its unit; `allowed` are the numbers or words that it
+    may be; `result` is whether results depend on it, `common` whether most users need
+    it.
     """
     metadata = {"help": text, "allowed": allowed, "result": result, "common": common}
     return dataclasses.field(default=default, metadata=metadata)
@@ -63,11 +59,7 @@ def settings_in(declared: Any) -> list[dataclasses.Field]:
 
 
 def check_settings(values: Any) -> None:
-    """Checks every setting of a dataclass; its `__post_init__` calls this.
-
-    Raises:
-        PmalError: If a value is not allowed.
-    """
+    """Checks every setting of a dataclass; its `__post_init__` calls this."""
     for field in settings_in(values):
         check_setting(field, getattr(values, field.name))
 
@@ -112,3 +104,40 @@ def check_setting(field: dataclasses.Field, value: Any) -> None:
             raise PmalError(
                 f"`{field.name}` must {expected}. Received: {field.name}={item}"
             )
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """Machine: none of them says what is learnt."""
+
+    strategy: str = setting(
+        "default",
+        "One device (default), all GPUs of this host (mirrored), or all hosts of "
+        "TF_CONFIG (multi_worker).",
+        allowed=("default", "mirrored", "multi_worker"),
+        result=False,
+        common=True,
+    )
+    worker_timeout_seconds: int = setting(
+        300,
+        "Seconds to wait for the other hosts of TF_CONFIG.",
+        allowed=Interval(low=1),
+        result=False,
+    )
+    deterministic: bool = setting(
+        False,
+        "Use only GPU operations that give the same bits every time; slower.",
+        result=False,
+    )
+    checkpoint_minutes: float = setting(
+        10.0,
+        "Longest time without a checkpoint within an epoch, in minutes.",
+        allowed=Interval(low=0, open_low=True),
+        result=False,
+    )
+    tensorboard: bool = setting(
+        True, "Write TensorBoard events into the run folder.", result=False
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)

@@ -11,13 +11,9 @@ from absl import logging
 
 
 class Interrupted(BaseException):
-    """The process was asked to leave.
+    """The process was asked to leave by a signal; `kept` says what of its work stays.
 
     Not an `Exception`: whoever expects errors must not take this for one.
-
-    Args:
-        number: The signal.
-        kept: What was kept, a sentence, or empty.
     """
 
     def __init__(self, number: int, kept: str = "") -> None:

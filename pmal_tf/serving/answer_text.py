@@ -1,4 +1,4 @@
-"""Answers as lines of text: a table for people, JSON for programs."""
+"""Answers as text: a table for people, JSON for programs, the share of unknown."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
+
+from pmal_tf.serving.exported import Promise
 
 if TYPE_CHECKING:
     from pmal_tf.serving.client import Answer
@@ -20,24 +22,17 @@ _NOTHING = "-"
 
 
 def json_lines(rows: Iterable[tuple[str, Answer]]) -> str:
-    """Renders a JSON object, in ASCII, for the path and the answer of each image.
-
-    Raises:
-        ValueError: If a number is not finite.
-    """
-    lines = [
+    """Renders a JSON object, in ASCII, for the path and the answer of each image."""
+    return "".join(
         json.dumps({"path": as_text(path), **vars(answer)}, allow_nan=False) + "\n"
         for path, answer in rows
-    ]
-    return "".join(lines)
+    )
 
 
 class Table:
     """A table that is written in parts, as answers come.
 
-    Args:
-        paths: The paths of all images.
-        class_names: All classes that may be named.
+    Its widths are those of all images' paths and of all classes that may be named.
     """
 
     def __init__(self, paths: Iterable[str], class_names: Iterable[str]) -> None:
@@ -87,6 +82,48 @@ def _cells(path: str, answer: Answer) -> dict[str, str]:
             "nearest_prototype": _printable(answer.nearest_prototype or _NOTHING),
         }
     return cells
+
+
+def describe_share(
+    unknown: int,
+    readable: int,
+    unreadable: int,
+    *,
+    promise: Promise | None,
+    given_threshold: float | None = None,
+) -> str:
+    """Says how many readable images were unknown, and whether that was to be expected.
+
+    It is what to watch once a model is in use. `promise` is what the model's own
+    threshold was set to, if anything; `given_threshold` took its place, if one did.
+    """
+    from scipy.stats import binomtest
+
+    failed = f", {unreadable:,} unreadable" if unreadable else ""
+    if not readable:
+        return f"0 images{failed}."
+    # Clopper and Pearson's.
+    interval = binomtest(unknown, readable).proportion_ci(0.95, method="exact")
+    text = (
+        f"{readable:,} image{'s' if readable > 1 else ''}: {unknown:,} unknown "
+        f"({100 * unknown / readable:.1f} %, 95 % interval {100 * interval.low:.1f} to "
+        f"{100 * interval.high:.1f} %){failed}."
+    )
+    if given_threshold is not None:
+        return f"{text} The threshold {given_threshold:g} is not the model's own."
+    if promise is None:
+        return f"{text} Whoever exported the model chose the threshold."
+    rate = f"{100 * promise.reject_rate:.1f} %"
+    text += f" The threshold was set to reject at most {rate} of known images."
+    if interval.low > max(promise.reject_rate, promise.highest_rate):
+        return f"{text} More is rejected than known images alone would explain."
+    if interval.low > promise.reject_rate:
+        return (
+            f"{text} More is rejected, but known images alone might explain it: set on "
+            f"{promise.images:,} images, a threshold may reject up to "
+            f"{100 * promise.highest_rate:.1f} % of them."
+        )
+    return text
 
 
 def as_text(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,26 +11,21 @@ import tensorflow as tf
 
 from pmal_tf.data.decoding.decode import resize_images
 from pmal_tf.methods.scorer import OUTPUTS, Scorer
+from pmal_tf.results.scores.registry import all_scores, get_score
 from pmal_tf.results.scores.score import Score
+from pmal_tf.runtime.errors import PmalError
 
 UNKNOWN = "unknown"
 UNKNOWN_ID = -1
-# Sides of a shape that a message shows.
-_MOST_SIDES = 8
 
 
 @dataclass(frozen=True)
 class Answering:
     """What an exported model needs to answer.
 
-    Attributes:
-        scorer: The trained method.
-        class_names: K names.
-        score: The score that it rejects by, on the method's scale.
-        threshold: Scores above it are unknown.
-        statistics: What the score is measured against, by name; variables, since every
-            signature would hold copies of constants.
-        compiled: Whether XLA compiles the network.
+    Scores above the `threshold`, on the method's scale, are unknown. `statistics` are
+    what the score is measured against, by name; variables, since every signature would
+    hold copies of constants. If `compiled`, XLA compiles the network.
     """
 
     scorer: Scorer
@@ -54,9 +50,8 @@ class Answering:
     def embed(self, images: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """Embeds at least one image of any size, whatever its pixels are.
 
-        Returns:
-            `embedding` and `logits`, both float32 and finite; and [batch] booleans,
-            False where a pixel or an output was not a finite number.
+        Returns `embedding` and `logits`, both float32 and finite; and [batch] booleans,
+        False where a pixel or an output was not a finite number.
         """
         is_finite = tf.math.is_finite(images)
         sound = tf.reduce_all(is_finite, axis=(1, 2, 3))
@@ -87,18 +82,15 @@ class Answering:
     ) -> dict[str, tf.Tensor]:
         """Answers with a class or `unknown`.
 
-        Args:
-            images: [batch, h, w, C] on the 0-255 scale, at least one.
-            threshold: [batch] or scalar; scores above it are unknown.
-            readable: [batch] booleans; of an image that is not, or that has a pixel
-                that is not a finite number, the answer is `unknown`, with the largest
-                score and distances and equal probabilities.
+        There is at least one image, [batch, h, w, C] on the 0-255 scale; thresholds are
+        [batch] or one. Of an image that is not `readable`, [batch] booleans, or has a
+        pixel that is not a finite number, the answer is `unknown`, with the largest
+        score and distances and equal probabilities.
 
-        Returns:
-            `class_id` (int64, -1 for unknown), `class_name`, `is_unknown`,
-            `unknown_score` (float32) and `probabilities` [batch, K]; where the method
-            has such, `distance` [batch, K] and `nearest_prototype` (strings, empty for
-            what cannot be read).
+        Returns `class_id` (int64, -1 for unknown), `class_name`, `is_unknown`,
+        `unknown_score` (float32) and `probabilities` [batch, K]; where the method has
+        such, `distance` [batch, K] and `nearest_prototype` (strings, empty for what
+        cannot be read).
         """
         outputs, sound = self.embed(images)
         if readable is not None:
@@ -143,7 +135,7 @@ class Answering:
 
         Raises:
             tf.errors.InvalidArgumentError: If there is not one for each image, or one
-                is not a number of the rule's range.
+                is not in the rule's range.
         """
         low, high = self.score.low, self.score.high
         limits = f"between {low:g} and {high:g} for the rule {self.score.field}"
@@ -176,27 +168,51 @@ class Answering:
         )
 
 
+def rejection_score(scorer: Scorer, rule: str = "") -> Score:
+    """Returns the score that an exported model rejects by, on the method's scale.
+
+    `rule` is its name, or what files call it; by default it is the distance to the
+    nearest class (DR) where the method measures distances, else the largest logit
+    (MLS).
+
+    Raises:
+        PmalError: If there is no such score, or the method lacks what it is computed
+            from.
+    """
+    network = scorer.network.output
+    specs = {name: tf.TensorSpec(network[name].shape, tf.float32) for name in OUTPUTS}
+    measured = tf.function(scorer.measure).get_concrete_function(specs)
+    outputs = set(measured.structured_outputs)
+    score = get_score(rule or ("dr" if "distance" in outputs else "mls"))
+    if not outputs.issuperset(score.needs):
+        others = (s.name for s in all_scores().values() if outputs.issuperset(s.needs))
+        raise PmalError(
+            f"The rule {score.name} is computed from {' and '.join(score.needs)}, "
+            "which the model must say. Received: a model that says "
+            f"{', '.join(sorted(outputs))}. Choose one of {', '.join(others)}."
+        )
+    if score.is_distance:
+        end = scorer.largest_distance
+        return dataclasses.replace(score, high=end, unreadable=end)
+    return score
+
+
 def checked_shape(
     tensor: tf.Tensor, fits: Callable[[tf.Tensor], tf.Tensor], expected: str
 ) -> tf.Tensor:
     """Returns an input of a request, if its shape fits.
 
     A server feeds what a client sends, whatever the signature declares, so the declared
-    shape must not be taken for the real one.
-
-    Args:
-        tensor: The input.
-        fits: From its shape, filled up with -1 so that no rank is too low to be looked
-            at, to a boolean.
-        expected: What to tell where it does not.
+    shape must not be taken for the real one. `fits` is called with that one, filled up
+    with -1 so that no rank is too low to be looked at.
 
     Raises:
-        tf.errors.InvalidArgumentError: If it does not.
+        tf.errors.InvalidArgumentError: If it does not fit; it says what is `expected`.
     """
     sent = tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=None)
     shape = tf.shape(sent)
     filled = tf.concat([shape, tf.fill([5], -1)], axis=0)
     message = [f"{expected} Received: shape", shape]
-    check = tf.debugging.Assert(fits(filled), message, summarize=_MOST_SIDES)
+    check = tf.debugging.Assert(fits(filled), message, summarize=8)
     with tf.control_dependencies([check]):
         return tf.ensure_shape(sent, tensor.shape)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from pmal_tf.runtime.errors import PmalError, first_line
 from pmal_tf.serving.answers import UNKNOWN, UNKNOWN_ID
-from pmal_tf.serving.exported import SIGNATURE, ExportedModel, no_signature
+from pmal_tf.serving.exported import SIGNATURE, ExportedModel
 
 _OUTPUTS = {"class_id", "error", "probabilities", "unknown_score"}
 
@@ -19,12 +19,11 @@ _OUTPUTS = {"class_id", "error", "probabilities", "unknown_score"}
 class Answer:
     """What a model says of one image.
 
-    Of an image that cannot be read only the error is said: the score and all after it
-    are None, and the class is unknown.
+    One that cannot be read is unknown, and has a threshold and the error alone.
 
     Attributes:
         class_id: Position of the class, -1 for unknown.
-        class_name: Its name, `unknown` for unknown.
+        class_name: Its name, or `unknown`.
         is_unknown: Whether the score is above the threshold, or there is none.
         unknown_score: Larger is more likely unknown.
         threshold: What the score was compared with.
@@ -47,11 +46,7 @@ class Answer:
 
 
 class ServedModel:
-    """An exported model, loaded.
-
-    Args:
-        exported: What its folder says of it.
-        threshold: Takes the place of the model's own, on the rule's scale.
+    """An exported model, loaded; `threshold` takes the place of its own, if given.
 
     Raises:
         PmalError: If the threshold means nothing, or the SavedModel is damaged or is
@@ -77,8 +72,7 @@ class ServedModel:
         """Answers for the bytes of image files, whatever they are; none is fine too.
 
         Raises:
-            PmalError: If the model fails, e.g. for lack of memory, or answers with
-                what is not a number.
+            PmalError: If the model fails, e.g. for lack of memory.
         """
         if not contents:
             return []
@@ -92,13 +86,6 @@ class ServedModel:
                 "--batch_size."
             ) from error
         arrays = {name: value.numpy() for name, value in outputs.items()}
-        for name, array in arrays.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise PmalError(
-                    "The model must answer with finite numbers. Received: NaN or "
-                    f"infinity in {name!r}. Export it anew with this version of "
-                    "pmal_tf."
-                )
         return [self._one(arrays, row) for row in range(len(contents))]
 
     def embed(self, image: tf.Tensor) -> np.ndarray:
@@ -146,16 +133,15 @@ def _load(exported: ExportedModel) -> tf.Module:
             f"{folder!r}: {first_line(error)}. Put a sound copy back, or export the "
             "model anew."
         ) from error
-    if SIGNATURE not in loaded.signatures:
-        raise no_signature(exported.folder, list(loaded.signatures))
-    outputs = loaded.signatures[SIGNATURE].structured_outputs
+    signature = loaded.signatures.get(SIGNATURE)
+    outputs = signature.structured_outputs if signature else {}
     missing = sorted(_OUTPUTS - set(outputs))
     classes = None if missing else outputs["probabilities"].shape[-1]
     if classes != len(exported.class_names):
         found = f"no {', '.join(missing)}" if missing else f"{classes} classes"
         raise PmalError(
-            "The SavedModel must be the one that its metadata.json describes, with "
-            f"{len(exported.class_names)} classes. Received: {folder!r} with {found}. "
-            "Put a sound copy of both back."
+            "The SavedModel must be the one that its metadata.json describes, with the "
+            f"signature {SIGNATURE} and {len(exported.class_names)} classes. Received: "
+            f"{folder!r} with {found}. Put a sound copy of both back."
         )
     return loaded

@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,25 +18,24 @@ from pmal_tf.runtime.console import quiet_libraries
 from pmal_tf.runtime.environment import library_versions
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import checksum, write_json, write_text
-from pmal_tf.serving.answers import UNKNOWN, UNKNOWN_ID, Answering
-from pmal_tf.serving.model_card import MODEL_CARD, render_model_card
-from pmal_tf.serving.prototype_images import save_prototype_images
-from pmal_tf.serving.rejection import rejection_score
+from pmal_tf.serving.answers import (
+    UNKNOWN,
+    UNKNOWN_ID,
+    Answering,
+    rejection_score,
+)
+from pmal_tf.serving.exported import METADATA
+from pmal_tf.serving.extra_files import (
+    MODEL_CARD,
+    render_model_card,
+    save_prototype_images,
+    write_serving_files,
+)
 from pmal_tf.serving.signatures import build_signatures
-from pmal_tf.serving.versions import EXTRA, METADATA
-from pmal_tf.serving.warm_up import write_batching_parameters, write_warm_up_requests
-
-
-class Model(Protocol):
-    """A trained model whose scorer takes something more, such as prototypes."""
-
-    def scorer(self, prototypes: Any, /) -> Scorer:
-        """Returns its scorer."""
-        ...
 
 
 def export_saved_model(
-    model: Scorer | Model,
+    model: Any,
     folder: str | Path,
     prototypes: Any = None,
     *,
@@ -57,11 +56,9 @@ def export_saved_model(
     unknown; no output is ever NaN or infinite.
 
     Args:
-        model: A trained method's `Scorer`, or a model that has one, such as
-            `PMALModel`.
+        model: A trained method's `Scorer`, or a `PMALModel`.
         folder: The version folder to make, e.g. `saved_models/mine/1`.
-        prototypes: What `model.scorer` takes, if `model` is no `Scorer`: of a
-            `PMALModel`, the prototypes that its bank was refreshed with.
+        prototypes: Of a `PMALModel`, those that it was refreshed with.
         class_names: K names.
         threshold: Scores above it are unknown, on the rule's scale.
         rule: The score to reject by, a name or field of `pmal_tf.results.scores`; by
@@ -85,7 +82,13 @@ def export_saved_model(
         class_names=tuple(class_names),
         score=score,
         threshold=_not_below(threshold),
-        statistics={n: _variable(a) for n, a in (statistics or {}).items()},
+        statistics={
+            name: tf.Variable(
+                array.astype(np.float32) if array.dtype.kind == "f" else array,
+                trainable=False,
+            )
+            for name, array in (statistics or {}).items()
+        },
     )
     facts: dict[str, Any] = {
         "class_names": list(class_names),
@@ -105,7 +108,7 @@ def export_saved_model(
     temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
         facts["signatures"] = _write(answering, temporary, xla=xla)
-        save_prototype_images(temporary / EXTRA, scorer)
+        save_prototype_images(temporary, scorer)
         if add is not None:
             facts |= add(temporary)
         write_text(temporary / MODEL_CARD, render_model_card(facts))
@@ -125,7 +128,7 @@ def _check(
     threshold: float,
     statistics: Mapping[str, np.ndarray] | None,
 ) -> None:
-    """Checks the arguments of `export_saved_model`, which see."""
+    """Checks the arguments of `export_saved_model`."""
     count, names = scorer.network.output["logits"].shape[-1], list(class_names)
     if len(names) != count or len(set(names)) != count:
         raise PmalError(
@@ -168,12 +171,6 @@ def _not_below(threshold: float) -> float:
     return float(rounded)
 
 
-def _variable(array: np.ndarray) -> tf.Variable:
-    """Returns an array as a variable, one of real numbers in float32."""
-    values = array.astype(np.float32) if array.dtype.kind == "f" else array
-    return tf.Variable(values, trainable=False)
-
-
 def _write(answering: Answering, folder: Path, *, xla: bool) -> list[str]:
     """Writes what a server wants; returns the names of the signatures."""
     archive = keras.export.ExportArchive()
@@ -185,7 +182,5 @@ def _write(answering: Answering, folder: Path, *, xla: bool) -> list[str]:
         archive.add_endpoint(name, function, input_signature=inputs)
     with quiet_libraries():
         archive.write_out(str(folder), verbose=False)
-    loaded = tf.saved_model.load(str(folder))
-    write_warm_up_requests(folder / EXTRA, loaded, answering)
-    write_batching_parameters(folder / EXTRA)
+    write_serving_files(folder, answering)
     return sorted(signatures)

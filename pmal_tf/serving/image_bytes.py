@@ -26,13 +26,8 @@ def decode_images(contents: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]
     out the elements that raise one. Images are decoded one after the other: each may
     take 0.8 GB before it is resized.
 
-    Args:
-        contents: [batch] strings, JPEG, PNG, GIF or BMP files of any size.
-        size: Side of the square images to make.
-
-    Returns:
-        [batch, size, size, 3] uint8, zeros where a file cannot be read, and [batch]
-        strings that say why, empty where it can.
+    Returns [batch, size, size, 3] uint8, zeros where one of the [batch] files cannot be
+    read, and [batch] strings that say why, empty where it can.
     """
     count = tf.shape(contents, out_type=tf.int64)[0]
 
@@ -68,8 +63,7 @@ def decode_images(contents: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]
 def _code(file: tf.Tensor) -> tf.Tensor:
     """Returns what is wrong with a file before it is decoded, a position in `ERRORS`.
 
-    Raises:
-        tf.errors.InvalidArgumentError: If its header is cut off or damaged.
+    Raises an InvalidArgumentError if its header is cut off or damaged.
     """
     length = tf.strings.length(file)
 

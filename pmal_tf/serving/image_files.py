@@ -24,8 +24,7 @@ class ImageFile:
     """One thing to answer for.
 
     Attributes:
-        path: Its path as it was named, undecodable bytes as surrogates; `-` for
-            standard input.
+        path: As it was named, undecodable bytes as surrogates; `-` for standard input.
         problem: Why there is nothing to read, or empty.
         contents: Its bytes, where they are read already.
     """
@@ -40,13 +39,9 @@ def find_images(
 ) -> Iterator[ImageFile]:
     """Finds the images that arguments name: files, folders, glob patterns, or `-`.
 
-    Args:
-        arguments: The names.
-        standard_input: Read where `-` is named: an image, or file names, one per line;
-            None where the process has none.
-
-    Yields:
-        At least one for each argument: where nothing is found, one with the problem.
+    `-` is for standard input, if the process has any: an image, or file names, one per
+    line. Yields at least one for each argument: where nothing is found, one with the
+    problem.
     """
     for argument in arguments:
         if argument == STANDARD_INPUT:
@@ -60,18 +55,16 @@ def find_images(
             yield from found or [ImageFile(argument, "no file fits this pattern")]
 
 
-def _of_path(path: str) -> Iterator[ImageFile]:
-    """Yields a file, or the images below a folder."""
+def _of_path(path: str) -> Sequence[ImageFile]:
+    """Returns a file, or the images below a folder."""
     if os.path.isdir(path):
-        yield from _of_folder(path)
-    elif os.path.lexists(path):
-        yield ImageFile(path)
-    else:
-        yield ImageFile(path, "there is no such file")
+        return _of_folder(path)
+    exists = os.path.lexists(path)
+    return [ImageFile(path, "" if exists else "there is no such file")]
 
 
-def _of_folder(root: str) -> Iterator[ImageFile]:
-    """Yields the images below a folder, by path; links are followed."""
+def _of_folder(root: str) -> Sequence[ImageFile]:
+    """Returns the images below a folder, by path; links are followed."""
     found: list[ImageFile] = []
     seen: set[tuple[int, int]] = set()
 
@@ -94,8 +87,8 @@ def _of_folder(root: str) -> Iterator[ImageFile]:
         ]
     if not found:
         kinds = ", ".join(SUFFIXES)
-        yield ImageFile(root, f"the folder holds no files that end in {kinds}")
-    yield from sorted(found, key=lambda file: file.path)
+        return [ImageFile(root, f"the folder holds no files that end in {kinds}")]
+    return sorted(found, key=lambda file: file.path)
 
 
 def _of_standard_input(stream: BinaryIO | None) -> Iterator[ImageFile]:
@@ -120,17 +113,15 @@ def _of_standard_input(stream: BinaryIO | None) -> Iterator[ImageFile]:
 def read_in_batches(
     files: Sequence[ImageFile], batch_size: int
 ) -> Iterator[list[ImageFile]]:
-    """Reads files as they are needed, at most so many at a time, fewer if large.
+    """Yields files with `contents` or a `problem`, read as they are needed.
 
-    Yields:
-        The files in order, each with `contents` or a `problem`.
+    At most so many at a time, fewer if large.
     """
     batch: list[ImageFile] = []
     held = 0
     for file in files:
-        read = _read(file)
-        batch.append(read)
-        held += len(read.contents or b"")
+        batch.append(_read(file))
+        held += len(batch[-1].contents or b"")
         if len(batch) == batch_size or held >= _BATCH_BYTES:
             yield batch
             batch, held = [], 0
@@ -142,19 +133,16 @@ def _read(file: ImageFile) -> ImageFile:
     """Returns a file with its bytes, or with the reason why it has none."""
     if file.problem or file.contents is not None:
         return file
-    too_long = ImageFile(file.path, f"the file has more than {MAX_BYTES:,} bytes")
     try:
         # Before it is opened: a FIFO would wait for a writer, a device may never end.
         status = os.stat(file.path)
         if not stat.S_ISREG(status.st_mode):
             return ImageFile(file.path, "not a regular file")
         if status.st_size > MAX_BYTES:
-            return too_long
+            return ImageFile(file.path, f"the file has more than {MAX_BYTES:,} bytes")
         with open(file.path, "rb") as stream:
-            contents = stream.read(MAX_BYTES + 1)
+            # The model refuses one that has grown meanwhile.
+            return ImageFile(file.path, contents=stream.read(MAX_BYTES + 1))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         return ImageFile(file.path, f"the file cannot be read: {reason}")
-    if len(contents) > MAX_BYTES:  # It has grown.
-        return too_long
-    return ImageFile(file.path, contents=contents)

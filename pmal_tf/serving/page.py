@@ -19,8 +19,13 @@ from pmal_tf.mining.distances import SET_DISTANCES
 from pmal_tf.results.scores.registry import scores_in
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.serving.client import Answer, ServedModel
-from pmal_tf.serving.exported import ExportedModel, find_version, read_exported
-from pmal_tf.serving.prototype_images import load_prototype_images
+from pmal_tf.serving.exported import (
+    METADATA,
+    ExportedModel,
+    find_version,
+    read_exported,
+)
+from pmal_tf.serving.extra_files import load_prototype_images
 
 # Of each component, what changes; those not named are hidden.
 Shown = dict[str, dict[str, Any]]
@@ -36,9 +41,9 @@ _KNOWN, _UNKNOWN, _NEITHER = "#0072B266", "#D55E0066", "#80808033"
 
 
 class Prototype(NamedTuple):
-    """A prototype of the nearest class: [h, w, 3] uint8, and the training image's id.
+    """A training image, [h, w, 3] uint8, and its share in the nearest class's distance.
 
-    The weights of all prototypes of a class in its distance sum to 1.
+    The weights of all prototypes of the class sum to 1.
     """
 
     image: np.ndarray
@@ -49,12 +54,7 @@ class Prototype(NamedTuple):
 class Answerer:
     """Asks an exported model about image files, one at a time.
 
-    Args:
-        saved_model: A version's folder, or a folder of versions.
-
-    Attributes:
-        exported: What the model's folder says of it.
-        remark: What a person should know of the choice of the version, or empty.
+    `remark` is what a person should know of the choice of the version, or empty.
 
     Raises:
         PmalError: If there is no exported model, or it is damaged.
@@ -63,6 +63,13 @@ class Answerer:
     def __init__(self, saved_model: str | Path) -> None:
         folder, self.remark = find_version(Path(saved_model))
         self.exported = read_exported(folder)
+        set_distance = self.exported.set_distance
+        if set_distance not in (None, *SET_DISTANCES):
+            raise PmalError(
+                f"`set_distance` in {METADATA} must be one of "
+                f"{', '.join(SET_DISTANCES)}. Received: {set_distance!r}. Put a sound "
+                "copy back, or take the version of pmal_tf that exported the model."
+            )
         self.model = ServedModel(self.exported)
         self._prototypes = load_prototype_images(folder)
 
@@ -72,14 +79,16 @@ class Answerer:
         contents = path.read_bytes()
         try:
             (answer,) = self.model.answer([contents])
+            if answer.error is not None:
+                raise PmalError(
+                    "The file must be a sound JPEG, PNG, GIF or BMP image. Received: "
+                    f"{len(contents):,} bytes; {answer.error}. Try another file."
+                )
         except PmalError as error:
-            return show_error(path.name, str(error))
-        if answer.error is not None:
-            return show_error(
-                path.name,
-                "The file must be a sound JPEG, PNG, GIF or BMP image. Received: "
-                f"{len(contents):,} bytes; {answer.error}. Try another file.",
-            )
+            return {
+                "verdict": {"value": "No answer", "color": _NEITHER},
+                "note": {"value": str(error), "label": f"No answer for {path.name}"},
+            }
         file = tf.constant(contents)
         seen = decode_image(file, self.exported.image_size)
         # The central square, turned and coloured as the model takes it.
@@ -95,11 +104,8 @@ class Answerer:
         """Returns the nearest class's prototypes, the weightiest for an image first.
 
         The one that the model names comes first, also where rounding makes others weigh
-        as much; none where the export holds no images.
-
-        Args:
-            seen: The image as the network sees it, [size, size, 3].
-            answer: What the model said of it.
+        as much; none where the export holds no images. The network has `seen` the image
+        as [size, size, 3].
         """
         stored, set_distance = self._prototypes, self.exported.set_distance
         if not stored or set_distance is None or answer.distance is None:
@@ -119,23 +125,13 @@ class Answerer:
         ]
 
 
-def show_error(name: str, sentence: str) -> Shown:
-    """Returns what is told of a file of that name that has no answer."""
-    return {
-        "verdict": {"value": "No answer", "color": _NEITHER},
-        "note": {"value": sentence, "label": f"No answer for {name}"},
-    }
-
-
 def show_answer(
     answer: Answer, exported: ExportedModel, prototypes: Sequence[Prototype] = ()
 ) -> Shown:
     """Returns the verdict, the score, the probabilities and the prototypes.
 
-    Args:
-        answer: What the model said of an image that it could read.
-        exported: What the model's folder says of it.
-        prototypes: Those of the nearest class, the weightiest first.
+    The answer is to an image that could be read; the prototypes are those of the
+    nearest class, the weightiest first.
     """
     score, threshold = answer.unknown_score or 0.0, answer.threshold
     is_unknown, distance = answer.is_unknown, answer.distance
@@ -173,12 +169,11 @@ def show_answer(
         "classes": {"value": {"headers": headers, "data": rows}},
     }
     if prototypes:
-        captions = [
-            f"{x.example_id}, weight {100 * x.weight:.1f} %" for x in prototypes
-        ]
-        images = [prototype.image for prototype in prototypes]
         shown["prototypes"] = {
-            "value": list(zip(images, captions, strict=True)),
+            "value": [
+                (x.image, f"{x.example_id}, weight {100 * x.weight:.1f} %")
+                for x in prototypes
+            ],
             "label": f"Training images that stand for the class {nearest}; those that "
             "weigh most come first",
         }
@@ -186,7 +181,7 @@ def show_answer(
 
 
 def describe_model(exported: ExportedModel) -> list[list[str]]:
-    """Returns rows that tell what the model is, and what is promised of it."""
+    """Returns rows on what the model is, and what is promised of it."""
     names, promise = exported.class_names, exported.promise
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     promised = "none: who exported the model chose the threshold"
@@ -210,10 +205,7 @@ def scale_of(
 ) -> tuple[float, float]:
     """Returns the ends of a scale that shows a score and a threshold well apart.
 
-    Args:
-        score: The unknown score.
-        threshold: Scores above it are unknown.
-        limits: Lowest and highest score of the rule.
+    `limits` are the lowest and highest score of the rule.
     """
     low, high = limits
     if low < -_LARGEST_LIMIT:

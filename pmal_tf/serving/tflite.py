@@ -19,8 +19,8 @@ from pmal_tf.methods.scorer import OUTPUTS, Scorer
 from pmal_tf.runtime.console import quiet_libraries
 from pmal_tf.runtime.errors import PmalError, first_line
 from pmal_tf.runtime.types import Images
-from pmal_tf.serving.rejection import rejection_score
-from pmal_tf.serving.versions import EXTRA
+from pmal_tf.serving.answers import rejection_score
+from pmal_tf.serving.exported import EXTRA
 
 # Images that the ranges of int8 activations are taken from.
 _REPRESENTATIVE = 256
@@ -51,8 +51,7 @@ def convert(
         folder: The SavedModel's folder.
         train_image: [N, H, W, 3] training images.
         test: Test images, label -1 for unknown classes.
-        rule: The score that a method without distances is compared by; others are by
-            DR.
+        rule: Score to compare by, for a method without distances; others are by DR.
         statistics: What that score is measured against, if it is.
 
     Returns:
@@ -67,8 +66,7 @@ def convert(
     path = folder / EXTRA / f"model_{kind}.tflite"
     path.write_bytes(content)
     rng = np.random.default_rng(0)
-    chosen = np.sort(rng.permutation(len(test))[:_MOST_COMPARED])
-    images = test.take(np.isin(np.arange(len(test)), chosen))
+    images = test.take(np.sort(rng.permutation(len(test))[:_MOST_COMPARED]))
     pixels = np.asarray(images.image[:])
     ours, ran = scorer.outputs(pixels), _run(content, pixels)
     measured = scorer.measure({name: tf.constant(value) for name, value in ran.items()})

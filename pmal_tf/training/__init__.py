@@ -1,1 +1,1 @@
-"""Training: recipes, the loop, and the PMAL model."""
+"""Training: recipes, the loop, and checkpoints."""

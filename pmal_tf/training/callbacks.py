@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +19,37 @@ Logs = dict[str, Any] | None
 _BAR_METRICS = ("accuracy", "loss")
 
 
+@dataclass(frozen=True)
+class StageRecords:
+    """Where a training stage keeps its records.
+
+    Attributes:
+        stage: Its name.
+        folder: Its checkpoints and its final model, of these settings alone.
+        metrics: The trial's `metrics.jsonl`.
+        tensorboard: Its TensorBoard folder, or None.
+        checkpoint_minutes: Longest time without a checkpoint within an epoch.
+    """
+
+    stage: str
+    folder: Path
+    metrics: Path
+    tensorboard: Path | None
+    checkpoint_minutes: float = 10.0
+
+
 class EpochRecord(keras.callbacks.Callback):
-    """Appends a line per epoch to the trial's `metrics.jsonl`.
+    """Appends a line per epoch to the trial's `metrics.jsonl`, and logs it if asked to.
 
-    Of an epoch that was cut short, only the part since then is timed.
-
-    Args:
-        path: The file, shared by all stages.
-        stage: Name of the stage.
-        first_step: Steps that were done when this run began.
-        images_per_batch: For the images per second.
-        log: Whether to log the line too.
+    Of an epoch that was cut short after `first_step` steps of training, only the part
+    since then is timed.
     """
 
     def __init__(
-        self,
-        path: Path,
-        stage: str,
-        *,
-        first_step: int,
-        images_per_batch: int,
-        log: bool,
+        self, records: StageRecords, first_step: int, images_per_batch: int, log: bool
     ) -> None:
         super().__init__()
-        self.path = path
-        self.stage = stage
+        self.records = records
         self.first_step = first_step
         self.images_per_batch = images_per_batch
         self.log = log
@@ -59,18 +66,18 @@ class EpochRecord(keras.callbacks.Callback):
         rate = (steps - taken_before) * self.images_per_batch / seconds
         optimizer = next(iter(self.model.optimizers.values()))
         record = {
-            "stage": self.stage,
+            "stage": self.records.stage,
             "epoch": epoch + 1,
             **(logs or {}),
             "learning_rate": float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
             "seconds": seconds,
             "images_per_second": rate,
         }
-        with self.path.open("a") as file:
+        with self.records.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
         if self.log:
             values = "  ".join(f"{k} {v:.4f}" for k, v in (logs or {}).items())
-            place = f"{self.stage}  epoch {epoch + 1}/{self.params['epochs']}"
+            place = f"{self.records.stage}  epoch {epoch + 1}/{self.params['epochs']}"
             logging.info("%s  %s  %.0f images/s", place, values, rate)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -15,11 +12,11 @@ from absl import logging
 
 from pmal_tf.runtime import distribution, signals
 from pmal_tf.runtime.errors import PmalError, TrainingDivergedError, first_line
-from pmal_tf.runtime.files import differences, save_arrays
-from pmal_tf.runtime.version import __version__
-from pmal_tf.training.callbacks import Logs
+from pmal_tf.runtime.files import save_arrays
+from pmal_tf.training.callbacks import Logs, StageRecords
 from pmal_tf.training.trainable import Trainable
 
+_PREFIX = "step_"
 _KEEP = 2
 # Least time between two at ends of epochs, where nothing is lost by waiting.
 _LEAST_SECONDS = 5.0
@@ -30,18 +27,12 @@ class Checkpoints(keras.callbacks.Callback):
 
     How often never changes what is trained. Asked to leave by a signal, it saves and
     leaves. Several hosts save at the same step, and the chief writes.
-
-    Args:
-        folder: Where checkpoints go.
-        identity: What the stage is made from; only that stage goes on from them.
-        minutes: Longest time without a checkpoint within an epoch.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], minutes: float) -> None:
+    def __init__(self, records: StageRecords) -> None:
         super().__init__()
-        self.folder = folder
-        self.identity = identity
-        self.minutes = minutes
+        self.folder = records.folder
+        self.minutes = records.checkpoint_minutes
         self._saved_at = time.monotonic()
         self._epoch = 0
 
@@ -67,7 +58,7 @@ class Checkpoints(keras.callbacks.Callback):
             return
         steps = self.params["steps"]
         step = self._epoch * steps + steps_of_epoch
-        save_checkpoint(self.model, self.folder, step, self.identity)
+        save_checkpoint(self.model, self.folder, step)
         self._saved_at = time.monotonic()
         if leave:
             raise signals.Interrupted(
@@ -78,13 +69,10 @@ class Checkpoints(keras.callbacks.Callback):
             )
 
 
-def save_checkpoint(
-    model: Trainable, folder: Path, step: int, identity: dict[str, Any]
-) -> None:
+def save_checkpoint(model: Trainable, folder: Path, step: int) -> None:
     """Writes a checkpoint after `step` steps, and removes all but the newest two.
 
-    All hosts must call this, with a compiled model whose optimiser is built. `identity`
-    is what the stage is made from.
+    All hosts must call this, with a compiled model whose optimiser is built.
 
     Raises:
         TrainingDivergedError: If a weight is not finite; nothing is overwritten then.
@@ -96,13 +84,7 @@ def save_checkpoint(
     }
     if not distribution.is_chief():
         return
-    content = {
-        "identity": {"pmal_tf": __version__, **identity},
-        "step": step,
-        "sha256": _digest(arrays),
-    }
-    saved = {"content": np.array(json.dumps(content)), **arrays}
-    save_arrays(folder / f"step_{step:09d}.npz", saved)
+    save_arrays(folder / f"{_PREFIX}{step:09d}.npz", arrays)
     for old in list_checkpoints(folder)[_KEEP:]:
         old.unlink()
 
@@ -120,22 +102,24 @@ def check_weights(model: keras.Model, when: str) -> None:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Returns the checkpoints of a stage, newest first."""
-    return sorted(folder.glob("step_*.npz"), reverse=True)
+    return sorted(folder.glob(f"{_PREFIX}*.npz"), reverse=True)
 
 
-def restore_newest(model: Trainable, folder: Path, identity: dict[str, Any]) -> int:
+def restore_newest(model: Trainable, folder: Path) -> int:
     """Loads the newest checkpoint that can be read into a model with built optimiser.
 
     Returns:
         The number of steps that are done, 0 without a checkpoint.
 
     Raises:
-        PmalError: If a checkpoint is of something else.
+        PmalError: If it is of another model.
     """
     for path in list_checkpoints(folder):
         try:
-            content, arrays = _read(path)
-        except Exception as error:  # zipfile, zlib, NumPy and json have their own.
+            # The archive has a checksum of each array.
+            with path.open("rb") as file, np.load(file) as stored:
+                arrays = [stored[name] for name in sorted(stored.files)]
+        except Exception as error:  # zipfile, zlib and NumPy have their own.
             logging.warning(
                 "Checkpoint %s is damaged: %s. Removed; going back to the one before.",
                 path,
@@ -146,20 +130,15 @@ def restore_newest(model: Trainable, folder: Path, identity: dict[str, Any]) -> 
                 path.unlink(missing_ok=True)
             continue
         variables = _variables(model)
-        changed = differences(content["identity"], {"pmal_tf": __version__, **identity})
         if [array.shape for array in arrays] != [tuple(v.shape) for v in variables]:
-            changed.append(
-                f"the variables: {len(arrays)} -> {len(variables)}, or other shapes"
-            )
-        if changed:
             raise PmalError(
-                "A stage goes on from checkpoints of its own settings and version "
-                f"only. Received: {path}, which differs in {'; '.join(changed)}. "
-                "Remove it to train this stage from its start."
+                "A stage goes on from checkpoints of its own model only. Received: "
+                f"{path}, with {len(arrays)} variables for {len(variables)}, or of "
+                "other shapes. Remove it to train this stage from its start."
             )
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
-        return content["step"]
+        return int(path.stem.removeprefix(_PREFIX))
     return 0
 
 
@@ -173,22 +152,3 @@ def _variables(model: Trainable) -> list[keras.Variable]:
         found += optimizer.variables
     once = {id(variable): variable for variable in found}
     return [v for v in once.values() if not v.path.endswith("seed_generator_state")]
-
-
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    """Returns the SHA-256 of arrays in the order of their names."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).data)
-    return digest.hexdigest()
-
-
-def _read(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Reads a checkpoint; whatever is wrong with the file is some exception."""
-    with path.open("rb") as file, np.load(file) as stored:
-        content = json.loads(str(stored["content"]))
-        arrays = {name: stored[name] for name in stored.files if name != "content"}
-    if _digest(arrays) != content["sha256"]:
-        raise ValueError("its checksum is not that of its content")
-    return content, [arrays[name] for name in sorted(arrays)]

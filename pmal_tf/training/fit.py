@@ -8,19 +8,22 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import keras
 import tensorflow as tf
 from absl import logging
 
-from pmal_tf.data.batches.pipeline import Share, TrainingPipeline
+from pmal_tf.data.batches.pipeline import HostReplicas, TrainingPipeline
 from pmal_tf.runtime import distribution, signals
 from pmal_tf.runtime.errors import TrainingDivergedError
 from pmal_tf.runtime.files import write_atomically
-from pmal_tf.training.callbacks import EpochRecord, ProgressBar, drop_records
+from pmal_tf.training.callbacks import (
+    EpochRecord,
+    ProgressBar,
+    StageRecords,
+    drop_records,
+)
 from pmal_tf.training.checkpoints import (
     Checkpoints,
     check_weights,
@@ -32,27 +35,6 @@ from pmal_tf.training.recipe import Recipe
 from pmal_tf.training.trainable import SoftmaxModel, Trainable
 
 MODEL = "model.keras"
-
-
-@dataclass(frozen=True)
-class StageRecords:
-    """Where a training stage keeps its records.
-
-    Attributes:
-        stage: Its name.
-        folder: Its checkpoints and its final model.
-        metrics: The trial's `metrics.jsonl`.
-        tensorboard: Its TensorBoard folder, or None.
-        identity: What it is made from; only that goes on from its checkpoints.
-        checkpoint_minutes: Longest time without a checkpoint within an epoch.
-    """
-
-    stage: str
-    folder: Path
-    metrics: Path
-    tensorboard: Path | None
-    identity: dict[str, Any] = field(default_factory=dict)
-    checkpoint_minutes: float = 10.0
 
 
 def fit_classifier(
@@ -69,7 +51,7 @@ def fit_classifier(
 
 
 def batches_of(
-    pipeline: TrainingPipeline, recipe: Recipe, step: int, share: Share
+    pipeline: TrainingPipeline, recipe: Recipe, step: int, share: HostReplicas
 ) -> tf.data.Dataset:
     """Returns the batches of a host from a step on."""
     epoch, skip = divmod(step, pipeline.steps_per_epoch)
@@ -83,7 +65,7 @@ def fit(
     *,
     seed: int,
     records: StageRecords | None = None,
-    batches: Callable[[int, Share], tf.data.Dataset] | None = None,
+    batches: Callable[[int, HostReplicas], tf.data.Dataset] | None = None,
     measure: Callable[[], dict[str, float]] | None = None,
 ) -> None:
     """Trains a model in place, from the newest checkpoint on.
@@ -108,9 +90,12 @@ def fit(
     callbacks: list[keras.callbacks.Callback] = []
     if measure is not None:
         # Before those that record what is measured.
-        callbacks.append(_measuring(measure))
+        add = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: logs.update(measure())
+        )
+        callbacks.append(add)
     if records is not None:
-        step = restore_newest(model, records.folder, records.identity)
+        step = restore_newest(model, records.folder)
         callbacks += _callbacks(records, pipeline, step)
     if step:
         logging.info(
@@ -145,33 +130,18 @@ def fit(
         ) from error
 
 
-def _measuring(measure: Callable[[], dict[str, float]]) -> keras.callbacks.Callback:
-    """Returns a callback that adds numbers to those of each epoch."""
-    return keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: logs.update(measure())
-    )
-
-
 def _callbacks(
     records: StageRecords, pipeline: TrainingPipeline, first_step: int
 ) -> list[keras.callbacks.Callback]:
     """Returns the callbacks that keep a stage's records, in order."""
-    checkpoints = Checkpoints(
-        records.folder, records.identity, records.checkpoint_minutes
-    )
+    checkpoints = Checkpoints(records)
     if not distribution.is_chief():
         return [checkpoints]
     epochs_done = first_step // pipeline.steps_per_epoch
     drop_records(records.metrics, records.stage, epochs_done)
     interactive = sys.stdout.isatty() and sys.stderr.isatty()
     callbacks: list[keras.callbacks.Callback] = [
-        EpochRecord(
-            records.metrics,
-            records.stage,
-            first_step=first_step,
-            images_per_batch=pipeline.images_per_batch,
-            log=not interactive,
-        ),
+        EpochRecord(records, first_step, pipeline.images_per_batch, not interactive)
     ]
     if records.tensorboard is not None:
         callbacks.append(
@@ -191,19 +161,18 @@ def _synchronized_batch_norm(model: keras.Model) -> Iterator[None]:
     Layers are switched, not built so: a model may come from a file, and train on other
     devices next.
     """
-    layers = [
+    switched = [
         layer
         for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
+        if isinstance(layer, keras.layers.BatchNormalization) and not layer.synchronized
     ]
-    before = [layer.synchronized for layer in layers]
-    for layer in layers:
+    for layer in switched:
         layer.synchronized = True
     try:
         yield
     finally:
-        for layer, value in zip(layers, before, strict=True):
-            layer.synchronized = value
+        for layer in switched:
+            layer.synchronized = False
 
 
 def is_trained(records: StageRecords) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from pmal_tf.data.batches.pipeline import ALONE, Share
+from pmal_tf.data.batches.pipeline import ONE_REPLICA, HostReplicas
 from pmal_tf.runtime import distribution
 from pmal_tf.runtime.errors import TrainingDivergedError
 from pmal_tf.runtime.seeds import derive_seed
@@ -27,7 +27,7 @@ _STEP_KEY = 2_654_435_769
 
 def train(
     model: keras.Model,
-    batches: Callable[[Share], tf.data.Dataset],
+    batches: Callable[[HostReplicas], tf.data.Dataset],
     *,
     first_step: int,
     epochs: int,
@@ -83,15 +83,15 @@ def train(
     callback_list.on_train_end()
 
 
-def _iterator(batches: Callable[[Share], tf.data.Dataset]) -> tf.data.Iterator:
+def _iterator(batches: Callable[[HostReplicas], tf.data.Dataset]) -> tf.data.Iterator:
     """Returns the batches, one per replica at a time."""
     if distribution.replicas() == 1:
-        return iter(batches(ALONE))
+        return iter(batches(ONE_REPLICA))
 
     def of_host(context: tf.distribute.InputContext) -> tf.data.Dataset:
         local = context.num_replicas_in_sync // context.num_input_pipelines
         first = context.input_pipeline_id * local
-        return batches(Share(context.num_replicas_in_sync, first, local))
+        return batches(HostReplicas(context.num_replicas_in_sync, first, local))
 
     # Not `experimental_distribute_dataset`: it would cut up the prototypes as well.
     strategy = distribution.current()

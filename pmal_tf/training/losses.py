@@ -10,16 +10,9 @@ def classification_loss(
 ) -> tf.Tensor:
     """Cross-entropy against the class, Eq. 1, or against smoothed labels.
 
-    With the share s of label smoothing (Szegedy et al. 2016), the target is
-    (1 - s) onehot(label) + s / K.
-
-    Args:
-        logits: [batch, K].
-        label: [batch] class indices in [0, K).
-        label_smoothing: The share s, in [0, 1).
-
-    Returns:
-        [batch] losses, float64 if the logits are, else float32.
+    From [batch, K] logits and [batch] class indices in [0, K) to [batch] losses,
+    float64 if the logits are, else float32. With the share s of label smoothing, in
+    [0, 1), the target is (1 - s) onehot(label) + s / K (Szegedy et al. 2016).
     """
     logits = tf.cast(logits, tf.float64 if logits.dtype == tf.float64 else tf.float32)
     if not label_smoothing:

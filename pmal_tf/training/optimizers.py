@@ -11,6 +11,8 @@ import tensorflow as tf
 class _CoupledWeightDecay:
     """Adds `coupled_weight_decay * variable` to each gradient before the update.
 
+    Other options are those of the optimiser that it is mixed into.
+
     Keras's own `weight_decay` shrinks the variable beside the update (AdamW). In the
     `Adam(weight_decay=...)` of PyTorch, which the paper's recipe names, the decay is
     part of the gradient and so passes through the moments. All trainable variables take
@@ -44,10 +46,6 @@ class CoupledAdam(_CoupledWeightDecay, keras.optimizers.Adam):
     Keras's epsilon counts 1 / sqrt(1 - beta_2^t) times as much. At 1e-8 that makes the
     first update of a weight whose gradient is 1e-4 smaller by 0.3 %, the hundredth by
     0.02 %.
-
-    Args:
-        coupled_weight_decay: Factor of the variable in the gradient.
-        **kwargs: Passed to `keras.optimizers.Adam`.
     """
 
 
@@ -78,9 +76,4 @@ class _TorchMomentum(keras.optimizers.SGD):
 
 @keras.saving.register_keras_serializable("pmal_tf")
 class CoupledSGD(_CoupledWeightDecay, _TorchMomentum):
-    """SGD with momentum and coupled L2, both as PyTorch's.
-
-    Args:
-        coupled_weight_decay: Factor of the variable in the gradient.
-        **kwargs: Passed to `keras.optimizers.SGD`.
-    """
+    """SGD with momentum and coupled L2, both as PyTorch's."""

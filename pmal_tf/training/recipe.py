@@ -25,9 +25,6 @@ class Recipe:
     the drops of `step` and the restarts of `cosine_restarts` stay where they are. A
     cosine begins to fall where the warm-up ends, and ends with the last step or, before
     a restart, with its cycle.
-
-    Raises:
-        PmalError: If a value is not allowed.
     """
 
     epochs: int = setting(

@@ -86,7 +86,7 @@ class LinearWarmup(Schedule):
         return keras.ops.cast(rate, dtype) * tf.minimum(share, 1.0)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, the schedule as its own config."""
+        """Returns the constructor's arguments."""
         schedule = keras.saving.serialize_keras_object(self.schedule)
         return {"schedule": schedule, "warmup_steps": self.warmup_steps}
 

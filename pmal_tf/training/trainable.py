@@ -13,13 +13,9 @@ from pmal_tf.training.losses import classification_loss
 class Trainable(keras.Model):
     """Takes steps on the mean of per-example losses over the *global* batch.
 
-    A subclass says what the losses are (`loss_parts`), and names their trackers. Under
-    `tf.distribute` the gradients of several replicas add up to the gradient of one that
-    sees all their batches.
-
-    Args:
-        losses: Names of the losses to track; `loss` is the one that is minimised.
-        **kwargs: Passed to `keras.Model`.
+    A subclass says what the losses are (`loss_parts`), and names those to be tracked;
+    `loss` is minimised. Under `tf.distribute` the gradients of several replicas add up
+    to the gradient of one that sees all their batches.
     """
 
     def __init__(self, *losses: str, **kwargs: Any) -> None:
@@ -79,26 +75,19 @@ class Trainable(keras.Model):
         return self._track(parts, label, sample_weight)
 
     def _track(
-        self,
-        parts: dict[str, tf.Tensor],
-        label: tf.Tensor,
-        sample_weight: tf.Tensor | None,
+        self, parts: dict[str, tf.Tensor], label: tf.Tensor, weight: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:
         """Updates the metrics, each from the part of its name; returns their values."""
         for tracker in self.loss_trackers:
-            tracker.update_state(parts[tracker.name], sample_weight)
-        self.accuracy_tracker.update_state(label, parts["logits"], sample_weight)
+            tracker.update_state(parts[tracker.name], weight)
+        self.accuracy_tracker.update_state(label, parts["logits"], weight)
         return {metric.name: metric.result() for metric in self.metrics}
 
 
 class SoftmaxModel(Trainable):
-    """Trains a softmax classifier with the cross-entropy loss, Eq. 1.
+    """Trains a classifier, from images to [batch, K] logits, with the loss of Eq. 1.
 
     The classifier's own variables are trained; save and use the classifier.
-
-    Args:
-        classifier: Functional model from [batch, H, W, 3] images to [batch, K] logits.
-        label_smoothing: Share of a label that is spread evenly over all classes.
     """
 
     def __init__(self, classifier: keras.Model, label_smoothing: float = 0.0) -> None:

@@ -20,9 +20,9 @@ from pmal_tf.methods.method import Method
 from pmal_tf.results.scores.registry import get_score, get_scores
 from pmal_tf.results.scores.score import Score
 from pmal_tf.results.settings import EvaluationSettings
-from pmal_tf.runtime.device_settings import DeviceSettings
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.settings import (
+    DeviceSettings,
     Interval,
     check_settings,
     read_settings,
@@ -104,24 +104,24 @@ _GROUP_OF = {f.name: name for name, group in GROUPS.items() for f in settings_in
 
 
 def _filled(group: type, values: dict[str, Any]) -> Any:
-    """Returns a group of settings with those values that are its own."""
-    names = {field.name for field in settings_in(group)}
-    return group(**{n: v for n, v in values.items() if n in names})
+    """Returns a group of settings with those values that are its own.
 
-
-def _check_lists(settings: Any) -> None:
-    """Refuses a list that names a thing twice, or nothing where it must."""
-    for field in settings_in(settings):
-        values = getattr(settings, field.name)
-        if not isinstance(values, tuple):
+    Refuses a list that names a thing twice, or nothing where it must.
+    """
+    given = [field for field in settings_in(group) if field.name in values]
+    made = group(**{field.name: values[field.name] for field in given})
+    for field in given:
+        items = values[field.name]
+        if not isinstance(items, tuple):
             continue
         needed = field.default and field.name != "compare"
-        if len(set(values)) != len(values) or (needed and not values):
+        if len(set(items)) != len(items) or (needed and not items):
             least = "at least one value" if needed else "values"
             raise PmalError(
                 f"`{field.name}` must list {least}, each once. "
-                f"Received: {field.name}={list(values)}"
+                f"Received: {field.name}={list(items)}"
             )
+    return made
 
 
 class Config:
@@ -155,7 +155,6 @@ class Config:
             raise PmalError(f"There is no such setting. Received: {', '.join(strange)}")
         for name, group in GROUPS.items():
             made[name] = _filled(group, values)
-            _check_lists(made[name])
         get_dataset(self.data.dataset)
         if self.run.method in self.run.compare:
             raise PmalError(
@@ -201,8 +200,6 @@ class Config:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Config) and self.values() == other.values()
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"Config({', '.join(f'{n}={v!r}' for n, v in self._given.items())})"

@@ -78,33 +78,26 @@ class Workflow:
         """
         wanted = [stage for stage in self.stages.values() if stage.kind in kinds]
         if distribution.several_hosts():
-            self._take_back(name for stage in wanted for name in stage.needs)
+            # The chief fills a lost store before other hosts look there.
+            if distribution.is_chief():
+                for name in dict.fromkeys(n for stage in wanted for n in stage.needs):
+                    with contextlib.suppress(PmalError):
+                        self.finished(name)
+                # Some may be made anew.
+                self._results.clear()
+            distribution.wait_for_all_hosts()
         for stage in wanted:
             self._run(stage)
 
-    def _take_back(self, names: Iterable[str]) -> None:
-        """Lets the chief fill a lost store before other hosts look there."""
-        if distribution.is_chief():
-            for name in dict.fromkeys(names):
-                with contextlib.suppress(PmalError):
-                    self.finished(name)
-            # Some may be made anew.
-            self._results.clear()
-        distribution.wait_for_all_hosts()
-
     def finished(self, name: str) -> Result:
-        """Returns the result of a stage as it would be made now.
-
-        Raises:
-            PmalError: If there is none.
-        """
+        """Returns the result that a stage has now, or raises a `PmalError`."""
         if name not in self._results:
             stage = self.stages[name]
             key = self._key(stage)
             result = self._find(stage, key)
             if result is None and distribution.is_chief():
                 with self.store.claimed(name, key):
-                    result = self._find_or_adopt(stage, key)
+                    result = self._find(stage, key, adopts=True)
             if result is None:
                 raise PmalError(
                     "Every stage before the wanted ones must be finished. Received: "
@@ -120,18 +113,19 @@ class Workflow:
         """Takes or makes the result of one stage, and shows it."""
         name = f"{self.label}{stage.name}"
         key = self._key(stage)
-        was_shown = Marker.read(self.shown / stage.name)
+        shown = Marker.read(self.shown / stage.name)
+        verb = "skipped" if shown is not None and shown.key == key else "taken"
         renews = stage.kind in self.renew
         found = None if renews else self._find(stage, key)
         # All hosts do what the chief has seen.
         (makes,) = distribution.any_host([distribution.is_chief() and found is None])
         if makes:
-            if was_shown is not None and was_shown.key != key:
+            if shown is not None and shown.key != key:
                 logging.info("%s: made anew%s", name, self._since(stage))
             if distribution.is_chief():
                 with self.store.claimed(stage.name, key):
                     # Another command may have made it in the meantime.
-                    found = None if renews else self._find_or_adopt(stage, key)
+                    found = None if renews else self._find(stage, key, adopts=True)
                     (makes,) = distribution.any_host([found is None])
                     if makes:
                         found = self._make(stage, key, name)
@@ -141,10 +135,11 @@ class Workflow:
             else:
                 (makes,) = distribution.any_host([False])
                 if makes:
-                    self._assist(stage, key)
+                    self.begin(stage)
+                    distribution.wait_for_all_hosts()  # The chief has made the folder.
+                    if stage.distributed:
+                        self._compute(stage, key)
         if found is not None and not makes:
-            taken = was_shown is None or was_shown.key != key
-            verb = "taken" if taken else "skipped"
             logging.info(
                 "%s: finished before (%.1f s), %s", name, found.marker.seconds, verb
             )
@@ -154,18 +149,16 @@ class Workflow:
         # Hosts that did not make it read what the chief has written.
         self._results[stage.name] = found or self.finished(stage.name)
 
-    def _find(self, stage: Stage, key: str) -> Result | None:
-        """Returns the result of a key, if there is one and all of it."""
+    def _find(self, stage: Stage, key: str, *, adopts: bool = False) -> Result | None:
+        """Returns the result of a key, if there is one and all of it.
+
+        Whoever has the right to make it `adopts` what only the trial still has.
+        """
         found = self.store.find(stage.name, key)
+        if found is None and adopts:
+            found = self.store.adopt(stage.name, key, self.shown)
         if found is not None and not stage.is_there(found.marker.facts):
             return None
-        return found
-
-    def _find_or_adopt(self, stage: Stage, key: str) -> Result | None:
-        """Does so with the right to make it: the trial may have what the store lost."""
-        found = self._find(stage, key)
-        if found is None and self.store.adopt(stage.name, key, self.shown):
-            found = self._find(stage, key)
         return found
 
     def _reads(self, stage: Stage) -> dict[str, Any]:
@@ -227,13 +220,6 @@ class Workflow:
         mine.unlink(missing_ok=True)
         logging.info("%s: done in %.1f s", name, marker.seconds)
         return result
-
-    def _assist(self, stage: Stage, key: str) -> None:
-        """Takes part in a stage that the chief makes, once it has made the folder."""
-        self.begin(stage)
-        distribution.wait_for_all_hosts()
-        if stage.distributed:
-            self._compute(stage, key)
 
     def _compute(self, stage: Stage, key: str) -> dict[str, Any]:
         """Runs a stage, on all devices if it can use them; returns its facts."""

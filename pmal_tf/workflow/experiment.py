@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-import keras
 import tensorflow as tf
 from absl import logging
 
@@ -15,8 +13,11 @@ from pmal_tf.data.splits import trials_of_equal_classes
 from pmal_tf.data.trial_images import TrialImages
 from pmal_tf.methods.registry import get_method
 from pmal_tf.methods.trial import START, Trial
-from pmal_tf.results.collect.summary import render_summary, summarise_experiment
-from pmal_tf.results.page.exports import describe_export
+from pmal_tf.results.collect.summary import (
+    describe_export,
+    render_summary,
+    summarise_experiment,
+)
 from pmal_tf.runtime import distribution
 from pmal_tf.runtime.environment import describe_environment, library_versions
 from pmal_tf.runtime.errors import PmalError
@@ -28,7 +29,7 @@ from pmal_tf.runtime.files import (
     write_json,
     write_text,
 )
-from pmal_tf.runtime.precision import check_precision
+from pmal_tf.runtime.precision import check_precision, in_precision
 from pmal_tf.runtime.stage import Stage
 from pmal_tf.workflow.config import EVALUATE, EXPORT, Config
 from pmal_tf.workflow.engine import Workflow, merged
@@ -86,9 +87,19 @@ def _run_trials(config: Config) -> str:
     for trial in trials.values():
         for name, settings in config.methods.items():
             get_method(name).check(trial, settings)
-    wanted = _wanted_kinds(config, next(iter(trials.values())))
+    first = next(iter(trials.values()))
+    kinds = dict.fromkeys(stage.kind for stage in plan(config, first))
+    wanted = config.run.stages or tuple(kinds)
+    if strange := ",".join(kind for kind in wanted if kind not in kinds):
+        raise PmalError(
+            f"`stages` must name stages of this run: {', '.join(kinds)}. Received: "
+            f"stages={strange}. Stages of another method come with --method or "
+            "--compare."
+        )
     _check_devices(config)
-    _check_start(config)
+    if not all((t.images.folder / EVALUATE / MARKER).exists() for t in trials.values()):
+        # Some model may have to start from the file of --init_weights.
+        check_start(config.network, config.data.image_size)
     if distribution.is_chief():
         _check_folders(config)
     for group in trials_of_equal_classes((s.trial, s.known) for s in splits):
@@ -102,7 +113,11 @@ def _run_trials(config: Config) -> str:
         f"backbone {config.network.backbone} at width {config.network.width:g}"
     )
     for trial in trials.values():
-        _run_trial(config, trial, wanted)
+        with in_precision(config.network.precision):
+            workflow_of(config, trial).run(wanted)
+        if distribution.is_chief():
+            # Also where all was taken; another command may have begun here meanwhile.
+            _record_settings(config, trial, anew=False)
     if not distribution.is_chief():
         return ""
     evaluated = _evaluated_trials(config, trials)
@@ -149,19 +164,6 @@ def _fingerprint(trial: Trial, name: str) -> str:
     return str(stored.get(str(start), ""))
 
 
-def _run_trial(config: Config, trial: Trial, kinds: set[str]) -> None:
-    """Runs the wanted stages of one trial."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(config.network.precision)
-    try:
-        workflow_of(config, trial).run(kinds)
-        if distribution.is_chief():
-            # Also where all was taken; another command may have begun here meanwhile.
-            _record_settings(config, trial, anew=False)
-    finally:
-        keras.config.set_dtype_policy(policy)
-
-
 def _record_settings(config: Config, trial: Trial, *, anew: bool = True) -> None:
     """Writes what is needed to repeat the trial; `anew` if something is to be made."""
     folder, number = trial.images.folder, trial.number
@@ -174,26 +176,6 @@ def _record_settings(config: Config, trial: Trial, *, anew: bool = True) -> None
     start = Path(config.network.init_weights)
     if start.is_file():
         write_json(folder / _START_RECORD, {str(start): checksum(start)})
-
-
-def _wanted_kinds(config: Config, trial: Trial) -> set[str]:
-    """Returns the kinds of stages to run."""
-    kinds = dict.fromkeys(stage.kind for stage in plan(config, trial))
-    strange = [kind for kind in config.run.stages if kind not in kinds]
-    if strange:
-        raise PmalError(
-            f"`stages` must name stages of this run: {', '.join(kinds)}. Received: "
-            f"stages={','.join(strange)}. Stages of another method come with "
-            "--method or --compare."
-        )
-    return set(config.run.stages or kinds)
-
-
-def _check_start(config: Config) -> None:
-    """Checks the file that training starts from, where some model may need it."""
-    folders = (config.run_folder / f"trial_{number}" for number in config.run.trials)
-    if not all((folder / EVALUATE / MARKER).exists() for folder in folders):
-        check_start(config.network, config.data.image_size)
 
 
 def _check_devices(config: Config) -> None:
@@ -262,9 +244,9 @@ def _check_folders(config: Config) -> None:
 def _evaluated_trials(config: Config, trials: dict[int, Trial]) -> list[dict[str, Any]]:
     """Returns the results that were made with these settings and still stand."""
     results = []
-    names = (path.parent.name for path in config.run_folder.glob("*/result.json"))
-    found = (re.fullmatch(r"trial_(\d+)", name) for name in names)
-    for number in sorted(int(match[1]) for match in found if match):
+    paths = config.run_folder.glob("trial_*/result.json")
+    names = (path.parent.name.removeprefix("trial_") for path in paths)
+    for number in sorted(int(name) for name in names if name.isdecimal()):
         try:
             trial = trials.get(number) or open_trial(config, number)
             # Not from the trial's folder, which may show results of other settings.

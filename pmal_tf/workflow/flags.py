@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import re
 from typing import Any
 
 from absl import flags
 
 from pmal_tf.methods import registry
-from pmal_tf.results.collect.paper_ablations import CELLS
+from pmal_tf.results.collect.paper import CELLS
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.flagfiles import expand_flagfiles
 from pmal_tf.runtime.settings import kind_of, settings_in
@@ -21,6 +22,7 @@ _DEFINE: dict[type, Any] = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
+    list: flags.DEFINE_list,
 }
 
 
@@ -43,12 +45,17 @@ def define_flags() -> None:
         "Cell of the paper's Tables 3 to 5 whose settings to take, whatever flagfiles "
         "say; the experiment is called so by default.",
     )
-    for name, field in all_settings().items():
-        default: Any = field.default
-        if isinstance(default, tuple):
-            flags.DEFINE_list(name, [str(item) for item in default], _help_of(field))
-        else:
-            _DEFINE[type(default)](name, default, _help_of(field))
+    for field in all_settings().values():
+        define_flag(field, flags.FLAGS)
+
+
+def define_flag(field: dataclasses.Field, values: flags.FlagValues) -> None:
+    """Defines the flag of a setting."""
+    default: Any = field.default
+    if isinstance(default, tuple):
+        default = [str(item) for item in default]
+    define = _DEFINE[type(default)]
+    define(field.name, default, _help_of(field), flag_values=values)
 
 
 def _help_of(field: dataclasses.Field) -> str:
@@ -65,8 +72,8 @@ def short_help() -> str:
     for group in _groups():
         common = [field for field in settings_in(group) if field.metadata["common"]]
         if common:
-            title = str(group.__doc__).splitlines()[0].partition(";")[0].partition(":")
-            lines.append(f"{title[0].rstrip('.')}:")
+            title = re.split("[.;:]", str(group.__doc__))[0]
+            lines.append(f"{title}:")
         for field in common:
             shown = f" [{_text_of(field.default)}]" if field.default != "" else ""
             lines.append(f"  --{field.name}{shown}\n      {_help_of(field)}")
@@ -92,7 +99,8 @@ def parse_arguments(argv: list[str]) -> list[str]:
     if stems:
         flags.FLAGS.set_default("experiment", stems)
     left = flags.FLAGS([argv[0], *from_files, *from_command_line])
-    asked = {_name_of(argument) for argument in from_command_line}
+    names = (argument.lstrip("-").partition("=")[0] for argument in from_command_line)
+    asked = {name.removeprefix("no") for name in names}
     if cell := flags.FLAGS["ablation"].value:
         # A flagfile called common_cpu only says what the cells have in common.
         shared = stems.removeprefix("common").lstrip("_")
@@ -101,42 +109,24 @@ def parse_arguments(argv: list[str]) -> list[str]:
             if name not in asked:
                 flags.FLAGS[name].parse(str(value))
         asked |= CELLS[cell].keys()
-    in_use = _methods_in_use()
+    method, compare = str(flags.FLAGS["method"].value), flags.FLAGS["compare"].value
+    own = registry.all_methods().get(method)
+    beside = own.beside if own is not None and compare == [AUTO] else ()
+    in_use = {method, *(compare or ()), *beside}
     for name, (owner, _) in registry.owners().items():
         if owner not in in_use and name not in asked:
             flags.FLAGS[name].unparse()
     return left
 
 
-def _name_of(argument: str) -> str:
-    """Returns the flag that an argument names."""
-    name = argument.lstrip("-").partition("=")[0]
-    return name.removeprefix("no") if name.startswith("no") else name
-
-
-def _methods_in_use() -> set[str]:
-    """Returns the names of the methods that the flags ask for, if there are such."""
-    method, compare = str(flags.FLAGS["method"].value), flags.FLAGS["compare"].value
-    own = registry.all_methods().get(method)
-    beside = own.beside if own is not None and compare == [AUTO] else ()
-    return {method, *(compare or ()), *beside}
-
-
 def config_from_flags() -> Config:
-    """Reads absl's `FLAGS`, here and nowhere else, into a validated `Config`.
-
-    Raises:
-        PmalError: If a value is not allowed.
-    """
+    """Reads absl's `FLAGS`, here and nowhere else, into a checked `Config`."""
     values: dict[str, Any] = {}
     for name, field in all_settings().items():
         flag = flags.FLAGS[name]
         # The experiment's default is the name of the flagfiles.
         if flag.present or name == "experiment":
-            value: Any = flag.value
-            if isinstance(field.default, tuple):
-                value = tuple(_convert(field, item) for item in value)
-            values[name] = value
+            values[name] = value_of_flag(field, flags.FLAGS)
     return Config(**values)
 
 
@@ -147,7 +137,7 @@ def to_flags(config: Config) -> str:
     return "".join(
         f"--{name}={text}\n"
         for name, text in texts.items()
-        if text != "" or fields[name].default
+        if text or fields[name].default
     )
 
 
@@ -160,13 +150,25 @@ def _text_of(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _convert(field: dataclasses.Field, item: str) -> Any:
-    """Converts one item of a list flag to the type of the default's items."""
+def value_of_flag(field: dataclasses.Field, values: flags.FlagValues) -> Any:
+    """Returns a flag's value; a list as a tuple of the type of the default's items.
+
+    Raises:
+        PmalError: If an item is not of that type.
+    """
+    value: Any = values[field.name].value
+    if not isinstance(field.default, tuple):
+        return value
+    expected = f"`{field.name}` must list, separated by commas, values"
+    return tuple(parse_item(field, item, expected) for item in value)
+
+
+def parse_item(field: dataclasses.Field, item: str, expected: str) -> Any:
+    """Converts a text to a setting's type; the error's message begins as `expected`."""
     kind = kind_of(field)
     try:
         return kind(item.strip())
     except ValueError as error:
         raise PmalError(
-            f"`{field.name}` must list values of type {kind.__name__}, separated by "
-            f"commas. Received: {item!r}"
+            f"{expected} of type {kind.__name__}. Received: {item.strip()!r}"
         ) from error

@@ -13,7 +13,6 @@ curves) lies in the trial's folder, and a finished result keeps a copy.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
 import shutil
@@ -66,20 +65,19 @@ class Store:
         logging.warning("%s is damaged, and is made anew: %s.", entry, fault)
         return None
 
-    def adopt(self, stage: str, key: str, shown: Path) -> bool:
-        """Takes a result back from a trial's folder, where the store has lost it.
+    def adopt(self, stage: str, key: str, shown: Path) -> Result | None:
+        """Takes a result that the store has lost back from a trial's folder.
 
-        To be called by whoever holds the right to make it; tells whether it was there.
+        To be called by whoever holds the right to make it; None where it is not there.
         """
         marker = Marker.read(shown / stage)
         if marker is None or marker.key != key or marker.fault(shown):
-            return False
+            return None
         _remove(self.making(stage, key))
         making = self.open(stage, key)
         for name in (*marker.outputs, f"{stage}/{MARKER}"):
             _link(shown / name, making / name)
-        self.finish(stage, key, marker, shown)
-        return True
+        return self.finish(stage, key, marker, shown)
 
     @contextlib.contextmanager
     def claimed(self, stage: str, key: str) -> Iterator[None]:
@@ -185,19 +183,12 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, temporary)
     except OSError as error:
-        _warn_of_copies(error.strerror or str(error))
+        sentence = "Files of the store cannot be linked (%s), and are copied instead."
+        logging.log_first_n(logging.WARNING, sentence, 1, error.strerror or str(error))
         shutil.copy2(source, temporary)
     # Nothing happens where both are links to one file already.
     os.replace(temporary, target)
     temporary.unlink(missing_ok=True)
-
-
-@functools.cache
-def _warn_of_copies(reason: str) -> None:
-    """Says once that files are copied, which takes room."""
-    logging.warning(
-        "Files of the store cannot be linked (%s), and are copied instead.", reason
-    )
 
 
 def _alike(folder: Path, shown: Path, names: Iterable[str]) -> bool:

@@ -61,7 +61,7 @@ def export_untrained(folder: Path) -> Path:
 
 def sample_images(saved_model: Path) -> dict[str, bytes]:
     """Returns files by name: a prototype as PNG, noise as JPEG, a large GIF, a BMP."""
-    from pmal_tf.serving.prototype_images import load_prototype_images
+    from pmal_tf.serving.extra_files import load_prototype_images
 
     rng = np.random.default_rng(1)
     noise = Image.fromarray(rng.integers(0, 256, (90, 120, 3)).astype(np.uint8))

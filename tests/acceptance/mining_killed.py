@@ -21,15 +21,15 @@ def work(
     out: Path, name: str, count: int, classes: int, seconds_between: float
 ) -> None:
     """Computes the robustness, saying each block that is done."""
-    from pmal_tf.mining import robustness, unfinished
+    from pmal_tf.mining import progress, robustness
 
-    unfinished._SECONDS_BETWEEN = seconds_between
+    progress._SECONDS_BETWEEN_FILES = seconds_between
     sums = robustness.squared_difference_sums
 
-    def told(*arguments, plan, done, **options):
-        print(f"begins {done[0]} {plan.blocks}", flush=True)
-        for block, values in sums(*arguments, plan=plan, done=done, **options):
-            yield block, values
+    def told(*arguments, plan, start, **options):
+        print(f"begins {start} {plan.blocks}", flush=True)
+        for block in sums(*arguments, plan=plan, start=start, **options):
+            yield block
             # The file was written or not; now is a moment to be killed.
             print(f"block {block}", flush=True)
 

@@ -44,15 +44,10 @@ def test_lists_become_tuples_of_their_type():
     ("words", "message"),
     [
         (["--n=1"], r"`n` must lie in \[2, inf\). Received: n=1"),
-        (["--k=1"], r"`k` must lie in \[2, inf\). Received: k=1"),
-        (["--repetitions=-1"], "`repetitions` must lie in"),
         (["--references=sqrt,numpy"], "one of scipy, matmul, sqrt. Received: .*numpy"),
         (["--backbones=vgg"], "`backbones` must be one of .*oscri.*Received: .*vgg"),
-        (["--batch_sizes=8,many"], "whole numbers. Received: --batch_sizes=8,many"),
+        (["--batch_sizes=8,many"], "type int, .*Received: --batch_sizes=8,many"),
         (["--batch_sizes=0"], "`batch_sizes` must lie in .*Received: batch_sizes=0"),
-        (["--precision=int8"], "`precision` must be one of float32"),
-        (["--width=0"], "`width` must lie in"),
-        (["--jit=auto"], "`jit` must be one of on, off. Received: jit=auto"),
     ],
 )
 def test_values_out_of_range_are_errors(words, message):

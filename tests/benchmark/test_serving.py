@@ -1,25 +1,26 @@
-import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from pmal_tf.benchmark import serving
+from pmal_tf.benchmark import measurement, serving
 from pmal_tf.benchmark.settings import BenchmarkSettings
 from pmal_tf.runtime.errors import PmalError
 
 
-def signature(seconds):
-    """Answers a batch in a while; one image takes as long as 32."""
-
-    def answer(images):
-        time.sleep(seconds)
-        return {"answer": SimpleNamespace(numpy=lambda: np.zeros(len(images)))}
-
-    return answer
-
-
 def test_the_exported_model_is_measured_beside_the_bare_backbone(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(measurement.time, "perf_counter", lambda: now[0])
+
+    def signature(seconds):
+        """Answers a batch in a while; one image takes half as long as 32."""
+
+        def answer(images):
+            now[0] += seconds if len(images) == 32 else seconds / 2
+            return {"answer": SimpleNamespace(numpy=lambda: np.zeros(len(images)))}
+
+        return answer
+
     bare = {"serving_default": signature(0.002)}
     ours = {"serving_images": signature(0.006), "serving_images_xla": signature(0.004)}
     models = tuple(SimpleNamespace(signatures=each) for each in (ours, bare))
@@ -30,11 +31,13 @@ def test_the_exported_model_is_measured_beside_the_bare_backbone(monkeypatch):
     found = {each.name: each for each in measurements}
     names = ["latency_ratio_32", "latency_extra_ms_1", "latency_xla_ratio_32"]
     assert list(found) == names
-    assert found["latency_ratio_32"].value > found["latency_xla_ratio_32"].value > 1.2
+    assert found["latency_ratio_32"].value == pytest.approx(3.0)
+    assert found["latency_xla_ratio_32"].value == pytest.approx(2.0)
     extra = found["latency_extra_ms_1"]
-    assert extra.unit == "ms"
-    assert extra.value == extra.ours - extra.reference > 2
+    assert (extra.unit, extra.sides) == ("ms", "ms")
+    assert [extra.value, extra.ours, extra.reference] == pytest.approx([2, 3, 1])
     assert "oscri at width 1, 8 pixels, 6 classes with 10 prototypes" in text
+    assert "Under XLA one image takes 2 ms." in text
     assert "(n = 5, " in text
 
 

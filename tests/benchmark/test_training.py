@@ -5,20 +5,17 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pmal_tf.benchmark import training
 from pmal_tf.benchmark.settings import BenchmarkSettings
 from pmal_tf.benchmark.training import (
-    Comparison,
-    MeasuredStep,
-    median_ratio,
-    time_pairs,
-)
-from pmal_tf.benchmark.training_steps import (
     Setting,
     TrainingStep,
     Variant,
     build_step,
+    median_ratio,
+    time_pairs,
 )
 from pmal_tf.methods.pmal.settings import PMALSettings
 from pmal_tf.runtime.errors import PmalError, TrainingDivergedError
@@ -45,9 +42,8 @@ class FakeStep(TrainingStep):
         return {}
 
 
-def fake_step(variant=None, setting=None):
-    model, batches = built("softmax").model, built("softmax").batches
-    return FakeStep(model, batches, jit=False)
+def fake_step(variant, setting=None):
+    return FakeStep(variant, built("softmax").model, built("softmax").batches)
 
 
 @pytest.fixture
@@ -106,12 +102,10 @@ def test_all_combinations_are_measured_and_the_later_ones_named():
 @pytest.mark.parametrize("jit", [True, False])
 def test_the_gain_of_xla_has_both_softmax_steps(jit):
     variants, comparisons = training._plan(jit)
-    gain = comparisons[-1]
     xla = {v.name: v.jit for v in variants}
-    assert (gain.name, gain.of_rates) == ("xla_gain", True)
-    assert (xla[gain.ours], xla[gain.reference]) == (True, False)
-    assert {c.name for c in comparisons} == RATIOS
-    assert all(xla[c.ours] == xla[c.reference] == jit for c in comparisons[:-1])
+    pairs = {name: (xla[a], xla[b]) for name, (a, b) in comparisons.items()}
+    assert pairs.pop("xla_gain") == (True, False)
+    assert pairs == dict.fromkeys(RATIOS - {"xla_gain"}, (jit, jit))
 
 
 def assert_trains(step):
@@ -129,22 +123,22 @@ def assert_trains(step):
     assert int(step.model.optimizer.iterations) == done + 3
 
 
-@pytest.mark.parametrize("name", ["softmax", "joint", "every"])
+@pytest.mark.parametrize("name", ["softmax", "joint"])
 def test_every_step_trains(name):
     assert_trains(built(name))
 
 
 @pytest.mark.parametrize(
-    ("name", "fed", "classes"),
+    ("name", "count", "classes"),
     [("joint", 60, 6), ("every", 60, 6), ("bank", SLICE, 6), ("bank_200", SLICE, 200)],
 )
-def test_prototypes_are_dealt_as_in_training(name, fed, classes):
+def test_prototypes_are_dealt_as_in_training(name, count, classes):
     step = built(name)
-    assert VARIANTS[name].fed == fed
+    assert VARIANTS[name].prototypes == count
     slots = []
     for features, label in step.batches.take(2):
         assert features["image"].shape == (8, 8, 8, 3)
-        assert features["prototype_image"].shape == (fed, 8, 8, 3)
+        assert features["prototype_image"].shape == (count, 8, 8, 3)
         assert features["prototype_index"].shape == (classes, 10)
         # No image is a prototype, which would be left out of its own distances.
         own = features["example_index"].numpy()
@@ -152,11 +146,11 @@ def test_prototypes_are_dealt_as_in_training(name, fed, classes):
         assert label.numpy().max() < classes
         slots.append(features["prototype_slot"].numpy())
     # All of them, or the first ones of each class in turn.
-    assert len(np.unique(np.concatenate(slots))) == min(2 * fed, 10 * classes)
+    assert len(np.unique(np.concatenate(slots))) == min(2 * count, 10 * classes)
     assert "prototype_image" not in built("softmax").batches.element_spec[0]
 
 
-def test_the_bank_starts_as_in_training_and_keeps_what_is_not_fed():
+def test_the_bank_starts_as_in_training_and_keeps_the_other_prototypes():
     step = built("bank")
     before = step.model.prototype_embeddings.numpy()
     assert np.abs(before).sum(axis=-1).min() > 0
@@ -169,33 +163,36 @@ def test_the_bank_starts_as_in_training_and_keeps_what_is_not_fed():
 
 
 def test_a_step_that_breaks_weights_is_an_error(monkeypatch):
-    step = TrainingStep(built("softmax").model, built("softmax").batches, jit=False)
+    own = built("softmax")
+    step = TrainingStep(own.variant, own.model, own.batches)
     # What the loop says of a first step that left a weight that is not finite.
     monkeypatch.setattr(step, "_execute", lambda *_: (0, {"loss": np.nan}))
     with pytest.raises(TrainingDivergedError, match="not after step 1"):
         step()
 
 
-def test_a_step_s_memory_is_that_of_its_activations():
-    setting = Setting("oscri", 128, "float32", width=0.25, image_size=32)
-    step = build_step(Variant("softmax", "softmax", jit=False), setting)
+def test_a_step_s_memory_is_that_of_what_it_holds_at_a_time():
+    def step():  # Two tensors of 64 MiB, over and over.
+        for _ in range(3):
+            numbers = tf.random.uniform([16 * 2**20])
+            float(tf.reduce_sum(numbers + 1.0))
+
     for _ in range(2):  # The pool has grown by the second time, and is not given back.
         step()
         peak = training._peak_memory(step)
-    # The first two convolutions make maps of full size, 16 channels each, and for the
-    # gradient each is kept before BatchNorm and after it; all that follows is smaller.
-    one_map = 128 * 32 * 32 * 16 * 4
-    assert 4 * one_map < peak < 40 * one_map
+    assert 100 < peak / 2**20 < 300
 
 
-def timed_step(name, seconds, clock, calls):
+class TimedStep:
     """A step that takes its seconds on a clock that is made up."""
 
-    def step():
-        calls.append(name)
-        clock[0] += seconds
+    def __init__(self, name, takes, clock, calls):
+        self.name, self.takes, self.clock, self.calls = name, takes, clock, calls
+        self.seconds = []
 
-    return MeasuredStep(Variant(name, name), step, 9.0, 0)
+    def __call__(self):
+        self.calls.append(self.name)
+        self.clock[0] += self.takes
 
 
 def test_pairs_are_timed_back_to_back_in_changing_order(monkeypatch):
@@ -203,34 +200,32 @@ def test_pairs_are_timed_back_to_back_in_changing_order(monkeypatch):
     fake_time = SimpleNamespace(perf_counter=lambda: clock[0])
     monkeypatch.setattr("pmal_tf.benchmark.measurement.time", fake_time)
     seconds = {"a": 3.0, "b": 2.0, "c": 0.1}
-    steps = {n: timed_step(n, s, clock, calls) for n, s in seconds.items()}
-    ab, ac = Comparison("ab", "a", "b"), Comparison("ac", "a", "c", True)
+    steps = {n: TimedStep(n, s, clock, calls) for n, s in seconds.items()}
     monkeypatch.setattr(training, "_LEAST_SECONDS", 0.15)
-    found = time_pairs([ab, ac], steps, 2)
+    found = time_pairs({"ab": ("a", "b"), "ac": ("a", "c")}, steps, 2)
     # Steps that are short are taken for as long as is asked for.
     assert "".join(calls) == "abacc" + "ccaba" + "abacc"
-    assert found[ab] == [(3.0, 2.0), (3.0, 2.0)]
-    assert np.array(found[ac]) == pytest.approx(np.array([[3.0, 0.1]] * 2))
+    assert found["ab"] == [(3.0, 2.0), (3.0, 2.0)]
+    assert np.array(found["ac"]) == pytest.approx(np.array([[3.0, 0.1]] * 2))
     assert steps["a"].seconds == pytest.approx([3.0] * 4)
     assert steps["b"].seconds == [2.0, 2.0]
 
 
 @pytest.mark.parametrize(
-    ("pairs", "of_rates", "expected"),
+    ("pairs", "name", "expected"),
     [
         # Of the medians, 3 and 2, it would be 1.5.
-        ([(3.0, 1.0), (1.0, 2.0), (4.0, 2.0)], False, (2.0, 4.0, 2.0)),
+        ([(3.0, 1.0), (1.0, 2.0), (4.0, 2.0)], "ratio", (2.0, 4.0, 2.0)),
         # 8 images a step.
-        ([(2.0, 4.0)], True, (2.0, 4.0, 2.0)),
+        ([(2.0, 4.0)], "xla_gain", (2.0, 4.0, 2.0)),
         # The lower of the middle two.
-        ([(4.0, 1.0), (1.0, 1.0), (2.0, 1.0), (3.0, 1.0)], False, (2.0, 2.0, 1.0)),
+        ([(4.0, 1.0), (1.0, 1.0), (2.0, 1.0), (3.0, 1.0)], "ratio", (2.0, 2.0, 1.0)),
     ],
 )
 def test_a_ratio_is_the_median_of_those_of_pairs_and_is_one_of_them(
-    pairs, of_rates, expected
+    pairs, name, expected
 ):
-    steps = {n: MeasuredStep(Variant(n, n), fake_step(), 9.0, 0) for n in "ab"}
-    found = median_ratio(Comparison("r", "a", "b", of_rates), pairs, steps, 8)
+    found = median_ratio(name, pairs, Variant("a", "a"), Variant("b", "b"), 8)
     assert (found.value, found.ours, found.reference) == expected
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from quick_run import quick_stages
 from tiny_run import tiny, trial_folder
 
 from pmal_tf import estimator, methods
@@ -51,12 +52,6 @@ def made(tmp_path_factory):
             vars(methods).pop(NAME, None)
 
 
-@pytest.fixture
-def copy(made, tmp_path):
-    shutil.copytree(made[0], tmp_path, dirs_exist_ok=True)
-    return tmp_path
-
-
 def test_the_example_is_one_short_file():
     assert len(example().splitlines()) < 60
     _, _, guide = GUIDE.partition("## Adding a method")
@@ -96,13 +91,12 @@ def test_its_setting_is_a_flag(made):
     assert f"--{SETTING}" in short_help()
 
 
-def test_a_second_run_makes_nothing(copy, started):
-    run_experiment(settings(copy))
+def test_its_setting_remakes_what_depends_on_it(made, tmp_path, started):
+    shutil.copytree(made[0], tmp_path, dirs_exist_ok=True)
+    run_experiment(settings(tmp_path))
     assert started == []
-
-
-def test_its_setting_remakes_what_depends_on_it(copy, started):
-    run_experiment(settings(copy, **{SETTING: 0.5}))
+    with quick_stages():
+        run_experiment(settings(tmp_path, **{SETTING: 0.5}))
     assert started == [NAME, "evaluate", "export"]
 
 

@@ -101,14 +101,6 @@ def test_its_model_loads_without_custom_objects(trained):
     assert network.get_layer("radius").numbers.numpy() != 0.0
 
 
-def test_a_second_start_skips_it_and_its_own_setting_remakes_it(trained, started):
-    folder, options, *_ = trained
-    run_experiment(tiny(folder, **options))
-    assert started == []
-    run_experiment(tiny(folder, **options, radius_weight=0.2))
-    assert started == ["arpl", "evaluate", "export"]
-
-
 def test_it_goes_on_from_its_checkpoint_to_the_same_bits(
     trained, tmp_path, monkeypatch
 ):

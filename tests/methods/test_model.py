@@ -1,5 +1,7 @@
 """PMALModel: one step against a hand-written one, and what Keras users expect."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -35,11 +37,30 @@ def training(rng):
     return image, label, Prototypes.from_selection(selection, image, ids, np.ones(8))
 
 
+@pytest.fixture
+def refreshed(linear_network, training):
+    """A model as drawn, whose prototypes are embedded."""
+    _, _, prototypes = training
+    model = PMALModel(linear_network, WIDTH)
+    model.refresh_prototypes(prototypes.image, prototypes.mask)
+    return model
+
+
 def batches_of(training, batch_size=8):
     image, label, prototypes = training
     features = {"image": image, "example_index": np.arange(8)}
     dataset = tf.data.Dataset.from_tensor_slices((features, label))
     return prototypes.attach(dataset.batch(batch_size))
+
+
+@contextlib.contextmanager
+def dtype_policy(name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def loss_by_hand(weights, image, label, prototypes, margin, weight):
@@ -51,20 +72,20 @@ def loss_by_hand(weights, image, label, prototypes, margin, weight):
         return images.reshape(len(images), -1).astype(np.float64) @ kernel + bias
 
     z = embed(image)
-    banks = [embed(images[mask]) for images, mask in zip(*prototypes, strict=True)]
+    sets = [embed(images[mask]) for images, mask in zip(*prototypes, strict=True)]
     total = 0.0
     for i in range(len(z)):
         logits = z[i] @ head + head_bias
         total += np.log(np.exp(logits).sum()) - logits[label[i]]
         distance = []
-        for k, bank in enumerate(banks):
+        for k, embedded in enumerate(sets):
             if own_position.get(i, (None,))[0] == k:
-                bank = np.delete(bank, own_position[i][1], axis=0)
-            if len(bank) == 0:
+                embedded = np.delete(embedded, own_position[i][1], axis=0)
+            if len(embedded) == 0:
                 distance.append(None)
                 continue
-            attention = np.exp(bank @ z[i] / 2.0)  # sqrt(D) = 2
-            attended = attention / attention.sum() @ bank
+            attention = np.exp(embedded @ z[i] / 2.0)  # sqrt(D) = 2
+            attended = attention / attention.sum() @ embedded
             cosine = z[i] @ attended
             cosine /= np.linalg.norm(z[i]) * np.linalg.norm(attended)
             distance.append(1.0 - cosine)
@@ -156,11 +177,9 @@ def test_mixed_precision_takes_the_same_step(policy, rng):
     prototypes = Prototypes.from_selection(
         selection, image, np.arange(8).astype(str), np.ones(8)
     )
-    before = keras.config.dtype_policy()
     change = {}
     for name in ("float32", policy):
-        keras.config.set_dtype_policy(name)
-        try:
+        with dtype_policy(name):
             keras.utils.set_random_seed(0)
             classifier = build_classifier("oscri", (8, 8, 3), 3, width=0.1, dropout=0.0)
             model = PMALModel(embedding_and_logits(classifier), WIDTH)
@@ -172,8 +191,6 @@ def test_mixed_precision_takes_the_same_step(policy, rng):
                 model.train_step(batch)
                 if (model.trainable_weights[-1].numpy() != start[-1]).any():
                     break
-        finally:
-            keras.config.set_dtype_policy(before)
         assert model.prototype_embeddings.dtype == "float32"
         change[name] = np.concatenate(
             [
@@ -189,11 +206,10 @@ def test_mixed_precision_takes_the_same_step(policy, rng):
 
 def test_two_replicas_take_the_step_of_one(linear_network, training):
     """Per-example losses over the global batch: gradients of replicas add up."""
-    image, label, prototypes = training
     alone = PMALModel(linear_network, WIDTH)
     alone.compile(optimizer=keras.optimizers.SGD(0.1))
     start = linear_network.get_weights()
-    batch = next(iter(batches_of((image, label, prototypes))))
+    batch = next(iter(batches_of(training)))
     alone.train_step(batch)
     expected = linear_network.get_weights()
 
@@ -231,14 +247,9 @@ def test_compile_fit_evaluate_predict_work_as_keras_users_expect(
     dataset = batches_of(training, batch_size=3)
     history = model.fit(dataset, epochs=12, verbose=0, shuffle=False).history
     assert set(history) == {
-        "loss",
-        "classification_loss",
-        "prototype_loss",
-        "attention_entropy",
-        "active_hinges",
-        "own_distance",
+        *("loss", "classification_loss", "prototype_loss", "accuracy"),
+        *("attention_entropy", "active_hinges", "own_distance"),
         "nearest_other_distance",
-        "accuracy",
     }
     assert history["loss"][-1] < history["loss"][0]
     assert set(model.evaluate(dataset, verbose=0, return_dict=True)) >= {"accuracy"}
@@ -300,14 +311,10 @@ def test_inference_paths_use_no_batch_statistics_and_no_dropout(trained_oscri, r
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_does_not_round_the_bank_or_the_distances(policy, rng):
     image = rng.integers(0, 256, size=(6, 16, 16, 3)).astype(np.uint8)
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
+    with dtype_policy(policy):
         keras.utils.set_random_seed(0)
         classifier = build_classifier("oscri", (16, 16, 3), 3, width=0.2)
         model = PMALModel(embedding_and_logits(classifier), WIDTH)
-    finally:
-        keras.config.set_dtype_policy(before)
     model.refresh_prototypes(image.reshape(3, 2, 16, 16, 3), np.ones((3, 2), bool))
     outputs = model.outputs(image)
     exact, _ = attention_to_set(
@@ -316,26 +323,16 @@ def test_mixed_precision_does_not_round_the_bank_or_the_distances(policy, rng):
     np.testing.assert_allclose(outputs["distance"], exact, atol=1e-6)
 
 
-def test_padding_of_the_bank_is_masked(linear_network, training):
+def test_padding_of_the_prototypes_is_masked(refreshed, training):
     image, _label, prototypes = training
-    model = PMALModel(linear_network, WIDTH)
-    model.refresh_prototypes(prototypes.image, prototypes.mask)
-    np.testing.assert_array_equal(model.prototype_mask.numpy(), prototypes.mask)
+    np.testing.assert_array_equal(refreshed.prototype_mask.numpy(), prototypes.mask)
     assert not prototypes.mask.all()
-    exact, _ = attention_to_set(
-        model.outputs(image)["embedding"],
-        model.prototype_embeddings.numpy(),
-        prototypes.mask,
-    )
-    np.testing.assert_allclose(model.outputs(image)["distance"], exact, atol=1e-6)
-
-
-def test_prototypes_are_at_no_distance_from_themselves(linear_network, training):
-    image, _label, prototypes = training
-    model = PMALModel(linear_network, WIDTH)
-    model.refresh_prototypes(prototypes.image, prototypes.mask)
+    outputs = refreshed.outputs(image)
+    embedded = refreshed.prototype_embeddings.numpy()
+    exact, _ = attention_to_set(outputs["embedding"], embedded, prototypes.mask)
+    np.testing.assert_allclose(outputs["distance"], exact, atol=1e-6)
     # Class 2 has one prototype, image 2: the attention can go nowhere else.
-    assert model.outputs(image[2:3])["distance"][0, 2] == pytest.approx(0.0, abs=1e-6)
+    assert outputs["distance"][2, 2] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_keras_file_holds_the_bank_and_needs_no_custom_objects(
@@ -349,10 +346,8 @@ def test_keras_file_holds_the_bank_and_needs_no_custom_objects(
     model.save(tmp_path / "model.keras")
     loaded = pmal_tf.load_model(tmp_path / "model.keras")
     assert isinstance(loaded, PMALModel)
-    assert (loaded.settings.margin, loaded.settings.prototype_mode) == (
-        0.3,
-        "inference",
-    )
+    assert loaded.settings.margin == 0.3
+    assert loaded.settings.prototype_mode == "inference"
     for name, value in model.outputs(image).items():
         np.testing.assert_array_equal(loaded.outputs(image)[name], value)
 
@@ -391,9 +386,9 @@ def test_a_step_tells_how_the_prototypes_work(linear_network, training):
     parts = model.loss_parts(features, tf.constant(label), training=False)
     kernel, bias = (w.numpy() for w in model.trainable_weights[:2])
     z = image.reshape(8, -1) @ kernel + bias
-    bank = prototypes.image.reshape(3, WIDTH, -1) @ kernel + bias
+    embedded = prototypes.image.reshape(3, WIDTH, -1) @ kernel + bias
     for i in (5, 6, 7):  # Those that are no prototype themselves.
-        own = bank[label[i]][prototypes.mask[label[i]]]
+        own = embedded[label[i]][prototypes.mask[label[i]]]
         attention = np.exp(own @ z[i] / 2.0)
         attention /= attention.sum()
         entropy = -(attention * np.log(attention)).sum()
@@ -411,35 +406,31 @@ def test_a_step_tells_how_the_prototypes_work(linear_network, training):
     )
 
 
-def test_the_nearest_prototype_can_stand_for_the_set(linear_network, training):
+def test_the_nearest_prototype_can_stand_for_the_set(
+    linear_network, refreshed, training
+):
     image, _, prototypes = training
-    models = {
-        way: PMALModel(linear_network, WIDTH, set_distance=way)
-        for way in ("attention", "nearest")
-    }
-    for model in models.values():
-        model.refresh_prototypes(prototypes.image, prototypes.mask)
-    distances = {w: m.outputs(image)["distance"] for w, m in models.items()}
-    assert not np.allclose(distances["attention"], distances["nearest"])
-    nearest = models["nearest"]
+    nearest = PMALModel(linear_network, WIDTH, set_distance="nearest")
+    nearest.refresh_prototypes(prototypes.image, prototypes.mask)
+    outputs = nearest.outputs(image)
+    assert not np.allclose(refreshed.outputs(image)["distance"], outputs["distance"])
     for i, k in np.ndindex(8, NUM_CLASSES):
-        z = nearest.outputs(image[i : i + 1])["embedding"][0]
-        bank = nearest.prototype_embeddings.numpy()[k][prototypes.mask[k]]
-        cosine = bank @ z / np.linalg.norm(bank, axis=1) / np.linalg.norm(z)
-        assert distances["nearest"][i, k] == pytest.approx(1 - cosine.max(), abs=1e-5)
-    assert (
-        PMALModel.from_config(nearest.get_config()).settings.set_distance == "nearest"
-    )
+        z = outputs["embedding"][i]
+        embedded = nearest.prototype_embeddings.numpy()[k][prototypes.mask[k]]
+        cosine = embedded @ z / np.linalg.norm(embedded, axis=1) / np.linalg.norm(z)
+        assert outputs["distance"][i, k] == pytest.approx(1 - cosine.max(), abs=1e-5)
+    again = PMALModel.from_config(nearest.get_config())
+    assert again.settings.set_distance == "nearest"
     with pytest.raises(PmalError, match="`set_distance` must be one of"):
         PMALModel(linear_network, WIDTH, set_distance="median")
 
 
-def test_distances_by_the_current_weights_leave_the_bank_alone(
-    linear_network, training
+def test_distances_by_the_current_weights_keep_nothing(
+    linear_network, refreshed, training
 ):
     image, _, prototypes = training
     model = PMALModel(linear_network, WIDTH)
-    before = model.distance_to(image, prototypes.image, prototypes.mask)
+    distance = model.distance_to(image, prototypes.image, prototypes.mask)
     assert not model.prototype_embeddings.numpy().any()
-    model.refresh_prototypes(prototypes.image, prototypes.mask)
-    np.testing.assert_allclose(before, model.outputs(image)["distance"], atol=1e-6)
+    wanted = refreshed.outputs(image)["distance"]
+    np.testing.assert_allclose(distance, wanted, atol=1e-6)

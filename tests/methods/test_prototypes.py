@@ -1,10 +1,11 @@
-"""The bank of prototypes, its file, and the side input of a batch."""
+"""The prototypes, their file, and which of them come with a batch."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from pmal_tf.methods.pmal.prototypes import Prototypes
+from pmal_tf.data.batches.pipeline import ONE_REPLICA, HostReplicas
+from pmal_tf.methods.pmal.prototypes import Prototypes, PrototypeSchedule
 from pmal_tf.runtime.errors import PmalError
 
 
@@ -77,3 +78,45 @@ def test_plain_pairs_belong_to_no_prototype(prototypes, training):
     batch, _label = next(iter(prototypes.attach(dataset, ids)))
     # Neither an image's position nor the padding's.
     assert not np.isin(batch["example_index"], batch["prototype_index"]).any()
+
+
+# Class 0 has three prototypes, class 1 one, class 2 two.
+MASK = np.array([[True, True, True], [True, False, False], [True, True, False]])
+# All first prototypes, then all second ones, then the third.
+IN_TURN = [0, 3, 6, 1, 7, 2]
+
+
+def chosen(schedule, steps, share=ONE_REPLICA):
+    choose = schedule.chooser(MASK, share)
+    numbers = range(steps * share.local)
+    return [choose(tf.constant(n, tf.int64)).numpy().tolist() for n in numbers]
+
+
+def test_all_prototypes_and_no_padding_in_every_step():
+    assert chosen(PrototypeSchedule(), 2) == [IN_TURN, IN_TURN]
+    assert chosen(PrototypeSchedule(size=100), 1) == [IN_TURN]
+
+
+def test_slices_go_around():
+    assert chosen(PrototypeSchedule(size=4), 4) == [
+        [0, 3, 6, 1],
+        [7, 2, 0, 3],
+        [6, 1, 7, 2],
+        [0, 3, 6, 1],
+    ]
+
+
+def test_every_so_many_steps():
+    assert chosen(PrototypeSchedule(every=3), 4) == [IN_TURN, [], [], IN_TURN]
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_replicas_share_a_step_without_overlap(size):
+    schedule = PrototypeSchedule(size=size)
+    alone = chosen(schedule, 3)
+    first = chosen(schedule, 3, HostReplicas(replicas=3, first=0, local=2))
+    second = chosen(schedule, 3, HostReplicas(replicas=3, first=2, local=1))
+    for step in range(3):
+        parts = [*first[2 * step : 2 * step + 2], second[step]]
+        assert [len(part) for part in parts] in ([2, 2, 2], [2, 1, 1])
+        assert sorted(np.concatenate(parts)) == sorted(alone[step])

@@ -7,23 +7,25 @@ from scipy.spatial.distance import cdist
 from pmal_tf.mining import filters as module
 from pmal_tf.mining.filters import (
     FILTERS,
-    RankedCandidates,
-    algorithm1,
-    nearest_better_distance,
+    nearest_better_distances,
 )
 from pmal_tf.mining.spaces import Space
 
 
 def candidates_of(embedding, class_index, rank, mask=None):
-    """Candidates in a space whose kernel keeps Euclidean distances."""
-    embedding = np.asarray(embedding, float)
+    """Candidates, and a space whose kernel keeps Euclidean distances."""
+    embedding, class_index = np.asarray(embedding, float), np.asarray(class_index)
     width = embedding.shape[1]
     # A column of zeros beside it makes the kernel's centring harmless: the centred
     # kernel is an isometry up to what all classes share, which is taken off.
     kernel = np.concatenate([np.eye(width), -np.eye(width)], axis=1) / np.sqrt(2)
     space = Space(embedding, kernel, np.zeros(2 * width))
     mask = np.ones(len(embedding), bool) if mask is None else mask
-    return RankedCandidates.of(mask, np.asarray(class_index), np.asarray(rank), space)
+    order = [position for position in np.argsort(rank) if mask[position]]
+    return [
+        np.array([position for position in order if class_index[position] == label])
+        for label in range(class_index.max() + 1)
+    ], space
 
 
 def algorithm_1(embedding, rank, wanted):
@@ -40,18 +42,17 @@ def algorithm_1(embedding, rank, wanted):
     return order[:wanted]
 
 
-def selected(candidates, chosen):
-    """Positions among the images, of all classes."""
-    return [candidates.position[rows].tolist() for rows in chosen]
+def selected(name, candidates, wanted, seed=0):
+    return [own.tolist() for own in FILTERS[name](*candidates, wanted, seed)]
 
 
 def test_algorithm_1_by_hand():
     # On a line at 0, 1, 10, 11, best first: E = (11, 1, 9, 1). The best comes first,
     # then the best of the far group; the rest tie at 1 and go by rank.
     candidates = candidates_of([[0.0], [1.0], [10.0], [11.0]], [0] * 4, range(4))
-    spread = nearest_better_distance(candidates)
+    (spread,) = nearest_better_distances(*candidates)
     np.testing.assert_allclose(spread, [11.0, 1.0, 9.0, 1.0], atol=1e-6)
-    assert selected(candidates, algorithm1(candidates, 4, 0)) == [[0, 2, 1, 3]]
+    assert selected("algorithm1", candidates, 4) == [[0, 2, 1, 3]]
 
 
 @pytest.mark.parametrize("wanted", [1, 5, 80])
@@ -68,7 +69,7 @@ def test_selection_equals_the_literal_algorithm(
     for label, count in enumerate([60, 25, 1, 14]):
         mask[np.flatnonzero(class_index == label)[:count]] = True
     candidates = candidates_of(embedding, class_index, rank, mask)
-    chosen = selected(candidates, algorithm1(candidates, wanted, 0))
+    chosen = selected("algorithm1", candidates, wanted)
     for label in range(4):
         pool = np.flatnonzero(mask & (class_index == label))
         expected = algorithm_1(embedding[pool], rank[pool], wanted)
@@ -77,14 +78,14 @@ def test_selection_equals_the_literal_algorithm(
 
 def test_identical_candidates_are_chosen_last():
     candidates = candidates_of([[0.0], [0.0], [0.0], [5.0]], [0] * 4, range(4))
-    assert selected(candidates, algorithm1(candidates, 2, 0)) == [[0, 3]]
+    assert selected("algorithm1", candidates, 2) == [[0, 3]]
 
 
 def test_all_equal_candidates_go_by_rank():
     # Enough of them that a sort which is not stable would show.
     rank = np.random.default_rng(0).permutation(600)
     candidates = candidates_of(np.zeros((600, 2)), np.arange(600) % 2, rank)
-    for chosen in selected(candidates, algorithm1(candidates, 50, 0)):
+    for chosen in selected("algorithm1", candidates, 50):
         assert (np.diff(rank[chosen]) > 0).all()
         assert len(chosen) == 50
 
@@ -94,25 +95,25 @@ def test_every_filter_selects_exactly_t_each_once_of_its_own_class(rng, name):
     class_index = rng.permutation(np.repeat([0, 1, 2], [50, 6, 1]))
     embedding, rank = rng.normal(size=(57, 3)), rng.permutation(57)
     candidates = candidates_of(embedding, class_index, rank)
-    chosen = selected(candidates, FILTERS[name](candidates, 6, 3))
+    chosen = selected(name, candidates, 6, 3)
     assert [len(set(rows)) for rows in chosen] == [6, 6, 1]
     for label, rows in enumerate(chosen):
         assert (class_index[rows] == label).all()
-    again = selected(candidates, FILTERS[name](candidates, 6, 3))
+    again = selected(name, candidates, 6, 3)
     assert again == chosen
 
 
 def test_best_takes_the_top_in_order(rng):
     rank = rng.permutation(20)
     candidates = candidates_of(rng.normal(size=(20, 2)), [0, 1] * 10, rank)
-    chosen = selected(candidates, FILTERS["none"](candidates, 4, 0))
+    chosen = selected("none", candidates, 4)
     for label, rows in enumerate(chosen):
         assert rank[rows].tolist() == sorted(rank[label::2])[:4]
 
 
 def test_random_choice_draws_all_alike(rng):
     candidates = candidates_of(np.zeros((10, 2)), [0] * 10, range(10))
-    drawn = [FILTERS["random"](candidates, 3, seed)[0] for seed in range(2000)]
+    drawn = [selected("random", candidates, 3, seed)[0] for seed in range(2000)]
     counts = np.bincount(np.concatenate(drawn), minlength=10)
     # 2,000 draws of 3 in 10: 600 each, standard deviation 20.5.
     assert (np.abs(counts - 600) < 4 * 20.5).all()
@@ -125,7 +126,7 @@ def test_kmeans_takes_the_member_nearest_to_each_centre(rng):
     embedding = (middles[:, None] + [[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]).reshape(9, 2)
     rank = rng.permutation(9)
     candidates = candidates_of(embedding, [0] * 9, rank)
-    chosen = selected(candidates, FILTERS["kmeans"](candidates, 3, 0))[0]
+    chosen = selected("kmeans", candidates, 3)[0]
     assert set(chosen) == {1, 4, 7}
     assert (np.diff(rank[chosen]) > 0).all()
 
@@ -133,7 +134,7 @@ def test_kmeans_takes_the_member_nearest_to_each_centre(rng):
 def test_kmeans_fills_up_where_candidates_are_alike():
     embedding = np.repeat([[0.0, 0.0], [3.0, 1.0]], [5, 5], axis=0)
     candidates = candidates_of(embedding, [0] * 10, range(10))
-    chosen = selected(candidates, FILTERS["kmeans"](candidates, 4, 0))[0]
+    chosen = selected("kmeans", candidates, 4)[0]
     assert chosen == [0, 5, 1, 2]
 
 
@@ -141,7 +142,7 @@ def test_kmeans_fills_up_where_candidates_differ_by_rounding_alone(rng):
     embedding = rng.integers(0, 2, size=(30, 1)) * [[1.0, 0.0]]
     embedding = embedding + 1e-9 * rng.normal(size=(30, 2))
     candidates = candidates_of(embedding, [0] * 30, range(30))
-    chosen = selected(candidates, FILTERS["kmeans"](candidates, 10, 2**32))[0]
+    chosen = selected("kmeans", candidates, 10, 2**32)[0]
     assert len(set(chosen)) == 10
 
 
@@ -149,6 +150,6 @@ def test_duplicates_are_at_distance_zero_whatever_rounding_makes_of_it(rng):
     # Far from the origin, expanded squares of equal rows need not be exactly 0.
     embedding = np.repeat(rng.exponential(size=(40, 128)), 2, axis=0)
     candidates = candidates_of(embedding, np.zeros(80, int), range(80))
-    spread = nearest_better_distance(candidates)
+    (spread,) = nearest_better_distances(*candidates)
     np.testing.assert_array_equal(spread[1::2], 0.0)
     assert (spread[0::2] > 0).all()

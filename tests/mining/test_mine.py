@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 
 from pmal_tf.mining import mine as module
 from pmal_tf.mining.filters import FILTERS
-from pmal_tf.mining.mine import MiningSettings, mine
+from pmal_tf.mining.mine import MiningSettings, count_candidates, mine, rank_classes
 from pmal_tf.mining.qualities import QUALITIES
 from pmal_tf.mining.spaces import Space
 from pmal_tf.runtime.errors import PmalError
@@ -137,14 +137,10 @@ def test_anchors_reach_the_result(spaces, images):
     assert run(spaces, images).robustness.standard_error is None
 
 
-def test_more_prototypes_than_images_give_all(spaces, images):
-    result = run(spaces, images, prototypes_per_class=100)
-    assert [r.prototypes for r in result.report] == [30, 30, 30]
-
-
 def test_a_class_of_one_image(spaces, images):
     class_index = np.where(np.arange(COUNT) == 17, 2, np.arange(COUNT) % 2)
-    result = run(spaces, (class_index, images[1]))
+    result = run(spaces, (class_index, images[1]), prototypes_per_class=100)
+    assert [r.prototypes for r in result.report] == [45, 44, 1]
     assert result.selection[2].tolist() == [17]
     assert result.report[2].robustness_min == result.report[2].robustness_max
 
@@ -193,11 +189,7 @@ def test_one_class_only_is_an_error(rng):
     ("settings", "message"),
     [
         ({"epsilon": 0.0}, r"\(0, 1\].*epsilon=0.0"),
-        ({"prototypes_per_class": 0}, "prototypes_per_class=0"),
         ({"quality": "sharpness"}, "robustness, probability.*=sharpness"),
-        ({"diversity": "greedy"}, "algorithm1, random.*=greedy"),
-        ({"candidate_rule": "all"}, "matched, literal.*=all"),
-        ({"mining_dtype": "float16"}, "float32, float64.*=float16"),
     ],
 )
 def test_settings_that_are_not_allowed_are_errors(spaces, images, settings, message):
@@ -223,11 +215,11 @@ def test_mining_does_not_depend_on_the_order_of_images(rng, spaces, images):
     [
         ({"bias": np.full(3, np.nan)}, "NaN or infinity in space 1"),
         ({"bias": np.zeros(5)}, r"bias \[3\].*\(5, 3\) and \(5,\) in space 1"),
-        ({"kernel": np.ones((5, 2))}, r"\[D, 3\].*\(5, 2\)"),
+        ({"kernel": np.ones((5, 2))}, r"same N and K .*\(5, 2\)"),
         ({"kernel": None}, "real numbers.*object"),
         ({"embedding": np.ones((COUNT, 5), complex)}, "real numbers.*complex128"),
         ({"embedding": np.full((COUNT, 5), "x")}, "real numbers.*<U1"),
-        ({"embedding": np.ones((30, 5))}, r"\[90, 30\] embeddings"),
+        ({"embedding": np.ones((30, 5))}, r"same N .*\(30, 5\)"),
     ],
 )
 def test_spaces_that_do_not_fit_are_errors(spaces, images, change, message):
@@ -256,3 +248,51 @@ def test_the_dropout_space_is_checked_before_any_work(spaces, images, monkeypatc
 def test_class_indices_are_integers_in_a_row(spaces, images, class_index):
     with pytest.raises(PmalError, match=r"\[N\] integers"):
         run(spaces, (class_index, images[1]))
+
+
+def count(robustness, class_index, epsilon, at_least):
+    exponent = -np.log(np.asarray(robustness, float))
+    ids = np.array([f"{n:04d}" for n in range(len(exponent))])
+    ranked = rank_classes(exponent, np.asarray(class_index), ids)
+    counts, relaxed = count_candidates(exponent, ranked, epsilon, at_least)
+    return counts.tolist(), relaxed.tolist()
+
+
+@pytest.mark.parametrize(
+    ("robustness", "class_index", "epsilon", "at_least", "counts", "relaxed"),
+    [
+        # Class 0: best 0.8, threshold 0.56. Class 1: best 0.4, threshold 0.28.
+        (
+            [0.27, 0.55, 0.57, 0.8, 0.4, 0.29],
+            *([1, 0, 0, 0, 1, 1], 0.7, 1, [2, 2], [False, False]),
+        ),
+        # Filled with the next best; class 1 has two images, and both passed.
+        (
+            [0.9, 0.1, 0.3, 0.2, 0.5, 0.49],
+            *([0, 0, 0, 0, 1, 1], 0.9, 3, [3, 2], [True, False]),
+        ),
+        ([0.5, 0.5, 0.4], [0, 0, 0], 1.0, 1, [2], [False]),
+        ([0.5, 0.5, 0.4], [0, 0, 0], 1e-9, 1, [3], [False]),
+    ],
+)
+def test_candidates_by_hand(
+    robustness, class_index, epsilon, at_least, counts, relaxed
+):
+    assert count(robustness, class_index, epsilon, at_least) == (counts, relaxed)
+
+
+def test_candidates_equal_a_loop(rng):
+    robustness, class_index = rng.uniform(0.01, 1, 300), rng.integers(0, 7, 300)
+    counts, relaxed = count(robustness, class_index, epsilon=0.8, at_least=10)
+    for k in range(7):
+        own = robustness[class_index == k]
+        passed = (own >= 0.8 * own.max()).sum()
+        assert counts[k] == max(passed, min(10, len(own)))
+        assert relaxed[k] == (passed < min(10, len(own)))
+
+
+def test_ranks_break_ties_by_id_whatever_the_order_of_arrays():
+    exponent = np.array([1.0, 0.5, 1.0, 0.5, 0.1])
+    ids = np.array(["d", "c", "a", "b", "e"])
+    ranked = rank_classes(exponent, np.array([1, 1, 1, 1, 0]), ids)
+    assert [own.tolist() for own in ranked] == [[4], [3, 1, 2, 0]]

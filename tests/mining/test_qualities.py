@@ -5,8 +5,8 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from pmal_tf.mining import qualities
-from pmal_tf.mining.qualities import QUALITIES, QualityInput
-from pmal_tf.mining.spaces import Space, log_probability
+from pmal_tf.mining.qualities import QUALITIES, QualityInput, log_probability
+from pmal_tf.mining.spaces import Space
 
 
 def space_of(rng, count=40, width=5, classes=3):
@@ -90,12 +90,7 @@ def test_mc_dropout_repeats_with_its_seed(rng):
     assert ((first >= 0) & (first <= 0.25)).all()
 
 
-def test_mc_dropout_without_its_model_is_an_error(rng):
-    with pytest.raises(ValueError, match="dropout_space"):
-        QUALITIES["mc_dropout"](given([space_of(rng)], np.zeros(40, int)))
-
-
-def test_robustness_and_none(rng):
+def test_robustness_and_none():
     inputs = given([], np.zeros(5, int))
     np.testing.assert_array_equal(
         QUALITIES["robustness"](inputs), inputs.robustness_exponent

@@ -7,17 +7,17 @@ import pytest
 import tensorflow as tf
 from scipy.spatial.distance import cdist
 
-from pmal_tf.mining import replicas, robustness, tiles, unfinished
+from pmal_tf.mining import progress, replicas, robustness, tiles
 from pmal_tf.mining.robustness import topology_robustness
 from pmal_tf.mining.tiles import TilePlan, squared_difference_sums
 from pmal_tf.runtime.distribution import open_strategy
 from pmal_tf.runtime.errors import PmalError
 
 
-def spaces_of(rng, count, classes=6, offset=0.0, noise=0.2):
+def spaces_of(rng, count, classes=6, noise=0.2):
     """Two noisy views of the same points, and kernels that leave them as they are."""
     base = rng.normal(size=(count, classes))
-    views = [base + noise * rng.normal(size=base.shape) + offset for _ in range(2)]
+    views = [base + noise * rng.normal(size=base.shape) for _ in range(2)]
     return views, [np.eye(classes)] * 2
 
 
@@ -46,15 +46,6 @@ def test_exponents_are_those_of_full_matrices(rng, count, dtype):
     assert_within_bound(result, embeddings, kernels)
 
 
-@pytest.mark.parametrize("offset", [1e3, 1e6])
-def test_embeddings_far_from_the_origin_lose_no_digits(rng, offset):
-    # Along a direction that the centred kernel keeps: equal parts would cancel in it.
-    embeddings, kernels = spaces_of(rng, 1500)
-    moved = [z + offset * np.arange(6.0) for z in embeddings]
-    result = topology_robustness(moved, kernels, dtype="float32")
-    assert_within_bound(result, moved, kernels)
-
-
 @pytest.mark.parametrize("copies", [2, 30])
 def test_equal_images_are_at_distance_zero(rng, copies):
     embeddings, kernels = spaces_of(rng, 40)
@@ -65,12 +56,6 @@ def test_equal_images_are_at_distance_zero(rng, copies):
     assert_within_bound(result, repeated, kernels)
     for original in range(40):
         assert len(set(result.exponent[order == original])) == 1
-
-
-def test_all_embeddings_equal_have_the_best_robustness():
-    embeddings = [np.full((50, 6), value) for value in (3.0, -7.0)]
-    result = topology_robustness(embeddings, [np.eye(6)] * 2, dtype="float32")
-    assert (result.robustness == 1.0).all()
 
 
 def test_the_distance_to_oneself_is_zero_whatever_rounding_makes_of_it(rng):
@@ -84,29 +69,26 @@ def test_the_distance_to_oneself_is_zero_whatever_rounding_makes_of_it(rng):
 
 
 def test_views_that_nearly_agree_keep_their_digits(rng):
-    embeddings, kernels = spaces_of(rng, 2000, noise=1e-3)
+    embeddings, kernels = spaces_of(rng, 2500, noise=1e-3)
     result = topology_robustness(embeddings, kernels, dtype="float32")
     assert_within_bound(result, embeddings, kernels)
-
-
-def test_the_same_numbers_give_the_same_bits(rng):
-    embeddings, kernels = spaces_of(rng, 3000)
-    one, other = (
-        topology_robustness(embeddings, kernels, dtype="float32") for _ in range(2)
-    )
-    np.testing.assert_array_equal(one.exponent, other.exponent)
 
 
 def test_weights_count_samples_several_times(rng):
     first, second = rng.normal(size=(2, 50, 4))
     weight = rng.integers(1, 5, 50)
     plan = TilePlan(50, 16, tf.float64)
-    start = (0, np.zeros(50))
+    sums = np.zeros(64)
     padded = [tf.constant(np.pad(z, ((0, 14), (0, 0)))) for z in (first, second)]
-    *_, (blocks, sums) = squared_difference_sums(*padded, weight, plan, done=start)
-    assert blocks == plan.blocks == 4
+    assert list(squared_difference_sums(*padded, weight, plan, out=sums)) == [
+        1,
+        2,
+        3,
+        4,
+    ]
     squares = (cdist(first, first) - cdist(second, second)) ** 2
-    np.testing.assert_allclose(sums, weight * (squares @ weight), rtol=1e-12)
+    np.testing.assert_allclose(sums[:50], weight * (squares @ weight), rtol=1e-12)
+    np.testing.assert_array_equal(sums[50:], 0.0)
 
 
 def test_a_memory_budget_makes_tiles_smaller_down_to_the_least(monkeypatch):
@@ -121,12 +103,6 @@ def test_a_memory_budget_makes_tiles_smaller_down_to_the_least(monkeypatch):
     for spaces, least in ((2, 3), (5, 4)):
         with pytest.raises(PmalError, match=rf"at least {least} for 20000 images.*=1$"):
             TilePlan.within(20_000, 6, tf.float32, 2**20, spaces)
-
-
-def test_smaller_tiles_give_the_same_within_the_bound(rng):
-    embeddings, kernels = spaces_of(rng, 3000)
-    result = topology_robustness(embeddings, kernels, dtype="float32", memory_mb=1)
-    assert_within_bound(result, embeddings, kernels)
 
 
 class Killed(BaseException):
@@ -146,13 +122,13 @@ def test_a_killed_computation_goes_on_to_the_same_bits(
     kernels = [np.eye(6)] * 3
     arguments = ([first, second, third], kernels)
     whole = topology_robustness(*arguments, dtype="float32")
-    monkeypatch.setattr(unfinished, "_SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_FILES", 0.0)
     path = tmp_path / "mining" / "unfinished.npz"
     sums, made = robustness.squared_difference_sums, []
 
     def counted(*args, **kwargs):
         for result in sums(*args, **kwargs):
-            made.append(result[0])
+            made.append(result)
             yield result
             if len(made) == killed_after:
                 raise Killed
@@ -170,29 +146,30 @@ def test_a_killed_computation_goes_on_to_the_same_bits(
 def test_numbers_of_other_arguments_or_a_damaged_file_are_not_gone_on_from(
     rng, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(unfinished, "_SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_FILES", 0.0)
     path = tmp_path / "unfinished.npz"
-    kept = unfinished.Unfinished(path, "these")
-    kept.save(0, 1, np.arange(4.0))
-    blocks, sums = unfinished.Unfinished(path, "these").load(0)
-    assert (blocks, sums.tolist()) == (1, [0.0, 1.0, 2.0, 3.0])
-    assert unfinished.Unfinished(path, "these").load(1) is None
-    assert unfinished.Unfinished(path, "others").load(0) is None
+    saved = np.array([1, 0]), np.arange(8.0).reshape(2, 4)
+    progress.Unfinished(path, "these").save(*saved)
+    for found, expected in zip(
+        progress.Unfinished(path, "these").load(), saved, strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    assert progress.Unfinished(path, "others").load() is None
     path.write_bytes(path.read_bytes()[:100])
-    assert unfinished.Unfinished(path, "these").load(0) is None
+    assert progress.Unfinished(path, "these").load() is None
 
 
 def test_a_fingerprint_tells_numbers_shapes_and_plans_apart(rng):
     points, plan = rng.normal(size=(4, 3)), TilePlan(4, 2, tf.float32)
     prints = {
-        unfinished.fingerprint(plan, points),
-        unfinished.fingerprint(plan, points + 1),
-        unfinished.fingerprint(plan, points.astype(np.float32)),
-        unfinished.fingerprint(plan, points.reshape(3, 4)),
-        unfinished.fingerprint(TilePlan(4, 4, tf.float32), points),
+        progress.fingerprint(plan, points),
+        progress.fingerprint(plan, points + 1),
+        progress.fingerprint(plan, points.astype(np.float32)),
+        progress.fingerprint(plan, points.reshape(3, 4)),
+        progress.fingerprint(TilePlan(4, 4, tf.float32), points),
     }
     assert len(prints) == 5
-    assert unfinished.fingerprint(plan, points.copy()) in prints
+    assert progress.fingerprint(plan, points.copy()) in prints
 
 
 @pytest.mark.parametrize("anchors", [0, 300])
@@ -248,25 +225,25 @@ def test_a_block_is_compiled_once_for_all_blocks(rng):
     """XLA compiles anew for every value of what it takes for a constant."""
     embeddings, kernels = spaces_of(rng, 16_000, classes=7)
     topology_robustness([z[:321] for z in embeddings], kernels)
-    began = time.perf_counter()
+    began = time.process_time()
     topology_robustness(embeddings, kernels)
-    first = time.perf_counter() - began
-    began = time.perf_counter()
+    first = time.process_time() - began
+    began = time.process_time()
     topology_robustness(embeddings, kernels)
-    # 42 blocks; compiling one takes some 0.2 s, computing all 0.2 s.
-    assert first - (time.perf_counter() - began) < 2.5
+    # 42 blocks; compiling one takes some 0.2 s, computing all 0.4 s of two cores.
+    assert first - (time.process_time() - began) < 2.5
 
 
 def test_a_full_disk_stops_no_computation(rng, tmp_path, monkeypatch):
-    monkeypatch.setattr(unfinished, "_SECONDS_BETWEEN", 0.0)
-    embeddings, kernels = spaces_of(rng, 1000)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_FILES", 0.0)
+    embeddings, kernels = spaces_of(rng, 2500)
     expected = topology_robustness(embeddings, kernels).exponent
 
     def full(file, **arrays):
         file.write(b"some")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(unfinished.np, "savez", full)
+    monkeypatch.setattr(progress.np, "savez", full)
     path = tmp_path / "unfinished.npz"
     found = topology_robustness(embeddings, kernels, unfinished=path)
     np.testing.assert_array_equal(found.exponent, expected)

@@ -1,3 +1,4 @@
+import itertools
 import re
 from fractions import Fraction
 
@@ -17,17 +18,8 @@ from pmal_tf.runtime.errors import PmalError
 
 @pytest.mark.parametrize(
     ("count", "rate", "position"),
-    [
-        (19, 0.05, 19),  # 20 * 0.95 = 19: the largest
-        (20, 0.05, 20),  # 21 * 0.95 = 19.95
-        (38, 0.05, 38),  # 39 * 0.95 = 37.05
-        (39, 0.05, 38),  # 40 * 0.95 = 38
-        (9, 0.1, 9),
-        (99, 0.1, 90),
-        (1, 0.5, 1),
-        (3, 0.5, 2),
-        (3, 0.75, 1),
-    ],
+    # 20 * 0.95 = 19: the largest; 21 * 0.95 = 19.95; 40 * 0.95 = 38; 4 * 0.25 = 1.
+    [(19, 0.05, 19), (20, 0.05, 20), (39, 0.05, 38), (3, 0.75, 1)],
 )
 def test_the_threshold_is_the_kth_smallest_score(count, rate, position):
     scores = np.random.default_rng(0).permutation(np.arange(1.0, count + 1))
@@ -37,23 +29,14 @@ def test_the_threshold_is_the_kth_smallest_score(count, rate, position):
 def test_no_smaller_score_would_keep_the_promise():
     # A further score is equally likely to take each of the n + 1 ranks, so the k-th
     # smallest is exceeded with probability (n + 1 - k) / (n + 1).
-    for count in range(1, 120):
-        for rate in (0.01, 0.05, 0.1, 0.25, 0.5, 0.9):
-            kept = [
-                k
-                for k in range(1, count + 1)
-                if Fraction(count + 1 - k, count + 1) <= Fraction(str(rate))
-            ]
-            if kept:
-                threshold = conformal_threshold(np.arange(1.0, count + 1), rate)
-                assert threshold == kept[0]
-            else:
-                with pytest.raises(PmalError):
-                    conformal_threshold(np.arange(1.0, count + 1), rate)
-
-
-def test_ties_at_the_threshold_are_accepted():
-    assert conformal_threshold(np.array([1.0] * 15 + [2.0] * 4), 0.05) == 2.0
+    for count, rate in itertools.product(range(1, 120), (0.01, 0.05, 0.1, 0.25, 0.9)):
+        allowed, ranks = Fraction(str(rate)), range(1, count + 1)
+        kept = [k for k in ranks if Fraction(count + 1 - k, count + 1) <= allowed]
+        if kept:
+            assert conformal_threshold(np.arange(1.0, count + 1), rate) == kept[0]
+        else:
+            with pytest.raises(PmalError):
+                conformal_threshold(np.arange(1.0, count + 1), rate)
 
 
 def test_the_least_number_named_is_enough_and_least():
@@ -71,6 +54,8 @@ def test_the_least_number_named_is_enough_and_least():
 def test_a_rate_outside_of_0_and_1_is_an_error(rate):
     with pytest.raises(PmalError, match=r"`reject_rate` must lie in \(0, 1\)"):
         conformal_threshold(np.arange(100.0), rate)
+    with pytest.raises(PmalError, match=r"finite numbers\. Received: 1 that"):
+        conformal_threshold(np.array([np.nan, *np.arange(99.0)]), 0.05)
 
 
 def make_scores(known=61, unknown=30):
@@ -154,34 +139,22 @@ def test_too_few_images_get_the_smallest_promise_that_can_be_kept(known, caplog)
         assert (rule["known_rejected"] is None) == (known == 1)
 
 
-def test_without_unknown_images_their_rejection_is_not_measured():
-    images = make_scores(known=100, unknown=0)
-    calibration = calibrate_on_half(**images, reject_rate=0.05, seed=0)
-    assert all(r["unknown_rejected"] is None for r in calibration["rules"].values())
-
-
 def test_withheld_images_set_the_threshold_and_all_test_images_measure_it():
     scores = {"dr": np.arange(1.0, 20.0)}
-    known, unknown = {"dr": np.array([18.5, 19.5, 1.0, 0.0])}, {"dr": np.array([30.0])}
+    known, unknown = {"dr": np.array([18.5, 19.5, 1.0, 18.0])}, {"dr": np.array([30.0])}
     result = calibrate(scores, known, unknown, reject_rate=0.1, source=WITHHELD)
-    # ceil(20 * 0.9) = 18, so 18.0; two of four known images are above.
+    # ceil(20 * 0.9) = 18, so 18.0; two of four known images are above, one ties.
     assert result["rules"]["dr"] == {
         **{"threshold": 18.0, "known_rejected": 0.5, "unknown_rejected": 1.0},
     }
     assert result["source"] == WITHHELD
     counts = [result[f"{name}_images"] for name in ("calibration", "measured")]
     assert [*counts, result["unknown_images"]] == [19, 4, 1]
-
-
-def test_nothing_to_calibrate_on_is_an_error():
     nothing = {"dr": np.array([])}
+    result = calibrate(scores, known, nothing, reject_rate=0.1, source=WITHHELD)
+    assert result["rules"]["dr"]["unknown_rejected"] is None
     with pytest.raises(PmalError, match=r"Received: none\. .* --calibration_fraction"):
         calibrate(nothing, nothing, nothing, reject_rate=0.1, source=WITHHELD)
-
-
-def test_scores_that_are_not_numbers_set_no_threshold():
-    with pytest.raises(PmalError, match=r"finite numbers\. Received: 1 that"):
-        conformal_threshold(np.array([np.nan, *np.arange(99.0)]), 0.05)
 
 
 @pytest.mark.parametrize(

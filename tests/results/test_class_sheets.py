@@ -8,8 +8,6 @@ from pmal_tf.results.figures.class_sheets import (
     write_class_sheets,
 )
 from pmal_tf.results.figures.sheets import captioned_sheet, text_line
-from pmal_tf.results.figures.style import read_arrays
-from pmal_tf.runtime.files import save_arrays
 
 STRIPS = ("highest", "median", "lowest", "prototype")
 
@@ -70,19 +68,12 @@ def test_strips_of_a_worked_example(worked):
     np.testing.assert_array_equal(sheets["image"], worked["image"][position])
     for name in ("class_index", "robustness", "example_id"):
         np.testing.assert_array_equal(sheets[name], worked[name][position])
-
-
-def test_equal_images_stand_in_order_of_their_ids(worked):
+    # Ids that are objects become strings, which can be saved; equal images stand by id.
+    worked["example_id"] = worked["example_id"].astype(object)
     worked["robustness"][:] = 0.5
     sheets = collect_sheets(**worked, per_strip=6)
-    assert strip_of(sheets, 0, "highest") == [2, 7, 6, 8, 4, 0]
-    assert strip_of(sheets, 0, "highest") == strip_of(sheets, 0, "lowest")
-
-
-def test_all_prototypes_are_kept(worked):
-    worked["selection"][0] = np.array([7, 0, 2, 8])
-    sheets = collect_sheets(**worked, per_strip=1)
-    assert strips_of(sheets, 0) == [[8], [6], [7], [7, 0, 2, 8]]
+    assert sheets["example_id"].dtype.kind == "U"
+    assert strips_of(sheets, 0)[:3] == [[2, 7, 6, 8, 4, 0]] * 3
 
 
 def test_only_the_images_shown_are_read_class_by_class(worked):
@@ -103,17 +94,9 @@ def test_images_of_no_known_class_are_left_out(worked):
     assert 8 not in collect_sheets(**worked)["image"][:, 0, 0, 2]
 
 
-@pytest.mark.parametrize("side", [5, 8])
-def test_small_images_keep_every_pixel(worked, rng, side):
-    worked["image"] = rng.integers(0, 256, (9, side, side, 3), np.uint8)
-    sheets = collect_sheets(**worked, per_strip=1, thumbnail=8)
-    shown = [8, 6, 7, 6, 8, 3, 3, 3, 3, 1, 1, 5, 5, 1]
-    np.testing.assert_array_equal(sheets["image"], worked["image"][shown])
-
-
 @pytest.mark.parametrize(
     ("shape", "expected"),
-    [((9, 9), (8, 8)), ((40, 40), (8, 8)), ((40, 20), (8, 4)), ((2, 100), (1, 8))],
+    [((5, 8), (5, 8)), ((9, 9), (8, 8)), ((40, 20), (8, 4)), ((2, 100), (1, 8))],
 )
 def test_large_images_are_shrunk_to_the_longest_side(worked, shape, expected):
     worked["image"] = np.broadcast_to(worked["image"][:, :1, :1], (9, *shape, 3))
@@ -133,14 +116,6 @@ def test_shrunk_images_still_show_what_they_did(worked):
     # Left and right of the edge, near which a good filter rings.
     np.testing.assert_array_equal(sheets["image"][0, :, :4], 0)
     np.testing.assert_array_equal(sheets["image"][0, :, 12:], [[(200, 0, 0)] * 4] * 16)
-
-
-def test_sheets_can_be_saved(worked, tmp_path):
-    worked["example_id"] = worked["example_id"].astype(object)
-    sheets = collect_sheets(**worked)
-    save_arrays(tmp_path / "sheets.npz", sheets)
-    for name, value in read_arrays(tmp_path / "sheets.npz").items():
-        np.testing.assert_array_equal(value, sheets[name])
 
 
 def places(picture, colour):
@@ -179,12 +154,6 @@ def test_more_prototypes_than_columns_go_on_below(worked):
     assert {top > last[0][0] + 64 for top, _ in last[6:]} == {True}
 
 
-def test_large_thumbnails_are_not_magnified(worked):
-    worked["image"] = numbered(9, side=64)
-    picture = draw_class_sheet(collect_sheets(**worked, per_strip=1), 1, "cat")
-    assert len(places(picture, worked["image"][3, 0, 0])) == 4
-
-
 def test_title_and_captions_tell_of_the_class(worked):
     sheets = collect_sheets(**worked)
     picture = draw_class_sheet(sheets, 1, "cat")
@@ -200,16 +169,7 @@ def test_title_and_captions_tell_of_the_class(worked):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "",
-        "Zürich",
-        "京都 Ж مرحبا",
-        "a\nb\x00\t",
-        "\ud800",
-        "😀" * 40,
-        "é\u0301",
-        "w" * 9999,
-    ],
+    ["", "京都 Ж مرحبا", "a\nb\x00\t", "\ud800", "😀" * 40, "é\u0301", "w" * 9999],
 )
 def test_any_name_can_be_a_title(worked, name):
     sheets = collect_sheets(**worked)
@@ -224,9 +184,6 @@ def test_letters_lose_accents_that_the_font_lacks():
     line = text_line("Zürich", 99, 20)
     np.testing.assert_array_equal(line, text_line("Zurich", 99, 20))
     assert (line != text_line("Zrich", 99, 20)).any()
-
-
-def test_a_title_stays_on_its_line():
     np.testing.assert_array_equal(text_line("a\nb", 99, 20), text_line("a b", 99, 20))
 
 
@@ -243,33 +200,15 @@ def test_a_sheet_without_images_has_no_height():
 def test_sheets_are_written_under_safe_names(worked, tmp_path):
     sheets = collect_sheets(**worked)
     folder = tmp_path / "new" / "sheets"
-    names = ["a/b", "..", "Zürich-京_1"]
+    names = ["a/b", "x" * 90, "Zürich-京_1"]
     paths = write_class_sheets(sheets, names, folder)
-    assert [path.name for path in paths] == [
-        "0_a_b.png",
-        "1___.png",
-        "2_Z_rich-__1.png",
-    ]
+    shown = [path.name for path in paths]
+    assert shown == ["0_a_b.png", f"1_{'x' * 80}.png", "2_Z_rich-__1.png"]
     assert sorted(folder.iterdir()) == paths
     for index, (path, name) in enumerate(zip(paths, names, strict=True)):
         with Image.open(path) as picture:
-            np.testing.assert_array_equal(
-                np.asarray(picture), draw_class_sheet(sheets, index, name)
-            )
-
-
-def test_names_that_become_equal_do_not_overwrite_each_other(worked, tmp_path):
-    names = ["x" * 90 + "?", "x" * 90 + "!", "x" * 90]
-    paths = write_class_sheets(collect_sheets(**worked), names, tmp_path)
-    assert [path.name for path in paths] == [f"{n}_{'x' * 80}.png" for n in range(3)]
-    assert all(path.exists() for path in paths)
-
-
-def test_files_sort_as_the_classes_do(worked, tmp_path):
-    worked["class_index"] = np.arange(9)
-    worked["selection"] = [np.array([n]) for n in range(9)]
-    names = [f"c{n}" for n in range(11)]
-    paths = write_class_sheets(
-        collect_sheets(**worked, most_classes=2), names, tmp_path
-    )
-    assert [path.name for path in paths] == ["00_c0.png", "01_c1.png"]
+            drawn = draw_class_sheet(sheets, index, name)
+            np.testing.assert_array_equal(np.asarray(picture), drawn)
+    # Files sort as the classes do.
+    first = write_class_sheets(sheets, [*names, *"defghijk"], folder / "many")[0]
+    assert first.name == "00_a_b.png"

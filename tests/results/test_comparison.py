@@ -35,13 +35,9 @@ def test_three_pairs_give_the_smallest_and_largest_difference():
     assert found.ahead
     assert not found.behind
     assert found.verdict == "ahead"
-
-
-def test_pairs_matter_not_the_spread_over_trials():
-    # Trials differ by 0.2, the methods by 0.01 in each of them.
-    found = paired_bootstrap([0.51, 0.71, 0.91], [0.5, 0.7, 0.9])
-    assert found.ahead
-    assert found.high == pytest.approx(0.01)
+    # Trials differ by 0.2, the methods by 0.01 in each of them: pairs matter.
+    assert paired_bootstrap([0.51, 0.71, 0.91], [0.5, 0.7, 0.9]).ahead
+    assert not paired_bootstrap([0.5] * 5, [0.5] * 5).ahead
 
 
 def test_an_interval_that_includes_0_is_nobodys():
@@ -50,10 +46,6 @@ def test_an_interval_that_includes_0_is_nobodys():
     assert not found.ahead
     assert not found.behind
     assert found.verdict == "too close: interval includes 0"
-
-
-def test_equal_values_are_not_ahead():
-    assert not paired_bootstrap([0.5] * 5, [0.5] * 5).ahead
 
 
 def test_behind_is_the_mirror_of_ahead():
@@ -68,7 +60,7 @@ def test_behind_is_the_mirror_of_ahead():
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_or_two_pairs_say_nothing(count):
     found = paired_bootstrap([0.9] * count, [0.1] * count)
-    assert (found.low, found.high, found.ahead, found.n) == (None, None, False, count)
+    assert (found.low, found.high, found.ahead) == (None, None, False)
     assert found.verdict == f"too few pairs to say (n = {count})"
     assert found.mean_difference == pytest.approx(0.8)
 

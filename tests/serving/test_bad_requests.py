@@ -73,10 +73,12 @@ def test_images_of_other_shapes_are_refused(loaded, signature, shape):
         feeds[i.name.split(":")[0].removeprefix(f"{signature}_")]
         for i in function.inputs[: len(feeds)]
     ]
-    with pytest.raises((tf.errors.InvalidArgumentError, TypeError, ValueError)) as told:
+    with pytest.raises(
+        (tf.errors.InvalidArgumentError, TypeError, ValueError)
+    ) as error:
         function._call_flat(inputs, function.captured_inputs)
-    if isinstance(told.value, tf.errors.InvalidArgumentError):
-        assert "[batch, height, width, 3]" in str(told.value)
+    if isinstance(error.value, tf.errors.InvalidArgumentError):
+        assert "[batch, height, width, 3]" in str(error.value)
 
 
 @pytest.mark.parametrize("pixel", [np.nan, np.inf, -np.inf])
@@ -166,11 +168,11 @@ def test_one_bad_file_does_not_fail_the_others(loaded, photo):
     files += [huge_png(2**31 - 1, 2**31 - 1), huge_png(0, 5), b"\xff\xd8\xff"]
     answers = serve_bytes(loaded, files)
     assert_finite(answers)
-    told = [error.decode() for error in answers["error"]]
+    found = [error.decode() for error in answers["error"]]
     damaged, large = ERRORS[5], ERRORS[3]
     expected = ["", ERRORS[1], ERRORS[2], damaged, large, "", large, damaged, damaged]
-    assert told == expected
-    for row, error in enumerate(told):
+    assert found == expected
+    for row, error in enumerate(found):
         if error:
             assert_unreadable(answers, row)
     np.testing.assert_allclose(

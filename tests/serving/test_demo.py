@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -151,11 +152,16 @@ def test_an_unreadable_file_gets_a_sentence(answerer, jpeg, photo, contents, sen
     assert sentence in shown["note"]["value"]
 
 
-def test_what_is_not_ours_is_refused(tmp_path):
+def test_what_is_not_ours_is_refused(exported, tmp_path):
     with pytest.raises(PmalError, match="which does not exist"):
         Answerer(tmp_path / "nowhere")
     (tmp_path / "saved_model.pb").touch()
     with pytest.raises(PmalError, match=r"metadata\.json"):
+        Answerer(tmp_path)
+    facts = json.loads((exported / "metadata.json").read_text())
+    facts["set_distance"] = "median"
+    (tmp_path / "metadata.json").write_text(json.dumps(facts))
+    with pytest.raises(PmalError, match=r"one of attention, nearest\. .*'median'"):
         Answerer(tmp_path)
 
 
@@ -240,40 +246,35 @@ def test_without_gradio_the_way_out_is_told(answerer, monkeypatch):
         demo.build_page(answerer)
 
 
-def run(code, *arguments):
+def test_help_waits_for_nothing_and_the_page_takes_files(exported):
+    # In a process of its own: Gradio leaves an event loop open.
+    code = """
+import importlib.util, runpy, sys
+
+folder, sys.argv = sys.argv[1], ["demo", "--help"]
+try:
+    runpy.run_module("pmal_tf.demo", run_name="__main__")
+except SystemExit:
+    pass
+assert not {"tensorflow", "gradio"} & set(sys.modules)
+if importlib.util.find_spec("gradio") is None:
+    sys.exit()
+from pmal_tf import demo
+from pmal_tf.serving.page import Answerer
+
+page = demo.build_page(Answerer(folder))
+assert page.analytics_enabled is False
+kinds = [component["type"] for component in page.config["components"]]
+# A component for images may encode them anew.
+assert "file" in kinds and "image" not in kinds, kinds
+# All that is said is text: no HTML that names could be taken for.
+assert "html" not in kinds and kinds.count("markdown") == 1, kinds
+"""
     ended = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", code, str(exported)],
         capture_output=True,
         text=True,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    return ended.stdout
-
-
-def test_help_waits_for_neither_tensorflow_nor_gradio():
-    code = (
-        "import sys, runpy; sys.argv = ['demo', '--help']\n"
-        "try: runpy.run_module('pmal_tf.demo', run_name='__main__')\n"
-        "except SystemExit: pass\n"
-        "sys.exit(bool({'tensorflow', 'gradio'} & set(sys.modules)))"
-    )
-    assert "--saved_model" in run(code)
-
-
-def test_the_page_takes_files_and_reports_nothing(exported):
-    pytest.importorskip("gradio")
-    # In a process of its own: Gradio leaves an event loop open.
-    code = (
-        "import sys\n"
-        "from pmal_tf import demo\n"
-        "from pmal_tf.serving.page import Answerer\n"
-        "page = demo.build_page(Answerer(sys.argv[1]))\n"
-        "assert page.analytics_enabled is False\n"
-        "kinds = [component['type'] for component in page.config['components']]\n"
-        "# A component for images may encode them anew.\n"
-        "assert 'file' in kinds and 'image' not in kinds, kinds\n"
-        "# All that is said is text: no HTML that names could be taken for.\n"
-        "assert 'html' not in kinds and kinds.count('markdown') == 1, kinds\n"
-    )
-    run(code, str(exported))
+    assert "--saved_model" in ended.stdout

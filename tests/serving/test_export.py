@@ -15,8 +15,10 @@ from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.mining.distances import attention_to_set
 from pmal_tf.results.scores.registry import get_score
 from pmal_tf.runtime.errors import PmalError
-from pmal_tf.serving.export import export_saved_model
-from pmal_tf.serving.prototype_images import load_prototype_images
+from pmal_tf.serving import client
+from pmal_tf.serving.export import _not_below, export_saved_model
+from pmal_tf.serving.exported import read_exported
+from pmal_tf.serving.extra_files import load_prototype_images
 
 FLOAT, TEXT = tf.float32, tf.string
 
@@ -63,10 +65,10 @@ def test_nearest_prototype_is_the_one_attended_to_most(loaded, model, prototypes
     images = prototypes.image[IDS != ""].astype(np.float32)
     served = serve(loaded, images)
     embedding = model.outputs(images)["embedding"]
-    bank, mask = model.prototype_embeddings.numpy(), model.prototype_mask.numpy()
+    embedded, mask = model.prototype_embeddings.numpy(), model.prototype_mask.numpy()
     nearest = served["distance"].argmin(axis=1)
     for row, k in enumerate(nearest):
-        similarity = np.where(mask[k], bank[k] @ embedding[row], -np.inf)
+        similarity = np.where(mask[k], embedded[k] @ embedding[row], -np.inf)
         assert served["nearest_prototype"][row].decode() == IDS[k][similarity.argmax()]
 
 
@@ -109,8 +111,8 @@ def test_prototypes_lie_beside_the_model(loaded, model, prototypes, exported):
     assert kept["example_id"].tolist() == [name for name in IDS.flat if name]
     assert kept["class_index"].tolist() == [0, 0, 1, 1, 2]
     np.testing.assert_array_equal(kept["image"], prototypes.image[IDS != ""])
-    bank = model.prototype_embeddings.numpy()
-    np.testing.assert_array_equal(kept["embedding"], bank[IDS != ""])
+    embedded = model.prototype_embeddings.numpy()
+    np.testing.assert_array_equal(kept["embedding"], embedded[IDS != ""])
     assert load_prototype_images(exported.parent) == {}
 
 
@@ -137,43 +139,38 @@ def test_other_sizes_are_resized_as_in_training(loaded, images):
     np.testing.assert_allclose(one["distance"], other["distance"], atol=1e-6)
 
 
-def test_one_image_gets_the_answer_it_gets_in_a_batch(loaded, images):
-    one, all_of_them = serve(loaded, images[:1]), serve(loaded, images)
-    np.testing.assert_allclose(
-        one["unknown_score"], all_of_them["unknown_score"][:1], atol=1e-6
-    )
-
-
-def test_metadata_stands_beside_the_model(model, prototypes, tmp_path):
-    threshold = 0.1 + 2**-28
-    rounded = np.float32(threshold)
-    assert float(rounded) < threshold
-    loaded = export(model, prototypes, tmp_path / "1", threshold, rule="msp", xla=True)
-    images = np.zeros((2, 8, 8, 3))
-    one, other = serve(loaded, images), serve(loaded, images, "serving_images_xla")
-    for name in ("unknown_score", "distance", "probabilities"):
-        np.testing.assert_allclose(one[name], other[name], atol=1e-5)
-    metadata = json.loads((tmp_path / "1" / "metadata.json").read_text())
+def test_metadata_stands_beside_the_model(exported, threshold):
+    metadata = json.loads((exported / "metadata.json").read_text())
     assert metadata.pop("sha256")
+    assert metadata.pop("calibration")
+    assert metadata.pop("tflite")
     versions = metadata.pop("versions")
     assert {"python", "tensorflow", "keras", "pmal_tf"} <= set(versions)
     assert metadata == {
         "class_names": list(CLASSES),
         "unknown": {"class_id": -1, "class_name": "unknown"},
-        "rule": "pr",
-        # Not below the score that set it: that image must not be rejected.
-        "threshold": float(np.nextafter(rounded, np.float32(1))),
-        "threshold_range": [0.0, 1.0],
+        "rule": "dr",
+        "threshold": threshold,
+        "threshold_range": [0.0, 2.0],
         "image_size": 8,
         "set_distance": "attention",
         "prototypes": 5,
         "signatures": [
             *("embed", "serving_bytes", "serving_default", "serving_images"),
-            *("serving_images_threshold", "serving_images_xla"),
+            "serving_images_threshold",
         ],
-        "trial": 0,
+        "experiment": "photos",
     }
-    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    assert [path.name for path in exported.parent.iterdir()] == ["1"]
+
+
+def test_a_threshold_is_not_rounded_below_the_score_that_set_it():
+    threshold = 0.1 + 2**-28
+    rounded = np.float32(threshold)
+    assert float(rounded) < threshold
+    # That image must not be rejected.
+    assert _not_below(threshold) == float(np.nextafter(rounded, np.float32(1)))
+    assert _not_below(float(rounded)) == float(rounded)
 
 
 def test_padding_is_never_the_nearest_prototype(prototypes):
@@ -246,13 +243,14 @@ def test_what_fails_leaves_nothing(model, prototypes, tmp_path, monkeypatch):
 def test_a_model_of_nearest_prototypes_answers_by_these(nearest, prototypes, images):
     nearest, folder = nearest
     wanted = nearest.outputs(images)
-    answers = serve(tf.saved_model.load(str(folder)), images)
+    answers = serve(client._load(read_exported(folder)), images)
     np.testing.assert_allclose(answers["distance"], wanted["distance"], atol=1e-5)
-    bank, mask = nearest.prototype_embeddings.numpy(), nearest.prototype_mask.numpy()
-    attention, _ = attention_to_set(wanted["embedding"], bank, mask)
+    embedded = nearest.prototype_embeddings.numpy()
+    mask = nearest.prototype_mask.numpy()
+    attention, _ = attention_to_set(wanted["embedding"], embedded, mask)
     assert not np.allclose(answers["distance"], attention, atol=1e-4)
     for i, name in enumerate(answers["nearest_prototype"]):
         k = wanted["distance"][i].argmin()
-        members = bank[k][prototypes.mask[k]]
+        members = embedded[k][prototypes.mask[k]]
         cosine = members @ wanted["embedding"][i] / np.linalg.norm(members, axis=1)
         assert name.decode() == IDS[k][cosine.argmax()]

@@ -3,7 +3,7 @@
 import pytest
 
 from pmal_tf.results.scores.registry import all_scores
-from pmal_tf.serving import model_card
+from pmal_tf.serving import extra_files
 
 LEAST = {
     "class_names": ["cat", "dog"],
@@ -44,7 +44,7 @@ RUN = {
 
 def render_model_card(facts):
     """Renders a card, whose paragraphs go over as many lines as they like."""
-    return " ".join(model_card.render_model_card(facts).split())
+    return " ".join(extra_files.render_model_card(facts).split())
 
 
 def test_an_export_from_python_promises_nothing():

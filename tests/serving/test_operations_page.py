@@ -10,16 +10,17 @@ import pytest
 import requests
 import tensorflow as tf
 from google.protobuf import text_format
-from grpc_server import serve_grpc
 from PIL import Image
-from rest_server import serve_rest
+from tensorflow_serving.apis import prediction_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
+from tf_serving import URL, poster, predict, stub_class
 from tiny_export import CLASSES, serve_bytes
 
 import pmal_tf
 from pmal_tf.mining.distances import SET_DISTANCES
 from pmal_tf.results.calibration import rate_interval
-from pmal_tf.serving import image_bytes, signatures, versions
+from pmal_tf.serving import exported as exports
+from pmal_tf.serving import image_bytes, signatures
 from pmal_tf.workflow.config import Config
 from pmal_tf.workflow.flags import all_settings
 
@@ -59,22 +60,16 @@ def expected(place, loaded):
     return serve_bytes(loaded, [(place / "cat.jpg").read_bytes()])
 
 
-@pytest.fixture(scope="module")
-def rest_port(exported):
-    with serve_rest(exported) as port:
-        yield port
-
-
 def run(code, place, monkeypatch, **names):
     monkeypatch.chdir(place)
     exec(compile(code, "saved_models/README.md", "exec"), names)
     return names
 
 
-def test_rest_example(place, expected, rest_port, monkeypatch, capsys):
+def test_rest_example(place, expected, loaded, monkeypatch, capsys):
     (code,) = (block for block in blocks("python") if "import requests" in block)
-    assert code.count("localhost:8501") == 1
-    names = run(code.replace(":8501", f":{rest_port}"), place, monkeypatch)
+    monkeypatch.setattr(requests, "post", poster(loaded.signatures))
+    names = run(code, place, monkeypatch)
     (answer,) = names["answers"]
     assert set(answer) == set(expected)
     assert answer["class_name"] == expected["class_name"][0].decode()
@@ -96,21 +91,19 @@ def test_rest_example(place, expected, rest_port, monkeypatch, capsys):
         names["ask"](signature_name="serving_images_threshold", inputs=columns)
 
 
-def test_curl_example_sends_what_the_server_takes(place, expected, rest_port):
+def test_curl_example_sends_what_the_server_takes(place, expected, loaded):
+    urls = re.findall(r"curl (?:-d @- )?(http[^\s`]+)", PAGE)
+    assert len(urls) == 3
+    assert all(map(URL.fullmatch, urls))
     (command,) = blocks("sh")
     command, count = re.subn(r"curl -d @- (\S+)", "cat", command)
     assert count == 1
     sent = subprocess.run(
         ["sh", "-c", command], cwd=place, check=True, capture_output=True
     )
-    body = json.loads(sent.stdout)
-    url = re.search(r"curl -d @- (\S+)", PAGE)[1].replace("8501", str(rest_port))
-    answer = requests.post(url, data=json.dumps(body), timeout=30)
-    assert answer.status_code == 200
     # The response that is shown has the form of the real one.
     (shown,) = json.loads(blocks("json")[0])["predictions"]
-    (real,) = answer.json()["predictions"]
-    assert list(answer.json()) == ["predictions"]
+    (real,) = predict(loaded.signatures, json.loads(sent.stdout))["predictions"]
     assert {name: type(value) for name, value in shown.items()} == {
         name: type(value) for name, value in real.items()
     }
@@ -119,62 +112,22 @@ def test_curl_example_sends_what_the_server_takes(place, expected, rest_port):
     assert real["class_id"] == expected["class_id"][0]
 
 
-def test_status_and_metadata(loaded, rest_port):
-    urls = re.findall(r"`curl (\S+)`", PAGE)
-    answers = [
-        requests.get(url.replace("8501", str(rest_port)), timeout=30).json()
-        for url in urls
-    ]
-    assert answers[0]["model_version_status"][0]["state"] == "AVAILABLE"
-    known = answers[1]["metadata"]["signature_def"]["signature_def"]
-    assert set(loaded.signatures) <= set(known)
-
-
-def test_rest_server_is_as_strict_as_its_description(rest_port):
-    url = f"http://localhost:{rest_port}/v1/models/cifar10:predict"
-    for body, message in [
-        ({}, "either"),
-        ({"instances": [1], "inputs": [1]}, "either"),
-        ({"instances": [1], "signature_name": "nothing"}, "not found"),
-        ({"instances": [{"x": 1}]}, "Inputs must be"),
-    ]:
-        response = requests.post(url, json=body, timeout=30)
-        assert response.status_code == 400
-        assert message in response.json()["error"]
-    # A single input, and a single output, go without their names.
-    body = {
-        "signature_name": "embed",
-        "instances": np.zeros((2, 8, 8, 3)).tolist(),
-    }
-    rows = requests.post(url, json=body, timeout=30).json()["predictions"]
-    assert np.shape(rows)[0] == 2
-    assert np.ndim(rows) == 2
-
-
-def test_grpc_example(place, exported, expected, monkeypatch, capsys):
-    import grpc
-    from tensorflow_serving.apis import predict_pb2
-
+def test_grpc_example(place, loaded, expected, monkeypatch, capsys):
     (code,) = (block for block in blocks("python") if "import grpc" in block)
-    assert code.count("localhost:8500") == 1
-    with serve_grpc(exported) as (port, service):
-        names = run(code.replace(":8500", f":{port}"), place, monkeypatch)
-        assert set(names["outputs"]) == set(expected)
-        for name, value in expected.items():
-            np.testing.assert_array_equal(names["outputs"][name], value)
-        assert expected["class_name"][0].decode() in capsys.readouterr().out
-        # The label of the version, as the page sets it.
-        assert "`request.model_spec.version_label`" in PAGE
-        names["request"].model_spec.version_label = "canary"
-        names["stub"].Predict(names["request"], timeout=30)
-        assert service.requests[-1].model_spec.version_label == "canary"
-        bad = predict_pb2.PredictRequest()
-        bad.model_spec.name = "cifar10"
-        bad.inputs["images"].CopyFrom(tf.make_tensor_proto(np.zeros(3, np.float32)))
-        with pytest.raises(grpc.RpcError) as raised:
-            names["stub"].Predict(bad, timeout=30)
-        assert raised.value.code().name in PAGE
-        names["channel"].close()
+    sent = []
+    stub = stub_class(loaded.signatures, sent)
+    monkeypatch.setattr(prediction_service_pb2_grpc, "PredictionServiceStub", stub)
+    names = run(code, place, monkeypatch)
+    names["channel"].close()
+    assert set(names["outputs"]) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(names["outputs"][name], value)
+    assert expected["class_name"][0].decode() in capsys.readouterr().out
+    # The label of the version, as the page sets it.
+    assert "`request.model_spec.version_label`" in PAGE
+    names["request"].model_spec.version_label = "canary"
+    names["stub"].Predict(names["request"], timeout=30)
+    assert sent[-1].model_spec.version_label == "canary"
 
 
 def tensors(cell, sizes):
@@ -191,14 +144,14 @@ def test_signatures_are_those_of_the_table(loaded):
     answers = {}
     for name, _, _ in rows_of("output"):
         answers |= tensors(name, sizes)
-    told = {}
+    found = {}
     for names, inputs, outputs in rows_of("signature"):
         out = tensors(outputs, sizes) | (answers if "answers" in outputs else {})
         if "--export_xla" in names:
             names = re.sub("`--export_xla`", "", names)
             assert re.findall(r"`(\w+)`", names) == ["serving_images_xla"]
             continue
-        told |= {
+        found |= {
             name: (tensors(inputs, sizes), out)
             for name in re.findall(r"`(\w+)`", names)
         }
@@ -206,7 +159,7 @@ def test_signatures_are_those_of_the_table(loaded):
     def form(specs):
         return {name: (x.dtype, x.shape.as_list()) for name, x in specs.items()}
 
-    assert told == {
+    assert found == {
         name: (
             form(signature.structured_input_signature[1]),
             form(signature.structured_outputs),
@@ -215,10 +168,9 @@ def test_signatures_are_those_of_the_table(loaded):
     }
 
 
-def test_unreadable_images_are_answered_as_the_table_says(loaded, rest_port):
-    url = f"http://localhost:{rest_port}/v1/models/cifar10:predict"
+def test_unreadable_images_are_answered_as_the_table_says(loaded):
     body = {"signature_name": "serving_bytes", "instances": [{"b64": "QUJD"}]}
-    (answer,) = requests.post(url, json=body, timeout=30).json()["predictions"]
+    (answer,) = predict(loaded.signatures, body)["predictions"]
     assert answer.pop("error")
     for name, _, value in rows_of("output"):
         (key,) = TENSOR.match(name).groups()[:1]
@@ -236,15 +188,15 @@ def test_unreadable_images_are_answered_as_the_table_says(loaded, rest_port):
 
 def test_every_file_of_a_version_is_told(exported):
     version = exported
-    told = re.findall(r"`([\w./*]+)`", " ".join(cells[0] for cells in rows_of("file")))
-    for pattern in told:
+    found = re.findall(r"`([\w./*]+)`", " ".join(cells[0] for cells in rows_of("file")))
+    for pattern in found:
         assert list(version.glob(pattern.rstrip("/"))), pattern
     for path in version.rglob("*"):
         name = str(path.relative_to(version))
         if path.is_file():
             assert any(
                 Path(name).match(pattern) or name.startswith(pattern)
-                for pattern in told
+                for pattern in found
             ), name
     with np.load(version / "assets.extra" / "prototypes.npz") as arrays:
         (cell,) = (row[1] for row in rows_of("file") if "prototypes.npz" in row[0])
@@ -272,11 +224,11 @@ def test_distance_on_a_device_is_the_model_s(place, model, monkeypatch, capsys):
     with pytest.warns(UserWarning, match="Interpreter"):
         names = run(code, place, monkeypatch)
 
-    def compare(z, bank, mask):
+    def compare(z, embedded, mask):
         set_distance = SET_DISTANCES[names["set_distance"]]
         got = [names["distance"](z, k) for k in range(len(CLASSES))]
         np.testing.assert_allclose(
-            got, set_distance(z[None], bank, mask)[0][0], atol=1e-6
+            got, set_distance(z[None], embedded, mask)[0][0], atol=1e-6
         )
         return got
 
@@ -285,12 +237,12 @@ def test_distance_on_a_device_is_the_model_s(place, model, monkeypatch, capsys):
     least = min(compare(z, model.prototype_embeddings, mask))
     assert float(capsys.readouterr().out) == pytest.approx(least, abs=1e-6)
     # An untrained network's prototypes are too alike to tell how they are weighed.
-    bank = np.random.default_rng(2).normal(size=model.prototype_embeddings.shape)
-    names["prototypes"] = bank[mask]
+    embedded = np.random.default_rng(2).normal(size=model.prototype_embeddings.shape)
+    names["prototypes"] = embedded[mask]
     z = np.random.default_rng(3).normal(size=len(z))
-    attended = compare(z, bank, mask)
+    attended = compare(z, embedded, mask)
     names["set_distance"] = "nearest"
-    assert not np.allclose(compare(z, bank, mask), attended)
+    assert not np.allclose(compare(z, embedded, mask), attended)
     for names["set_distance"] in SET_DISTANCES:
         assert names["distance"](np.zeros_like(z), 0) == 1
 
@@ -319,7 +271,7 @@ def test_names_that_the_page_has_servers_pass_over(tmp_path):
     (writing,) = re.findall(r"written to `(\w+)<n>`", PAGE)
     for name in (f"{writing}4", "2", withdrawn, "10"):
         (tmp_path / name).mkdir()
-    assert [path.name for path in versions.versions(tmp_path)] == ["2", "10"]
+    assert [path.name for path in exports.versions(tmp_path)] == ["2", "10"]
 
 
 def test_flags_of_the_page_are_flags():
@@ -329,6 +281,6 @@ def test_flags_of_the_page_are_flags():
         "allow_version_labels_for_unavailable_models",
     }
     predict = {"saved_model", "format"}
-    told = set(re.findall(r"--(\w+)", PAGE))
-    assert told - server - predict <= set(all_settings())
-    assert server <= told
+    found = set(re.findall(r"--(\w+)", PAGE))
+    assert found - server - predict <= set(all_settings())
+    assert server <= found

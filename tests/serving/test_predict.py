@@ -16,37 +16,23 @@ from tiny_export import CLASSES, serve_bytes
 
 from pmal_tf.predict import main
 from pmal_tf.serving import client
-from pmal_tf.serving.answer_text import Table, json_lines
+from pmal_tf.serving.answer_text import Table, describe_share, json_lines
 from pmal_tf.serving.exported import Promise
 from pmal_tf.serving.image_bytes import MAX_BYTES
 from pmal_tf.serving.image_files import ImageFile, find_images, read_in_batches
-from pmal_tf.serving.unknown_share import describe_share
 
 ESCAPE = "\x1b[31m"
-
-
-@pytest.fixture(scope="module")
-def saved_model(exported):
-    return exported
 
 
 def paths_of(photos):
     return sorted(path for path in photos.rglob("*") if path.is_file())
 
 
-@pytest.fixture(scope="module")
-def load_once(saved_model, loaded):
-    """Loads as the client does, but not the shared model again: it takes seconds."""
-    load = client._load
-    return lambda found: loaded if found.folder == saved_model else load(found)
-
-
 @pytest.fixture
-def predict(saved_model, load_once, monkeypatch, capsys):
+def predict(exported, capsys):
     """Runs the command; gives its status, and what it wrote to stdout and stderr."""
-    monkeypatch.setattr(client, "_load", load_once)
 
-    def run(*arguments, model=saved_model):
+    def run(*arguments, model=exported):
         try:
             status = main([f"--saved_model={model}", *map(str, arguments)])
         except SystemExit as leaving:
@@ -64,7 +50,7 @@ def records(text):
 
 
 def test_answers_are_the_signature_s_whatever_the_batches(
-    predict, saved_model, loaded, photos
+    predict, exported, loaded, photos
 ):
     paths = paths_of(photos)
     expected = serve_bytes(loaded, [path.read_bytes() for path in paths])
@@ -73,7 +59,7 @@ def test_answers_are_the_signature_s_whatever_the_batches(
     answered = records(out)
     assert [record["path"] for record in answered] == list(map(str, paths))
     assert 0 < expected["is_unknown"].sum() < len(paths)
-    threshold = json.loads((saved_model / "metadata.json").read_text())["threshold"]
+    threshold = json.loads((exported / "metadata.json").read_text())["threshold"]
     for row, record in enumerate(answered):
         assert list(record["distance"]) == list(record["probabilities"])
         assert list(record["distance"]) == list(CLASSES)
@@ -281,10 +267,10 @@ def test_wrong_use_is_told_in_a_sentence(predict, tmp_path, arguments, expected)
 
 
 @pytest.fixture
-def copied(saved_model, tmp_path):
+def copied(exported, tmp_path):
     """Two versions that a test may spoil."""
     for name in ("9", "10"):
-        shutil.copytree(saved_model, tmp_path / name)
+        shutil.copytree(exported, tmp_path / name)
     return tmp_path
 
 
@@ -314,7 +300,8 @@ def test_other_folders_are_no_models(predict, copied, photos, tmp_path):
     assert "must have the signature 'serving_bytes'" in status
     change_metadata(copied / "9", signatures=["serving_bytes"], class_names=["cat"])
     status, _, _ = predict(photos, model=copied / "9")
-    assert "with 1 classes. Received" in status
+    assert "and 1 classes. Received" in status
+    assert "with 3 classes. Put" in status
     change_metadata(copied / "9", threshold=None)
     status, _, _ = predict(photos, model=copied / "9")
     assert "sound metadata.json" in status
@@ -327,12 +314,13 @@ def test_other_folders_are_no_models(predict, copied, photos, tmp_path):
     assert "are not those that were exported" in err
 
 
-def test_a_saved_model_of_others_is_refused(predict, saved_model, photos, tmp_path):
+def test_a_saved_model_of_others_is_refused(predict, exported, photos, tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path))
-    facts = (saved_model / "metadata.json").read_text()
+    facts = (exported / "metadata.json").read_text()
     (tmp_path / "metadata.json").write_text(facts)
     status, _, _ = predict(photos, model=tmp_path)
-    assert "must have the signature 'serving_bytes'" in status
+    assert "with the signature serving_bytes and 3 classes. Received" in status
+    assert "with no class_id, error, probabilities, unknown_score" in status
 
 
 def test_nan_is_never_written():
@@ -356,7 +344,7 @@ def test_interval_is_clopper_pearson_s(unknown, count):
     text = describe_share(unknown, count, 0, promise=None)
     low, high = map(float, re.search(r"interval ([\d.]+) to ([\d.]+) %", text).groups())
     # At each end, a result at least as far off has a probability of 2.5 %; the ends are
-    # told to 0.1 %.
+    # rounded to 0.1 %.
     if unknown > 0:
         assert binom.sf(unknown - 1, count, max(low / 100 - 5e-4, 0)) <= 0.025
         assert binom.sf(unknown - 1, count, low / 100 + 5e-4) >= 0.025
@@ -396,7 +384,7 @@ def test_ctrl_c_leaves_with_its_status(predict, photos, monkeypatch):
     assert predict(photos)[0] == 130
 
 
-def test_help_needs_no_tensorflow_and_a_closed_pipe_is_no_error(saved_model, photos):
+def test_help_needs_no_tensorflow_and_a_closed_pipe_is_no_error(exported, photos):
     code = (
         "import contextlib, sys\n"
         "from pmal_tf.predict import main\n"
@@ -406,7 +394,7 @@ def test_help_needs_no_tensorflow_and_a_closed_pipe_is_no_error(saved_model, pho
         "assert 'tensorflow' not in sys.modules\n"
         "sys.exit(main())\n"
     )
-    arguments = [f"--saved_model={saved_model}", "--batch_size=1", *[photos] * 5]
+    arguments = [f"--saved_model={exported}", "--batch_size=1", *[photos] * 5]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},

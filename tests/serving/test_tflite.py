@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from pmal_tf.serving.exported import EXTRA, is_intact
 from pmal_tf.serving.tflite import convert
-from pmal_tf.serving.versions import EXTRA, is_intact
 
 
 @pytest.mark.parametrize(("kind", "most"), [("float16", 1e-3), ("int8", 0.1)])

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from pmal_tf.serving.versions import (
+from pmal_tf.serving.exported import (
     is_intact,
     next_version,
     remove_old_versions,

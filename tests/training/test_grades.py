@@ -5,18 +5,19 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from tiny_classifier import tiny_classifier
+import tensorflow as tf
+from tiny_classifier import tiny_classifier, tiny_pipeline
 
 import pmal_tf
 from pmal_tf.backbones.classifier import embedding_and_logits
-from pmal_tf.data.batches.pipeline import TrainingPipeline
+from pmal_tf.data.batches.pipeline import ONE_REPLICA, TrainingPipeline
 from pmal_tf.methods.pmal.losses import prototype_loss
 from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.methods.pmal.optimize_stage import fit_pmal
 from pmal_tf.methods.pmal.prototypes import Prototypes, PrototypeSchedule
 from pmal_tf.mining.distances import attention_to_set
 from pmal_tf.runtime.errors import PmalError
-from pmal_tf.training import checkpoints
+from pmal_tf.training import checkpoints, fit
 from pmal_tf.training.fit import StageRecords
 from pmal_tf.training.recipe import Recipe
 
@@ -24,15 +25,8 @@ RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=3e-3, schedule="constant")
 
 
 @pytest.fixture
-def pipeline(rng):
-    return TrainingPipeline(
-        image=rng.integers(0, 256, size=(28, 8, 8, 3)).astype(np.uint8),
-        label=np.arange(28) % 3,
-        example_id=np.arange(28).astype(str),
-        batch_size=8,
-        seed=5,
-        augment=False,
-    )
+def pipeline():
+    return tiny_pipeline(28, augment=False)
 
 
 @pytest.fixture
@@ -84,7 +78,7 @@ def test_a_step_of_the_bank_embeds_its_slice_and_leaves_the_rest(pipeline, proto
         )
         z = model.network(features["image"])["embedding"]
         distance, _ = attention_to_set(z, expected, mask)
-        loss = prototype_loss(distance, label, mask.any(-1), 1.0)
+        loss, *_ = prototype_loss(distance, label, mask.any(-1), 1.0)
         model.reset_metrics()
         logs = model.train_step((features, label))
         np.testing.assert_allclose(logs["prototype_loss"], np.mean(loss), rtol=1e-5)
@@ -144,42 +138,34 @@ def test_evaluation_leaves_the_bank_alone(pipeline, prototypes):
     np.testing.assert_array_equal(model.prototype_embeddings, stale)
 
 
-@pytest.mark.parametrize("mode", ["bank", "inference"])
 def test_killed_training_goes_on_with_its_bank(
-    pipeline, prototypes, tmp_path, monkeypatch, mode
+    pipeline, prototypes, tmp_path, monkeypatch
 ):
     """Killed where some prototypes stand as they were some steps ago."""
-    results = []
-    save = checkpoints.save_checkpoint
     monkeypatch.setattr(checkpoints, "_LEAST_SECONDS", 0.0)
+    save = checkpoints.save_checkpoint
+    schedule = PrototypeSchedule.of_mode("bank", every=4, size=2)
 
-    def killed(model, folder, step, identity):
-        save(model, folder, step, identity)
+    def killed(model, folder, step):
+        save(model, folder, step)
         if step == 5:
             raise KeyboardInterrupt
 
-    schedule = PrototypeSchedule.of_mode(mode, every=4, size=2)
-    for name in ("whole", "killed"):
+    def train(name, save_checkpoint):
+        monkeypatch.setattr(checkpoints, "save_checkpoint", save_checkpoint)
         folder = tmp_path / name
-        records = StageRecords(
-            *("optimize", folder, folder / "metrics.jsonl", None),
-            checkpoint_minutes=1e-9,
+        records = StageRecords("optimize", folder, folder / "metrics.jsonl", None, 1e-9)
+        keras.utils.set_random_seed(3)
+        model = PMALModel(
+            embedding_and_logits(tiny_classifier()), 2, prototype_mode="bank"
         )
-        for attempt in range(2 if name == "killed" else 1):
-            keras.utils.set_random_seed(3)
-            network = embedding_and_logits(tiny_classifier())
-            model = PMALModel(network, 2, prototype_mode=mode)
-            dies = name == "killed" and attempt == 0
-            monkeypatch.setattr(
-                checkpoints, "save_checkpoint", killed if dies else save
-            )
-            try:
-                options = {"seed": 1, "schedule": schedule, "records": records}
-                fit_pmal(model, pipeline, prototypes, RECIPE, **options)
-            except KeyboardInterrupt:
-                assert dies
-        results.append(model.get_weights())
-    for one, other in zip(*results, strict=True):
+        options = {"seed": 1, "schedule": schedule, "records": records}
+        fit_pmal(model, pipeline, prototypes, RECIPE, **options)
+        return model.get_weights()
+
+    with pytest.raises(KeyboardInterrupt):
+        train("killed", killed)
+    for one, other in zip(train("killed", save), train("whole", save), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -200,18 +186,21 @@ def test_the_final_bank_is_embedded_afresh_and_saved(pipeline, prototypes, tmp_p
     )
 
 
-def test_xla_takes_the_same_steps_of_every_grade(pipeline, prototypes):
-    for mode in ("joint", "inference", "bank"):
-        weights = []
-        for jit in ("off", "on"):
-            model = linear_model(mode)
-            recipe = dataclasses.replace(RECIPE, optimizer="sgd", jit=jit)
-            schedule = PrototypeSchedule.of_mode(mode, 2, 2)
-            fit_pmal(model, pipeline, prototypes, recipe, seed=1, schedule=schedule)
-            weights.append(model.get_weights())
-        for one, other in zip(*weights, strict=True):
-            if one.dtype != bool:
-                np.testing.assert_allclose(one, other, atol=1e-5)
+@pytest.mark.parametrize("mode", ["joint", "inference", "bank"])
+def test_xla_takes_the_same_steps_of_every_grade(pipeline, prototypes, mode):
+    weights = []
+    for jit in (False, True):
+        model = linear_model(mode)
+        model.build_optimizers()
+        model.refresh_prototypes(prototypes.image, prototypes.mask)
+        step = tf.function(model.train_step, jit_compile=True)
+        stream = batches(pipeline, prototypes, mode, every=2)
+        for _ in range(6):
+            (step if jit else model.train_step)(next(stream))
+        weights.append(model.get_weights())
+    for one, other in zip(*weights, strict=True):
+        if one.dtype != bool:
+            np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_prototypes_of_other_classes_are_an_error(pipeline, prototypes):
@@ -224,3 +213,26 @@ def test_prototypes_of_other_classes_are_an_error(pipeline, prototypes):
         PmalError, match="prototypes of 3 classes, training images of 2"
     ):
         prototypes.check_classes(pipeline.example_id, fewer)
+
+
+def test_prototypes_are_found_among_named_images_in_any_order(rng, monkeypatch):
+    """Or a prototype would be masked from another image's set, not from its own."""
+    image = rng.integers(0, 256, size=(12, 8, 8, 3)).astype(np.uint8)
+    names = np.array([f"photo_{n}" for n in rng.permutation(12)])
+    pipeline = TrainingPipeline(image, np.arange(12) % 3, names, 4, 0, augment=False)
+    selection = [np.array([3, 9]), np.array([1, 4]), np.array([8])]
+    prototypes = Prototypes.from_selection(selection, image, names, np.ones(12))
+    keras.utils.set_random_seed(0)
+    model = PMALModel(embedding_and_logits(tiny_classifier()), 2)
+    seen = []
+    monkeypatch.setattr(
+        fit, "train", lambda _model, batches, **_: seen.extend(batches(ONE_REPLICA))
+    )
+    fit_pmal(model, pipeline, prototypes, Recipe(epochs=1), seed=0)
+    assert len(seen) == 3
+    for features, _label in seen:
+        index = features["prototype_index"].numpy()[prototypes.mask]
+        np.testing.assert_array_equal(image[index], prototypes.image[prototypes.mask])
+        # The same numbers tell which sample of the batch is which image.
+        own = features["example_index"].numpy()
+        np.testing.assert_array_equal(features["image"], image[own])

@@ -9,9 +9,8 @@ import signal
 import keras
 import numpy as np
 import pytest
-from tiny_classifier import tiny_classifier
+from tiny_classifier import tiny_classifier, tiny_pipeline
 
-from pmal_tf.data.batches.pipeline import TrainingPipeline
 from pmal_tf.runtime import signals
 from pmal_tf.runtime.errors import PmalError, TrainingDivergedError
 from pmal_tf.training import checkpoints
@@ -32,15 +31,7 @@ RECIPE = Recipe(epochs=4, batch_size=8, learning_rate=3e-3, schedule="cosine")
 
 @pytest.fixture(scope="module")
 def pipeline():
-    rng = np.random.default_rng(0)
-    return TrainingPipeline(
-        image=rng.integers(0, 256, size=(20, 8, 8, 3)).astype(np.uint8),
-        label=np.arange(20) % 3,
-        example_id=np.arange(20).astype(str),
-        batch_size=8,
-        seed=5,
-        augment=True,
-    )
+    return tiny_pipeline(20, augment=True)
 
 
 def new_classifier(dropout=0.2):
@@ -157,29 +148,25 @@ class KilledError(Exception):
     """Stands for a kill in the middle of training."""
 
 
-@pytest.mark.parametrize(("step", "optimizer"), [(2, "adam"), (5, "adam"), (5, "sgd")])
+@pytest.mark.parametrize("step", [2, 5])
 def test_killed_training_goes_on_as_if_nothing_had_happened(
-    pipeline, tmp_path, every_step, uninterrupted, monkeypatch, step, optimizer
+    pipeline, tmp_path, every_step, uninterrupted, monkeypatch, step
 ):
     """At the end of an epoch of two steps, and within one."""
-    recipe = dataclasses.replace(RECIPE, optimizer=optimizer)
     whole, whole_records = uninterrupted
-    if optimizer == "sgd":
-        whole, whole_records = new_classifier(), records_in(tmp_path / "whole")
-        fit_classifier(whole, pipeline, recipe, seed=1, records=whole_records)
-    records, save = every_step(tmp_path / "killed"), checkpoints.save_checkpoint
+    records, save = every_step(tmp_path), checkpoints.save_checkpoint
 
-    def save_and_die(model, folder, saved, identity):
-        save(model, folder, saved, identity)
+    def save_and_die(model, folder, saved):
+        save(model, folder, saved)
         if saved == step:
             raise KilledError
 
     monkeypatch.setattr(checkpoints, "save_checkpoint", save_and_die)
     with pytest.raises(KilledError):
-        fit_classifier(new_classifier(), pipeline, recipe, seed=1, records=records)
+        fit_classifier(new_classifier(), pipeline, RECIPE, seed=1, records=records)
     monkeypatch.setattr(checkpoints, "save_checkpoint", save)
     resumed = new_classifier()
-    fit_classifier(resumed, pipeline, recipe, seed=1, records=records)
+    fit_classifier(resumed, pipeline, RECIPE, seed=1, records=records)
     assert_same_weights(whole, resumed)
     # Losses and accuracies of epochs that were cut in two are those of whole ones.
     assert kept_metrics(records) == kept_metrics(whole_records)
@@ -201,19 +188,16 @@ def test_checkpoint_holds_the_loss_scale_of_half_precision(tmp_path):
     saved, loaded = (model.optimizer for model in models)
     saved.dynamic_scale.assign(8.0)
     saved.inner_optimizer.iterations.assign(7)
-    save_checkpoint(models[0], tmp_path, 7, {})
-    assert restore_newest(models[1], tmp_path, {}) == 7
+    save_checkpoint(models[0], tmp_path, 7)
+    assert restore_newest(models[1], tmp_path) == 7
     assert float(loaded.dynamic_scale) == 8.0
     assert int(loaded.inner_optimizer.iterations) == 7
 
 
-def spoil_one_number(path):
-    """Writes a sound archive with another number in it: only a checksum can tell."""
-    with np.load(path) as stored:
-        arrays = dict(stored)
-    arrays["variable_0000"].flat[0] += 1.0
-    with path.open("wb") as file:
-        np.savez(file, **arrays)
+def changed(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # In the numbers of a variable.
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +205,7 @@ def spoil_one_number(path):
     [
         lambda path: path.write_bytes(path.read_bytes()[:-100]),
         lambda path: path.write_bytes(b""),
-        spoil_one_number,
+        changed,
     ],
     ids=["cut", "gone", "changed"],
 )
@@ -229,30 +213,22 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, damag
     model = new_model()
     for step in (3, 4, 5):
         model.weights[0].assign(np.full(model.weights[0].shape, step))
-        save_checkpoint(model, tmp_path, step, {})
+        save_checkpoint(model, tmp_path, step)
     names = [path.name for path in list_checkpoints(tmp_path)]
     assert names == ["step_000000005.npz", "step_000000004.npz"]
     newest = list_checkpoints(tmp_path)[0]
     damage(newest)
     with caplog.at_level(logging.INFO, logger="absl"):
-        assert restore_newest(model, tmp_path, {}) == 4
+        assert restore_newest(model, tmp_path) == 4
     assert f"{newest} is damaged" in caplog.text
     assert (model.weights[0].numpy() == 4).all()
     assert not newest.exists()
 
 
-def test_checkpoint_of_another_configuration_or_version_is_an_error(
-    tmp_path, monkeypatch
-):
-    model, identity = new_model(), {"width": 0.05}
-    save_checkpoint(model, tmp_path, 3, identity)
-    with pytest.raises(PmalError, match=r"width: 0.05 -> 1.0.*Remove it"):
-        restore_newest(model, tmp_path, {"width": 1.0})
-    with pytest.raises(PmalError, match=r"variables: .* other shapes"):
-        restore_newest(new_model(filters=5), tmp_path, identity)
-    monkeypatch.setattr(checkpoints, "__version__", "99.0")
-    with pytest.raises(PmalError, match=r"pmal_tf: '.*' -> '99.0'"):
-        restore_newest(model, tmp_path, identity)
+def test_checkpoint_of_another_network_is_an_error_and_kept(tmp_path):
+    save_checkpoint(new_model(), tmp_path, 3)
+    with pytest.raises(PmalError, match=r"step_0+3\.npz, with .* shapes\. Remove it"):
+        restore_newest(new_model(filters=5), tmp_path)
     assert len(list_checkpoints(tmp_path)) == 1
 
 
@@ -304,7 +280,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     model = new_model()
     model.weights[0].assign(np.full(model.weights[0].shape, np.nan))
     with pytest.raises(TrainingDivergedError, match="conv_1"):
-        save_checkpoint(model, tmp_path, 3, {})
+        save_checkpoint(model, tmp_path, 3)
     assert not list(tmp_path.iterdir())
 
 

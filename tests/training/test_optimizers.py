@@ -59,12 +59,6 @@ def test_a_drop_of_the_rate_slows_the_momentum_at_once():
     assert steps(keras_s, [1.0, 0.0]) == pytest.approx(1.81, abs=1e-6)
 
 
-def test_a_rate_of_zero_moves_nothing_but_gathers_momentum():
-    # b = 1, w = 2; b = 0.9 + 1 = 1.9, w = 2 - 0.1 * 1.9.
-    optimizer = CoupledSGD(learning_rate=rates_of([0.0, 0.1]), momentum=0.9)
-    assert steps(optimizer, [1.0, 1.0]) == pytest.approx(1.81, abs=1e-6)
-
-
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_coupled_sgd_equals_torch_s_formula_across_rates(momentum, nesterov, rng):
@@ -94,19 +88,11 @@ def test_epsilon_counts_more_at_the_start_than_torch_s():
     assert moved / torch_s - 1 == pytest.approx(-0.003, abs=1e-4)
 
 
-def test_optimizers_survive_serialisation():
-    optimizer = CoupledAdam(0.1, learning_rate=0.5)
+@pytest.mark.parametrize("kind", [CoupledAdam, CoupledSGD])
+def test_optimizers_survive_serialisation(kind):
+    optimizer = kind(0.5, learning_rate=rates_of([0.1, 0.01]))
     copy = keras.saving.deserialize_keras_object(
         keras.saving.serialize_keras_object(optimizer)
     )
-    assert isinstance(copy, CoupledAdam)
-    assert copy.coupled_weight_decay == 0.1
-
-
-def test_sgd_survives_serialisation_with_its_own_momentum():
-    optimizer = CoupledSGD(0.5, learning_rate=rates_of([0.1, 0.01]), momentum=0.9)
-    copy = keras.saving.deserialize_keras_object(
-        keras.saving.serialize_keras_object(optimizer)
-    )
-    # 2 - 0.1 * 2 = 1.8; b = 0.9 * 2 + 0.5 * 1.8 = 2.7, 1.8 - 0.01 * 2.7.
-    assert steps(copy, [1.0, 0.0]) == pytest.approx(1.773, abs=1e-6)
+    assert type(copy) is kind
+    assert steps(copy, [1.0, 0.0]) == steps(optimizer, [1.0, 0.0]) != 2.0

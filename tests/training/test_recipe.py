@@ -1,6 +1,5 @@
 """What recipes build: rates by hand, and at every step against a loop."""
 
-import dataclasses
 import math
 
 import keras
@@ -91,19 +90,6 @@ def test_rates_by_hand(settings, steps_per_epoch, expected):
     recipe = Recipe(learning_rate=1.0, **settings)
     rate = rates(recipe.build_schedule(steps_per_epoch), list(expected))
     np.testing.assert_allclose(rate, list(expected.values()), rtol=1e-6, atol=1e-7)
-
-
-def test_restarts_of_600_epochs_are_at_200_and_400():
-    recipe = Recipe(schedule="cosine_restarts", learning_rate=0.1, warmup_epochs=10)
-    schedule = recipe.build_schedule(157)
-    around = [157 * epoch + offset for epoch in (200, 400, 600) for offset in (-1, 0)]
-    rate = rates(schedule, around)
-    np.testing.assert_allclose(rate[[1, 3]], 0.1, rtol=1e-6)
-    # 200 epochs are 31400 steps, the one before the end is pi / 31400 from it.
-    np.testing.assert_allclose(rate[[2, 4]], 0.1 * (math.pi / 62800) ** 2, rtol=1e-3)
-    # The first cosine begins 10 epochs late and so falls faster.
-    np.testing.assert_allclose(rate[0], 0.1 * (math.pi / 59660) ** 2, rtol=1e-3)
-    assert rate[5] == 0
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -236,14 +222,8 @@ def test_the_recipe_builds_either_kind_of_decay():
     assert sgd.momentum == 0.8
 
 
-def test_every_allowed_name_is_tested():
-    fields = {field.name: field for field in dataclasses.fields(Recipe)}
-    assert fields["schedule"].metadata["allowed"] == tuple(SCHEDULES)
-    assert fields["optimizer"].metadata["allowed"] == ("adam", "sgd")
-
-
-def test_unknown_names_are_errors():
-    with pytest.raises(PmalError, match="adam, sgd"):
+def test_unknown_names_are_errors_that_list_those_tested_here():
+    with pytest.raises(PmalError, match=r"one of adam, sgd\. Received"):
         Recipe(optimizer="lamb")
-    with pytest.raises(PmalError, match="step, cosine, cosine_restarts, constant"):
+    with pytest.raises(PmalError, match=rf"one of {', '.join(SCHEDULES)}\. Received"):
         Recipe(schedule="linear")

@@ -7,8 +7,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from pmal_tf.data.class_lists import protocols_of
-from pmal_tf.results.collect.paper import PAPER_PMAL
-from pmal_tf.results.collect.paper_ablations import CELLS
+from pmal_tf.results.collect.paper import CELLS, PAPER_PMAL
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.workflow.config import Config
 from pmal_tf.workflow.experiment import open_trial, plan
@@ -340,7 +339,7 @@ def test_list_flags_may_have_spaces_after_the_commas(parse):
 
 
 def test_a_list_item_of_a_wrong_type_is_an_error_that_names_the_flag(parse):
-    with pytest.raises(PmalError, match=r"`trials` must list .* int.*'x'"):
+    with pytest.raises(PmalError, match=r"`trials` must list, .* int.*'x'"):
         parse("--trials=0,x")
 
 

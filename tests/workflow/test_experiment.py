@@ -9,7 +9,6 @@ import tensorflow as tf
 from tiny_run import STAGES, STAGES_WITHOUT_CONTROL, tiny, trial_folder
 
 from pmal_tf.backbones.build import load_model
-from pmal_tf.results.figures.overview import draw_overview
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.workflow.experiment import open_trial, run_experiment, workflow_of
 
@@ -281,6 +280,7 @@ def test_models_load_without_custom_objects(finished):
     np.testing.assert_allclose(model.score(test.image), known_scores, atol=1e-7)
 
 
+@pytest.mark.usefixtures("untrained")
 def test_scratch_start_and_other_options_run(tmp_path):
     options = {
         "init": "scratch",
@@ -305,19 +305,6 @@ def test_scratch_start_and_other_options_run(tmp_path):
     assert "control" not in table
     assert not (tmp_path / "saved_models").exists()
     assert not (trial_folder(tmp_path).parent / "trial_3" / "tensorboard").exists()
-
-
-def test_overview_draws_the_trial(finished, tmp_path):
-    draw_overview(trial_folder(finished[0]), tmp_path / "overview.png")
-    image = matplotlib.image.imread(tmp_path / "overview.png")
-    assert image.shape[:2] == (462, 1100)
-    # Digits are grey; the lines of the two histograms are not.
-    pixels = 255 * image[..., :3].reshape(-1, 3)
-    for colour in ((0, 114, 178), (213, 94, 0)):
-        assert np.abs(pixels - colour).sum(axis=1).min() < 30
-    with pytest.raises(PmalError, match=r"without .*result\.json"):
-        draw_overview(tmp_path, tmp_path / "other.png")
-    assert not (tmp_path / "other.png").exists()
 
 
 def test_lite_models_are_of_float32(tmp_path):

@@ -21,6 +21,22 @@ def _quick_end():
         yield
 
 
+def small(folder, **changes):
+    """Three epochs of eight steps."""
+    few = {"train_images_per_class": 20, "compare": ("softmax",)}
+    return tiny(folder, **few, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Prototypes of classifiers as they were drawn, and what training makes of them."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch, quick_stages(trains=True):
+        fit = "pmal_tf.methods.classifier_stage.fit_classifier"
+        patch.setattr(fit, lambda *_, **__: None)
+        return folder, run_experiment(small(folder))
+
+
 @pytest.fixture
 def killed(monkeypatch):
     """Runs an experiment that is killed when a stage's function is called."""
@@ -45,22 +61,22 @@ def epochs_of(folder, stage):
 
 def test_checkpoints_made_from_other_prototypes_are_not_resumed(run_copy, killed):
     """Killed in `optimize`, then mined anew: the same as never having been killed."""
-    killed(tiny(run_copy, margin=0.3), "pmal_tf.methods.trial.save_trained")
+    killed(small(run_copy, margin=0.3), "pmal_tf.methods.trial.save_trained")
     store = run_copy / "runs" / "store"
     (making,) = store.glob("optimize-*.making")
     assert list_checkpoints(making / "optimize")
-    run_experiment(tiny(run_copy, margin=0.3, epsilon=0.99))
+    run_experiment(small(run_copy, margin=0.3, prototypes_per_class=2))
     assert epochs_of(run_copy, "optimize") == [1, 2, 3]
     # Those of the first settings are still there, and serve.
     assert list_checkpoints(making / "optimize")
-    run_experiment(tiny(run_copy, margin=0.3))
+    run_experiment(small(run_copy, margin=0.3))
     assert not making.exists()
 
 
 def test_a_kill_after_the_model_is_saved_does_not_train_again(
     run_copy, killed, monkeypatch
 ):
-    config = tiny(run_copy, margin=0.3)
+    config = small(run_copy, margin=0.3)
     killed(config, "pmal_tf.workflow.engine.checksum")
     monkeypatch.setattr(
         "pmal_tf.methods.pmal.optimize_stage.fit_pmal",
@@ -73,14 +89,14 @@ def test_a_signal_while_overwriting_keeps_the_checkpoint_and_what_there_was(
     run_copy, started, monkeypatch
 ):
     monkeypatch.setattr("pmal_tf.training.checkpoints._LEAST_SECONDS", 0.0)
-    config = tiny(run_copy, overwrite=True, stages=("optimize",))
+    config = small(run_copy, overwrite=True, stages=("optimize",))
     with monkeypatch.context() as patched:
         patched.setattr("pmal_tf.runtime.signals.requested", lambda: signal.SIGTERM)
         with pytest.raises(Interrupted, match=r"A checkpoint of .* is kept") as stop:
             run_experiment(config)
     folder = Path(re.search("A checkpoint of (.*) is kept", str(stop.value))[1])
     assert list_checkpoints(folder)
-    run_experiment(tiny(run_copy))  # What was finished stands.
+    run_experiment(small(run_copy))  # What was finished stands.
     assert started == []
     steps = []
     monkeypatch.setattr(
@@ -92,7 +108,7 @@ def test_a_signal_while_overwriting_keeps_the_checkpoint_and_what_there_was(
 
 
 def test_divergence_names_stage_and_step_and_keeps_what_was_made(run_copy, started):
-    changed = tiny(run_copy, prototype_weight=1e38, margin=2.0)
+    changed = small(run_copy, prototype_weight=1e38, margin=2.0)
     with pytest.raises(TrainingDivergedError, match=r"stage optimize: .* step \d+ of"):
         run_experiment(changed.changed(stages=("optimize",)))
     assert started == []
@@ -100,17 +116,17 @@ def test_divergence_names_stage_and_step_and_keeps_what_was_made(run_copy, start
 
 
 def test_records_tell_of_the_settings_that_were_taken(run_copy, killed):
-    killed(tiny(run_copy, margin=0.3), "pmal_tf.methods.trial.save_trained")
+    killed(small(run_copy, margin=0.3), "pmal_tf.methods.trial.save_trained")
     config = trial_folder(run_copy) / "config.json"
     assert json.loads(config.read_text())["margin"] == 0.3
-    run_experiment(tiny(run_copy))
+    run_experiment(small(run_copy))
     assert json.loads(config.read_text())["margin"] == 0.5
 
 
 def test_records_of_other_settings_do_not_get_into_a_result(run_copy, killed):
-    cut_short = tiny(run_copy, margin=0.3)
+    cut_short = small(run_copy, margin=0.3)
     killed(cut_short, "pmal_tf.methods.trial.save_trained")
-    run_experiment(tiny(run_copy, margin=0.4))
+    run_experiment(small(run_copy, margin=0.4))
     other = (trial_folder(run_copy) / "metrics.jsonl").read_text().splitlines()
     run_experiment(cut_short)
     lines = (trial_folder(run_copy) / "metrics.jsonl").read_text().splitlines()

@@ -17,10 +17,7 @@ _GROUPS = ((64, 64, 128), (128, 128, 128), (128, 128, 128))
 
 
 def oscri(
-    input_shape: ImageShape,
-    *,
-    width: float = 1.0,
-    dropout: float = 0.2,
+    input_shape: ImageShape, *, width: float = 1.0, dropout: float = 0.2
 ) -> keras.Model:
     """Builds the trunk; at width 1 it has 999,104 trainable parameters, and D = 128.
 

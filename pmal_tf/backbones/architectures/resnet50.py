@@ -23,10 +23,7 @@ _EXPANSION = 4
 
 
 def resnet50(
-    input_shape: ImageShape,
-    *,
-    width: float = 1.0,
-    dropout: float = 0.0,
+    input_shape: ImageShape, *, width: float = 1.0, dropout: float = 0.0
 ) -> keras.Model:
     """Builds the trunk; at width 1 it has 23,508,032 trainable parameters, D = 2,048.
 

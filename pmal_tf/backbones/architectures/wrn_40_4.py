@@ -24,10 +24,7 @@ _BLOCKS = 6
 
 
 def wrn_40_4(
-    input_shape: ImageShape,
-    *,
-    width: float = 1.0,
-    dropout: float = 0.0,
+    input_shape: ImageShape, *, width: float = 1.0, dropout: float = 0.0
 ) -> keras.Model:
     """Builds the trunk; at width 1 it has 8,946,640 trainable parameters, D = 256.
 

@@ -19,7 +19,7 @@ from pmal_tf.runtime.errors import PmalError
 
 
 @dataclass(frozen=True)
-class Share:
+class HostReplicas:
     """The replicas that one host feeds, among those that share a global batch.
 
     Attributes:
@@ -33,7 +33,7 @@ class Share:
     local: int = 1
 
 
-ALONE = Share()
+ONE_REPLICA = HostReplicas()
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class TrainingPipeline:
         last_epoch: int,
         *,
         skip: int = 0,
-        share: Share = ALONE,
+        share: HostReplicas = ONE_REPLICA,
     ) -> tf.data.Dataset:
         """Streams the batches of epochs `first_epoch` to `last_epoch - 1`, from 0.
 

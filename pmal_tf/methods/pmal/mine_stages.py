@@ -8,9 +8,10 @@ count as noise of the data.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import itertools
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from pmal_tf.methods.loading import load_model
 from pmal_tf.methods.pmal.prototypes import Prototypes
 from pmal_tf.methods.pmal.settings import PMALSettings
 from pmal_tf.methods.trial import TRAINING, Trial
-from pmal_tf.mining.mine import MiningResult, mine, robustness_of
+from pmal_tf.mining.mine import ClassReport, MiningResult, mine, robustness_of
 from pmal_tf.mining.qualities import MC_DROPOUT_RATE
 from pmal_tf.mining.robustness import Robustness
 from pmal_tf.mining.settings import MiningSettings
@@ -64,14 +65,12 @@ def mining_stages(trial: Trial, settings: PMALSettings) -> list[Stage]:
     ]
     # What only some way of mining needs is made and remade with the mining.
     others = [*dropout, *itertools.chain(*repeats)]
-    rate = {MC_DROPOUT: MC_DROPOUT_RATE}
+    rates = [MC_DROPOUT_RATE if model == MC_DROPOUT else 0.0 for model in others]
     return [
         *(classifier_stage(trial, int(model)) for model in own),
         *(
-            classifier_stage(
-                trial, model, kind="mine", embedding_dropout=rate.get(model, 0.0)
-            )
-            for model in others
+            classifier_stage(trial, model, kind="mine", embedding_dropout=rate)
+            for model, rate in zip(others, rates, strict=True)
         ),
         *(_embedding_stage(trial, settings, model) for model in (*own, *others)),
         _robustness_stage(trial, settings, own),
@@ -111,11 +110,8 @@ def embed(
 ) -> Space:
     """Embeds [N, H, W, 3] images in inference mode, in one pass, as float32.
 
-    Args:
-        classifier: A functional model from images to logits.
-        images: The images.
-        path: `.npy` file to memory-map the embeddings to; None keeps them in memory.
-        jit: Whether to compile with XLA.
+    The embeddings are memory-mapped to the `.npy` file `path`, or kept in memory. With
+    `jit`, XLA compiles the pass.
 
     Raises:
         PmalError: If the classifier does not end in a linear layer, or the disk has no
@@ -168,8 +164,7 @@ def _robustness_stage(trial: Trial, settings: PMALSettings, own: list[str]) -> S
             work.new_path(f"{MINING}/unfinished.npz") if alone else None,
         )
         if distribution.is_chief():
-            arrays = {n: v for n, v in vars(robustness).items() if v is not None}
-            save_arrays(work.new_path(_TOPOLOGY), arrays)
+            save_arrays(work.new_path(_TOPOLOGY), _arrays_of(robustness))
         return {}
 
     reads = {**trial.seeds_read, **read_settings(settings, *_ROBUSTNESS)}
@@ -188,28 +183,24 @@ def _mining_stage(
     def run(work: Work) -> dict[str, Any]:
         train = trial.images.train
         spaces = [_space(work, model) for model in own]
-        dropout_space = _space(work, MC_DROPOUT) if dropout else None
-
-        def mined(
-            spaces: list[Space], *purpose: int, robustness: Robustness | None = None
-        ) -> MiningResult:
-            return mine(
-                spaces,
-                train.label,
-                train.example_id,
-                class_names=trial.class_names,
-                settings=settings,
-                dropout_space=dropout_space,
-                seed=trial.seed("mining", *purpose),
-                robustness=robustness,
-            )
-
+        mined = functools.partial(
+            mine,
+            class_index=train.label,
+            example_id=train.example_id,
+            class_names=trial.class_names,
+            settings=settings,
+            dropout_space=_space(work, MC_DROPOUT) if dropout else None,
+        )
         with np.load(work.path_of(_TOPOLOGY)) as stored:
             robustness = Robustness(**{name: stored[name] for name in stored.files})
-        results = {"": mined(spaces, robustness=robustness)}
+        seed = trial.seed("mining")
+        results = {"": mined(spaces, seed=seed, robustness=robustness)}
         for number, models in enumerate(repeats, 1):
-            others = [_space(work, model) for model in models]
-            results[f"repeat_{number}"] = mined(others, number)
+            others, seed = (
+                [_space(work, m) for m in models],
+                trial.seed("mining", number),
+            )
+            results[f"repeat_{number}"] = mined(others, seed=seed)
         if distribution.is_chief():
             folder = work.new_path(MINING)
             for name, result in results.items():
@@ -244,6 +235,11 @@ def _space(work: Work, model: str) -> Space:
     return Space(np.load(path, mmap_mode="r"), *head_weights(classifier))
 
 
+def _arrays_of(robustness: Robustness) -> dict[str, np.ndarray]:
+    """Returns the arrays that there are, by name."""
+    return {n: array for n, array in vars(robustness).items() if array is not None}
+
+
 def _write_findings(
     trial: Trial,
     settings: PMALSettings,
@@ -253,14 +249,13 @@ def _write_findings(
 ) -> None:
     """Writes `robustness.npz`, on every training image, and the report."""
     robustness = result.robustness
+    train = trial.images.train
     arrays = {
-        "example_id": trial.images.train.example_id,
-        "class_index": trial.images.train.label,
+        "example_id": train.example_id,
+        "class_index": train.label,
         "robustness": robustness.robustness,
-        "exponent": robustness.exponent,
+        **_arrays_of(robustness),
     }
-    if robustness.standard_error is not None:
-        arrays["standard_error"] = robustness.standard_error
     if settings.quality != "robustness":
         arrays["quality_exponent"] = result.quality_exponent
     for number, space in enumerate(spaces):
@@ -268,24 +263,17 @@ def _write_findings(
         arrays[f"kernel_{number}"], arrays[f"bias_{number}"] = space.kernel, space.bias
         arrays[f"predicted_{number}"] = np.concatenate(parts).astype(np.int32)
     save_arrays(folder / "robustness.npz", arrays, compressed=True)
-    write_json(folder / "report.json", [dataclasses.asdict(r) for r in result.report])
+    write_json(folder / "report.json", list(map(vars, result.report)))
     logging.info("Mined prototypes:\n%s", _render_report(result, settings))
 
 
 def _render_report(result: MiningResult, settings: MiningSettings) -> str:
     """Renders the mining report as a table, with what is not the paper's way."""
-    header = [
-        *("class", "images", "candidates", "relaxed", "prototypes"),
-        "robustness min / median / max",
+    rows = [
+        [f"{x:.3f}" if isinstance(x, float) else str(x) for x in vars(entry).values()]
+        for entry in result.report
     ]
-    rows = []
-    for entry in result.report:
-        spread = (entry.robustness_min, entry.robustness_median, entry.robustness_max)
-        relaxed = "yes" if entry.relaxed else "no"
-        counts = (entry.images, entry.candidates, relaxed, entry.prototypes)
-        numbers = " / ".join(f"{number:.3f}" for number in spread)
-        rows.append([entry.class_name, *map(str, counts), numbers])
-    text = markdown_table(header, rows)
+    text = markdown_table([field.name for field in fields(ClassReport)], rows)
     if (settings.quality, settings.diversity) != ("robustness", "algorithm1"):
         text += (
             f"Candidates by quality {settings.quality} ({settings.candidate_rule}), "
@@ -305,12 +293,9 @@ def _draw_sheets(
 ) -> None:
     """Draws each class's images by robustness; TensorBoard shows those drawn."""
     train, names = trial.images.train, trial.class_names
+    robust = result.robustness.robustness
     sheets = collect_sheets(
-        train.image,
-        train.label,
-        result.robustness.robustness,
-        train.example_id,
-        result.selection,
+        train.image, train.label, robust, train.example_id, result.selection
     )
     save_arrays(folder / "sheets.npz", sheets, compressed=True)
     pictures = write_class_sheets(sheets, names, folder / "sheets")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from pmal_tf.backbones.inference import forward_in_batches
-from pmal_tf.methods.pmal.losses import own_and_nearest_other, prototype_loss
+from pmal_tf.methods.pmal.losses import prototype_loss
 from pmal_tf.methods.pmal.prototypes import Prototypes
 from pmal_tf.methods.pmal.settings import MODEL_SETTINGS, PMALSettings
 from pmal_tf.methods.scorer import Scorer
@@ -20,9 +21,9 @@ from pmal_tf.runtime.types import Images
 from pmal_tf.training.losses import classification_loss
 from pmal_tf.training.trainable import Trainable
 
-_LOSSES = ("loss", "classification_loss", "prototype_loss")
-# What shows how the prototypes work on the embedding: means over the training images.
-_DIAGNOSTICS = (
+_LOSSES = (
+    *("loss", "classification_loss", "prototype_loss"),
+    # What shows how the prototypes work on the embedding.
     *("attention_entropy", "active_hinges", "own_distance", "nearest_other_distance"),
 )
 # What a batch carries.
@@ -36,16 +37,14 @@ _FEATURES = (
 class PMALModel(Trainable):
     """Embeds images and measures their distance to every class's prototypes.
 
-    Training takes batches that carry the prototype images as a side input (see
-    `pmal_tf.methods.pmal.prototypes.Prototypes.attach`) and minimises Eq. 10. The
-    prototypes are fixed images; what they embed to is the current network's affair.
-    After the last step call `refresh_prototypes`, which embeds them once more with the
+    Training takes batches that carry the prototype images (see `Prototypes.attach`) and
+    minimises Eq. 10. The images are fixed; each step embeds them with the network as it
+    then is. After the last step call `refresh_prototypes`, which embeds them with the
     final weights; inference, saving and export use these embeddings.
 
     `call` works on tensors, inside Keras; `outputs` and `score` on arrays of any
-    length, batch by batch. They give float32 `embedding` [batch, D], `logits`
-    [batch, K], and `distance` [batch, K], the point-to-set distances in [0, 2]; larger
-    means less like the class.
+    length. They give float32 `embedding` [batch, D], `logits` [batch, K], and
+    `distance` [batch, K], the point-to-set distances in [0, 2].
 
     Args:
         network: Functional model to `{"embedding": [batch, D], "logits": [batch, K]}`,
@@ -53,9 +52,8 @@ class PMALModel(Trainable):
         prototypes_per_class: T, at most.
         label_smoothing: Share of a label that is spread evenly over all classes.
         **settings: `margin`, `prototype_weight`, `set_distance`, `prototype_mode` and
-            `prototype_gradient` of `PMALSettings`, which explains them; call
-            `refresh_prototypes` before training in modes other than `joint`. The rest
-            is passed to `keras.Model`.
+            `prototype_gradient` of `PMALSettings`; call `refresh_prototypes` before
+            training in modes other than `joint`. The rest goes to `keras.Model`.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class PMALModel(Trainable):
         **settings: Any,
     ) -> None:
         own = {name: settings.pop(name) for name in MODEL_SETTINGS if name in settings}
-        super().__init__(*_LOSSES, *_DIAGNOSTICS, **settings)
+        super().__init__(*_LOSSES, **settings)
         self.settings = PMALSettings(**own)
         self._distance = SET_DISTANCES[self.settings.set_distance]
         self.network = network
@@ -111,11 +109,9 @@ class PMALModel(Trainable):
         return {name: tf.cast(value, tf.float32) for name, value in results.items()}
 
     def refresh_prototypes(self, prototype_image: np.ndarray, mask: np.ndarray) -> None:
-        """Embeds the prototypes with the current weights, and keeps that.
+        """Embeds [K, T, H, W, 3] prototypes with the current weights, and keeps that.
 
-        Args:
-            prototype_image: [K, T, H, W, 3].
-            mask: [K, T] boolean, False where padded.
+        `mask` is [K, T] boolean, False where padded.
 
         Raises:
             PmalError: If the shapes are not those of the model.
@@ -133,18 +129,15 @@ class PMALModel(Trainable):
     ) -> np.ndarray:
         """Returns [N, K] distances to prototypes by the current weights.
 
-        Unlike `refresh_prototypes` and `outputs` it changes nothing, so that it may be
-        called while the model is being trained. See there for the arguments.
+        It keeps nothing, so it may be called while the model is being trained.
         """
         prototypes = self._embedded_prototypes(prototype_image)
         return self._distance(self._embedded(image), prototypes, mask)[0].numpy()
 
     def _embedded(self, image: Images) -> np.ndarray:
         """Returns [N, D] embeddings in inference mode."""
-        outputs = forward_in_batches(
-            lambda batch: self.network(batch, training=False), image
-        )
-        return outputs["embedding"]
+        network = functools.partial(self.network, training=False)
+        return forward_in_batches(network, image)["embedding"]
 
     def _embedded_prototypes(self, image: np.ndarray) -> np.ndarray:
         """Returns [K, T, D] embeddings of [K, T, H, W, 3] images."""
@@ -158,10 +151,7 @@ class PMALModel(Trainable):
         )
 
     def score(self, image: np.ndarray, batch_size: int = 256) -> np.ndarray:
-        """Returns [N] DR scores, min_k d(z, P_k) in [0, 2] (Section 5.2).
-
-        Larger means more likely unknown.
-        """
+        """Returns [N] DR scores, min_k d(z, P_k) (Section 5.2); larger: less known."""
         return self.outputs(image, batch_size)["distance"].min(axis=1)
 
     def scorer(self, prototypes: Prototypes | None) -> PMALScorer:
@@ -187,18 +177,18 @@ class PMALModel(Trainable):
     def loss_parts(
         self, features: Any, label: tf.Tensor, *, training: bool
     ) -> dict[str, tf.Tensor]:
-        """Returns the per-example parts of Eq. 10, [batch] each, and the logits.
+        """Returns the parts of Eq. 10 for a batch of `Prototypes.attach`, and logits.
 
         Beside them, [batch] each: the entropy of the attention to the own prototypes in
         nats (log T where all count the same), whether the hinge of Eq. 9 is active, and
-        the distances that it compares. Features are those of `Prototypes.attach`.
+        the distances that it compares.
         """
         given = sorted(features) if isinstance(features, dict) else []
         if not set(given).issuperset(_FEATURES):
             raise PmalError(
-                "PMALModel trains on batches that carry the prototype images; make "
-                "them with `prototypes.attach(dataset)`. Expected features: "
-                f"{list(_FEATURES)}. Received: {given or type(features).__name__}"
+                f"PMALModel trains on batches with {', '.join(_FEATURES)}. Received: "
+                f"{given or type(features).__name__}. "
+                "Make such batches with `prototypes.attach(dataset)`."
             )
         embedding, logits, prototypes = self._embed(features, training=training)
         # A sample that is itself a prototype would attend to itself at distance zero.
@@ -209,8 +199,9 @@ class PMALModel(Trainable):
         distance, weight = self._distance(embedding, prototypes, mask)
         available = tf.reduce_any(mask, axis=-1)
         classification = classification_loss(logits, label, self.label_smoothing)
-        prototype = prototype_loss(distance, label, available, self.settings.margin)
-        own, nearest_other, _ = own_and_nearest_other(distance, label, available)
+        prototype, own, nearest_other = prototype_loss(
+            distance, label, available, self.settings.margin
+        )
         own_weight = tf.gather(weight, label, batch_dims=1)
         return {
             "loss": classification + self.settings.prototype_weight * prototype,
@@ -259,14 +250,11 @@ class PMALModel(Trainable):
         return self.network(padded, training=False)["embedding"][:-1]
 
     def _placed(self, fresh: tf.Tensor, slot: tf.Tensor) -> tf.Tensor:
-        """Returns all [K, T, D] embeddings, with fresh ones in their places.
+        """Returns all [K, T, D] embeddings, with [S, D] fresh ones in their [S] slots.
 
-        The gradient reaches the replica that embedded a prototype from all that used
-        it: the gradient of a sum over replicas is one itself.
-
-        Args:
-            fresh: [S, D]; each replica has embedded others, or some the same.
-            slot: [S] places k * T + t.
+        Each replica has embedded others, or some the same. The gradient reaches the
+        replica that embedded a prototype from all that used it: the gradient of a sum
+        over replicas is one itself.
         """
         num_classes, width, dimension = self.prototype_embeddings.shape
         fresh = tf.cast(fresh, self.prototype_embeddings.dtype)
@@ -288,18 +276,13 @@ class PMALModel(Trainable):
 
 
 class PMALScorer(Scorer):
-    """Measures distances to the prototypes that `refresh_prototypes` embedded.
-
-    Args:
-        model: A trained model.
-        prototypes: Those prototypes.
+    """Measures distances to the prototypes that `model.refresh_prototypes` embedded.
 
     Raises:
-        PmalError: If none are embedded, or they are not the model's.
+        PmalError: If none are embedded, or `prototypes` are not those.
     """
 
-    # Of a cosine.
-    largest_distance = 2.0
+    largest_distance = 2.0  # Of a cosine.
 
     def __init__(self, model: PMALModel, prototypes: Prototypes | None) -> None:
         super().__init__(model.network)
@@ -307,9 +290,8 @@ class PMALScorer(Scorer):
         self.mask = keras.ops.convert_to_numpy(model.prototype_mask)
         if not self.mask.any():
             raise PmalError(
-                "The model's prototypes are not embedded yet; call "
-                "`model.refresh_prototypes(...)` after training. Received: no "
-                "prototype embeddings"
+                "The model's prototypes must be embedded. Received: none are. Call "
+                "`model.refresh_prototypes(...)` after training."
             )
         if prototypes is None or not np.array_equal(prototypes.mask, self.mask):
             given = "none" if prototypes is None else prototypes.mask.shape

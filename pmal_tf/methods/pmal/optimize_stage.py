@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -10,15 +9,11 @@ import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
 from pmal_tf.backbones.classifier import embedding_and_logits
-from pmal_tf.data.batches.pipeline import Share, TrainingPipeline
+from pmal_tf.data.batches.pipeline import HostReplicas, TrainingPipeline
 from pmal_tf.methods.loading import load_model
 from pmal_tf.methods.pmal.mine_stages import MINING
 from pmal_tf.methods.pmal.model import PMALModel
-from pmal_tf.methods.pmal.prototypes import (
-    EVERY_STEP,
-    Prototypes,
-    PrototypeSchedule,
-)
+from pmal_tf.methods.pmal.prototypes import EVERY_STEP, Prototypes, PrototypeSchedule
 from pmal_tf.methods.pmal.settings import MODEL_SETTINGS, PMALSettings
 from pmal_tf.methods.trial import Trial
 from pmal_tf.runtime import distribution
@@ -33,8 +28,9 @@ _MOST_VALIDATED = 2000
 
 def optimize_stage(trial: Trial, settings: PMALSettings) -> Stage:
     """Returns the stage that trains a `PMALModel`, from M^1 or from scratch."""
-    mode, every = settings.prototype_mode, settings.prototype_every
-    schedule = PrototypeSchedule.of_mode(mode, every, settings.prototype_slice)
+    schedule = PrototypeSchedule.of_mode(
+        settings.prototype_mode, settings.prototype_every, settings.prototype_slice
+    )
 
     def train(work: Work, records: StageRecords) -> PMALModel:
         if settings.init == "pretrained":
@@ -84,30 +80,24 @@ def fit_pmal(
 ) -> None:
     """Optimises a model in place, and embeds its prototypes with the final weights.
 
-    Args:
-        model: The model.
-        pipeline: The training images; the prototypes are among them.
-        prototypes: The mined prototypes.
-        recipe: Optimiser, schedule and budget.
-        seed: Seed of dropout.
-        schedule: Which prototypes pass through the network in which step.
-        measure: Returns numbers to record beside the losses after each epoch.
-        records: Where to keep checkpoints and metrics, if anywhere.
+    They are among the training images; by `schedule` they pass through the network. The
+    `seed` is that of dropout; `measure` returns numbers to record beside the losses
+    after each epoch.
 
     Raises:
-        PmalError: If the prototypes are of other classes or images.
+        PmalError: If the prototypes are of other images.
         TrainingDivergedError: If the loss or a weight stops being finite.
     """
-    prototypes.check_classes(pipeline.example_id, pipeline.label)
     # Those that wait for their turn must stand somewhere in the meantime; a run that
     # goes on has them in its checkpoint.
     model.refresh_prototypes(prototypes.image, prototypes.mask)
 
-    def batches(step: int, share: Share) -> tf.data.Dataset:
+    def batches(step: int, share: HostReplicas) -> tf.data.Dataset:
         return prototypes.attach(
             batches_of(pipeline, recipe, step, share),
             pipeline.example_id,
-            dataclasses.replace(schedule, **vars(share)),
+            schedule,
+            share=share,
             first_element=step * share.local,
         )
 

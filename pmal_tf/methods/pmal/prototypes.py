@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from pmal_tf.data.batches.pipeline import ONE_REPLICA, HostReplicas
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import save_arrays
 from pmal_tf.runtime.types import Images
@@ -22,23 +23,14 @@ _NOBODY = -2
 class PrototypeSchedule:
     """Deals prototypes to training steps, and within a step to replicas.
 
-    Each replica gets every `replicas`-th of a step's prototypes, so that together they
-    embed each once: copies on every replica would weigh more in a BatchNorm over all.
-
     Attributes:
         every: Steps from one that prototypes pass in to the next.
         size: Prototypes in a step, in turn: all classes' first prototypes, then their
             second ones, and so on, and around. None: all of them.
-        replicas: Replicas that share a step.
-        first: Number of this host's first replica.
-        local: Replicas of this host; their batches follow each other.
     """
 
     every: int = 1
     size: int | None = None
-    replicas: int = 1
-    first: int = 0
-    local: int = 1
 
     @classmethod
     def of_mode(cls, mode: str, every: int, size: int) -> PrototypeSchedule:
@@ -48,25 +40,29 @@ class PrototypeSchedule:
             size=size if mode == "bank" else None,
         )
 
-    def chooser(self, mask: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+    def chooser(
+        self, mask: np.ndarray, share: HostReplicas = ONE_REPLICA
+    ) -> Callable[[tf.Tensor], tf.Tensor]:
         """Returns the function from a batch's number to the slots it is to embed.
 
         The number, int64, is counted over steps and this host's replicas; slots are [S]
-        int32, k * T + t, of the [K, T] mask, which is False where padded.
+        int32, k * T + t, of the [K, T] mask, which is False where padded. Each replica
+        gets every so many-th of a step's prototypes, so that together they embed each
+        once: copies on every replica would weigh more in a BatchNorm over all.
         """
         rank, class_index = np.nonzero(mask.T)
         slots = (class_index * mask.shape[1] + rank).astype(np.int32)
         size = len(slots) if self.size is None else min(self.size, len(slots))
-        if self.every == self.replicas == 1 and size == len(slots):
+        if self.every == share.replicas == 1 and size == len(slots):
             return lambda number: tf.constant(slots)
 
         def choose(number: tf.Tensor) -> tf.Tensor:
-            step = number // self.local
-            replica = self.first + number % self.local
+            step = number // share.local
+            replica = share.first + number % share.local
             turn = (step * size + tf.range(size, dtype=tf.int64)) % len(slots)
             chosen = tf.gather(slots, turn)
-            if self.replicas > 1:
-                chosen = chosen[replica :: self.replicas]
+            if share.replicas > 1:
+                chosen = chosen[replica :: share.replicas]
             if self.every > 1:
                 chosen = chosen[: tf.where(step % self.every == 0, size, 0)]
             return chosen
@@ -104,18 +100,13 @@ class Prototypes:
     ) -> Prototypes:
         """Collects the images at each class's positions among N training images.
 
-        Args:
-            selection: The positions, by class.
-            image: [N, H, W, 3].
-            example_id: [N] strings.
-            robustness: [N].
+        `selection` has the positions, by class; `image` is [N, H, W, 3], `example_id`
+        and `robustness` are [N].
         """
-        num_classes, width = len(selection), max(len(chosen) for chosen in selection)
-        padded = np.zeros((num_classes, width), np.int64)
-        mask = np.zeros((num_classes, width), bool)
-        for row, chosen in enumerate(selection):
-            padded[row, : len(chosen)] = chosen
-            mask[row, : len(chosen)] = True
+        counts = np.array([len(chosen) for chosen in selection])
+        mask = np.arange(counts.max()) < counts[:, None]
+        padded = np.zeros(mask.shape, np.int64)
+        padded[mask] = np.concatenate(selection)
         pixels = np.where(mask[..., None, None, None], image[padded], 0)
         return cls(
             image=pixels.astype(image.dtype),
@@ -127,8 +118,7 @@ class Prototypes:
     def example_index(self, example_id: np.ndarray | None) -> np.ndarray:
         """Returns [K, T] int64 positions among training images, -1 where padded.
 
-        Args:
-            example_id: [N] ids of the training images; None where they are positions.
+        `example_id` has the [N] ids of these; None where ids are positions.
 
         Raises:
             PmalError: If a prototype is not among them.
@@ -145,26 +135,9 @@ class Prototypes:
                 "from other data, or their images have names, which `example_id` must "
                 f"give. Received: prototypes {missing[:5]} ({len(missing)} in all)"
             )
-        names = self.example_id.ravel().tolist()
-        flat = [position.get(name, _PADDING) for name in names]
-        return np.array(flat, np.int64).reshape(self.mask.shape)
-
-    def check_classes(self, example_id: np.ndarray, label: np.ndarray) -> None:
-        """Checks that every prototype is one of [N] training images, of its class.
-
-        Raises:
-            PmalError: If one is not.
-        """
-        position, num_classes = self.example_index(example_id), int(label.max()) + 1
-        rows = np.broadcast_to(np.arange(len(self.mask))[:, None], self.mask.shape)
-        wrong = self.example_id[self.mask & (label[position] != rows)]
-        if len(wrong) or len(self.mask) != num_classes:
-            raise PmalError(
-                "Prototypes must be of the classes of the training images. Received: "
-                f"prototypes of {len(self.mask)} classes, training images of "
-                f"{num_classes}; of another class there: {wrong[:5].tolist()} "
-                f"({len(wrong)} in all). Mine them among these images."
-            )
+        index = np.full(self.mask.shape, _PADDING, np.int64)
+        index[self.mask] = [position[name] for name in ids]
+        return index
 
     def attach(
         self,
@@ -172,6 +145,7 @@ class Prototypes:
         example_id: np.ndarray | None = None,
         schedule: PrototypeSchedule = EVERY_STEP,
         *,
+        share: HostReplicas = ONE_REPLICA,
         first_element: int = 0,
     ) -> tf.data.Dataset:
         """Adds prototypes to every batch, as the side input of `PMALModel`.
@@ -182,16 +156,17 @@ class Prototypes:
 
         Args:
             dataset: Batches of `({"image", "example_index"}, label)`, or of
-                `(image, label)`, which cannot tell that a sample is a prototype itself.
+                `(image, label)`, which does not say which sample is a prototype itself.
             example_id: As in `example_index`.
             schedule: Which prototypes come with which batch; by default all with each.
+            share: The replicas that the batches are for.
             first_element: Number of the first batch since the start of training.
         """
         every_step = {
             "prototype_index": tf.constant(self.example_index(example_id)),
             "prototype_mask": tf.constant(self.mask),
         }
-        chosen_for = schedule.chooser(self.mask)
+        chosen_for = schedule.chooser(self.mask, share)
         with tf.device("CPU"):
             image = tf.constant(self.image.reshape(-1, *self.image.shape[2:]))
 
@@ -203,11 +178,11 @@ class Prototypes:
                 nobody = tf.fill(tf.shape(label)[:1], tf.constant(_NOBODY, tf.int64))
                 features = {"image": features, "example_index": nobody}
             slot = chosen_for(number)
-            of_step = {
+            passing = {
                 "prototype_image": tf.gather(image, slot),
                 "prototype_slot": slot,
             }
-            return {**features, **every_step, **of_step}, label
+            return {**features, **every_step, **passing}, label
 
         return dataset.enumerate(first_element).map(add)
 
@@ -227,9 +202,7 @@ class Prototypes:
         """Reads what `save` wrote."""
         with np.load(path) as stored:
             class_index = stored["class_index"]
-            selection = [
-                np.flatnonzero(class_index == k) for k in range(class_index.max() + 1)
-            ]
-            return cls.from_selection(
-                selection, stored["image"], stored["example_id"], stored["robustness"]
-            )
+            classes = range(class_index.max() + 1)
+            selection = [np.flatnonzero(class_index == k) for k in classes]
+            arrays = (stored[name] for name in ("image", "example_id", "robustness"))
+            return cls.from_selection(selection, *arrays)

@@ -13,11 +13,17 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from pmal_tf.results.collect.comparison import Comparison, paired_bootstrap
-from pmal_tf.results.collect.numbers import metric_of
-from pmal_tf.results.collect.paper import COMPARED_WITH, METHOD
-from pmal_tf.results.collect.paper_ablations import BASE, PAPER_TABLES, Cell, PaperTable
+from pmal_tf.results.collect.comparison import Comparison, compare_measured
+from pmal_tf.results.collect.paper import (
+    BASE,
+    COMPARED_WITH,
+    METHOD,
+    PAPER_TABLES,
+    Cell,
+    PaperTable,
+)
 from pmal_tf.results.collect.run_folders import Experiment, TrialRun
+from pmal_tf.results.collect.summary import metric_of
 
 METRICS = {
     "dr.auroc": "AUROC DR",
@@ -27,6 +33,8 @@ METRICS = {
 }
 # Settings that change what stands beside a method's results, or nothing at all.
 BESIDE = ("compare", "scores", "control", "reject_rate", "mining_repeats")
+# What a comparison says of the higher cell, of the order.
+_ORDER_WORDS = {"ahead": "holds", "behind": "does not hold"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,6 @@ class CellResult:
     """What the runs with a cell's settings came to.
 
     Attributes:
-        cell: The settings, and the paper's numbers.
         runs: The trials, by (trial, seed); empty where no run has these settings.
         repeated: Trials passed over, since another run of the same settings is counted.
         differences: Per metric the difference to the base over the trials that both
@@ -43,7 +50,7 @@ class CellResult:
 
     cell: Cell
     runs: dict[tuple[int, int], TrialRun]
-    repeated: tuple[TrialRun, ...]
+    repeated: list[TrialRun]
     differences: dict[str, Comparison]
 
     def values(self, metric: str) -> list[float]:
@@ -66,7 +73,7 @@ class AblationTable:
     paper: PaperTable
     shared: dict[str, Any]
     versions: dict[str, str]
-    rows: tuple[CellResult, ...]
+    rows: list[CellResult]
 
 
 @dataclass(frozen=True)
@@ -92,16 +99,14 @@ class Ordering:
     @property
     def brief(self) -> str:
         """Whether the order holds here, in a word or three."""
-        words = {"ahead": "holds", "behind": "does not hold"}
-        brief = "missing" if self.comparison is None else self.comparison.brief
-        return words.get(brief, brief)
+        brief = self.comparison.brief if self.comparison else "missing"
+        return _ORDER_WORDS.get(brief, brief)
 
     @property
     def verdict(self) -> str:
         """The same, and why it cannot be said where it cannot."""
-        if self.comparison is None or self.comparison.ahead or self.comparison.behind:
-            return self.brief
-        return self.comparison.verdict
+        verdict = self.comparison.verdict if self.comparison else "missing"
+        return _ORDER_WORDS.get(verdict, verdict)
 
 
 def ablation_tables(experiments: Iterable[Experiment]) -> list[AblationTable]:
@@ -112,10 +117,10 @@ def ablation_tables(experiments: Iterable[Experiment]) -> list[AblationTable]:
         if at least two of its cells are filled.
     """
     groups: dict[str, list[TrialRun]] = {}
-    runs = (run for experiment in experiments for run in experiment.trials)
-    for run in (run for run in runs if run.result["method"] == METHOD):
-        key = json.dumps([_shared_settings(run), run.versions], sort_keys=True)
-        groups.setdefault(key, []).append(run)
+    for run in (run for experiment in experiments for run in experiment.trials):
+        if run.result["method"] == METHOD:
+            key = json.dumps([_shared_settings(run), run.versions], sort_keys=True)
+            groups.setdefault(key, []).append(run)
     tables = [_fill(paper, runs) for paper in PAPER_TABLES for runs in groups.values()]
     return [table for table in tables if sum(bool(row.runs) for row in table.rows) > 1]
 
@@ -131,23 +136,17 @@ def _shared_settings(run: TrialRun) -> dict[str, Any]:
 
 def _fill(paper: PaperTable, runs: Sequence[TrialRun]) -> AblationTable:
     """Fills a table from runs that share all settings that no table varies."""
-    found = {cell.label: _runs_of(cell, runs) for cell in paper.cells}
-    base, _ = found[paper.base]
-    rows = []
-    for cell in paper.cells:
-        counted, repeated = found[cell.label]
-        metrics = METRICS if cell.label != paper.base else ()
-        compared = {metric: compare_runs(counted, base, metric) for metric in metrics}
-        differences = {name: value for name, value in compared.items() if value}
-        rows.append(CellResult(cell, counted, repeated, differences))
-    return AblationTable(
-        paper, _shared_settings(runs[0]), runs[0].versions, tuple(rows)
-    )
+    rows = [_runs_of(cell, runs) for cell in paper.cells]
+    base = next(row for row in rows if row.cell.label == paper.base)
+    for row in rows:
+        for metric in METRICS if row is not base else ():
+            difference = compare_runs(row.runs, base.runs, metric)
+            if difference is not None:
+                row.differences[metric] = difference
+    return AblationTable(paper, _shared_settings(runs[0]), runs[0].versions, rows)
 
 
-def _runs_of(
-    cell: Cell, runs: Sequence[TrialRun]
-) -> tuple[dict[tuple[int, int], TrialRun], tuple[TrialRun, ...]]:
+def _runs_of(cell: Cell, runs: Sequence[TrialRun]) -> CellResult:
     """Returns the runs that have a cell's settings, and those that repeat one."""
     wanted = {**BASE, **cell.overrides}
     counted: dict[tuple[int, int], TrialRun] = {}
@@ -157,7 +156,7 @@ def _runs_of(
             continue
         if counted.setdefault((run.trial, run.settings["seed"]), run) is not run:
             repeated.append(run)
-    return dict(sorted(counted.items())), tuple(repeated)
+    return CellResult(cell, dict(sorted(counted.items())), repeated, {})
 
 
 def compare_runs(
@@ -165,24 +164,15 @@ def compare_runs(
     b: Mapping[tuple[int, int], TrialRun],
     metric: str,
 ) -> Comparison | None:
-    """Compares PMAL in two cells.
-
-    Args:
-        a: Runs of the first cell, by (trial, seed).
-        b: Runs of the second.
-        metric: E.g. `dr.auroc`.
+    """Compares PMAL in two cells, whose runs are given by (trial, seed).
 
     Returns:
         First minus second over the trials that both have measured, None for no trial.
     """
-    firsts, seconds = [], []
-    for key in a:
-        first = metric_of(a[key].result, metric)
-        second = metric_of(b[key].result, metric) if key in b else None
-        if first is not None and second is not None:
-            firsts.append(first)
-            seconds.append(second)
-    return paired_bootstrap(firsts, seconds) if firsts else None
+    common = [(a[key].result, b[key].result) for key in a if key in b]
+    return compare_measured(
+        [(metric_of(x, metric), metric_of(y, metric)) for x, y in common]
+    )
 
 
 def orderings(table: AblationTable) -> list[Ordering]:
@@ -195,20 +185,17 @@ def orderings(table: AblationTable) -> list[Ordering]:
     found = []
     for printed, metric in COMPARED_WITH.items():
         rows = [row for row in table.rows if printed in row.cell.paper]
-        for one, other in combinations(rows, 2):
-            low, high = sorted((one, other), key=lambda row: row.cell.paper[printed])
+        for pair in combinations(rows, 2):
+            low, high = sorted(pair, key=lambda row: row.cell.paper[printed])
             points = high.cell.paper[printed] - low.cell.paper[printed]
-            if points == 0:
-                continue
-            pair = {low.cell.label, high.cell.label}
-            found.append(
-                Ordering(
-                    higher=high.cell.label,
-                    lower=low.cell.label,
-                    metric=metric,
-                    paper_points=points,
-                    comparison=compare_runs(high.runs, low.runs, metric),
-                    is_listed=table.paper.base in pair or pair in table.paper.about,
-                )
+            labels = {low.cell.label, high.cell.label}
+            ordering = Ordering(
+                higher=high.cell.label,
+                lower=low.cell.label,
+                metric=metric,
+                paper_points=points,
+                comparison=compare_runs(high.runs, low.runs, metric),
+                is_listed=table.paper.base in labels or labels in table.paper.about,
             )
+            found += [ordering] if points else []
     return sorted(found, key=lambda ordering: not ordering.is_listed)

@@ -18,7 +18,7 @@ _LEVEL, _RESAMPLES, _SEED = 0.95, 10_000, 0
 
 @dataclass(frozen=True)
 class Comparison:
-    """A difference between two methods over paired trials.
+    """A difference between two methods over n paired trials.
 
     Attributes:
         differences: First minus second by trial, in the unit of the values.
@@ -31,11 +31,6 @@ class Comparison:
     mean_difference: float
     low: float | None = None
     high: float | None = None
-
-    @property
-    def n(self) -> int:
-        """Number of pairs."""
-        return len(self.differences)
 
     @property
     def ahead(self) -> bool:
@@ -57,10 +52,20 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """What may be said of the first, and why nothing where it is nothing."""
-        few, close = f" to say (n = {self.n})", ": interval includes 0"
-        return self.brief + {"too few pairs": few, "too close": close}.get(
-            self.brief, ""
-        )
+        if self.low is None:
+            return f"{self.brief} to say (n = {len(self.differences)})"
+        is_open = not (self.ahead or self.behind)
+        return self.brief + (": interval includes 0" if is_open else "")
+
+
+def compare_measured(
+    pairs: Sequence[tuple[float | None, float | None]],
+) -> Comparison | None:
+    """Compares over the trials that have both numbers, None if there is no such."""
+    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    return (
+        paired_bootstrap([a for a, _ in both], [b for _, b in both]) if both else None
+    )
 
 
 def paired_bootstrap(a: Sequence[float], b: Sequence[float]) -> Comparison:

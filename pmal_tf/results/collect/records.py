@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pmal_tf.results.collect.ablation_tables import AblationTable
-from pmal_tf.results.collect.numbers import metric_titles, spread
 from pmal_tf.results.collect.paper import COMPARED_WITH
 from pmal_tf.results.collect.run_folders import Experiment, TrialRun
-from pmal_tf.results.collect.summary import notes_on
+from pmal_tf.results.collect.summary import metric_titles, notes_on, spread
 from pmal_tf.results.scores.registry import scores_in
 from pmal_tf.runtime.files import write_json
 
@@ -23,10 +22,8 @@ def save_records(
 ) -> None:
     """Writes `<experiment>.json` and, for filled ablation tables, `ablations_<n>.json`.
 
-    Args:
-        experiments: Experiments with a finished trial.
-        tables: Tables of runs with equal other settings make a record together.
-        folder: The folder of records; others in it stay.
+    Each of the experiments has a finished trial; tables of runs with equal other
+    settings make a record together. Other records in the folder stay.
     """
     for experiment in experiments:
         name = experiment.name.replace("/", "-")
@@ -55,23 +52,18 @@ def _of_trials(trials: Sequence[TrialRun]) -> dict[str, Any]:
 
 def hardware(environment: Mapping[str, Any]) -> str:
     """Names processor and devices of the content of `environment.json`."""
-    devices = ", ".join(
-        str(name).removeprefix("/physical_device:")
-        for name in environment.get("devices") or ["devices unknown"]
-    )
-    return (
-        f"{environment.get('machine', 'machine unknown')}, "
-        f"{environment.get('cpu_count', '?')} CPU cores, {devices}"
-    )
+    names = (n.removeprefix("/physical_device:") for n in environment["devices"])
+    machine, cores = environment["machine"], environment["cpu_count"]
+    return f"{machine}, {cores} CPU cores, {', '.join(names)}"
 
 
 def budget(config: Mapping[str, Any]) -> str:
     """Says how long and on how many images a run trained."""
-    images = config.get("train_images_per_class", 0)
+    images = config["train_images_per_class"] or "all"
     return (
-        f"backbone {config.get('backbone')} at width {config.get('width', 1):g}, "
-        f"{config.get('epochs')} epochs a stage, {images or 'all'} training images "
-        f"per class, batches of {config.get('batch_size')}"
+        f"backbone {config['backbone']} at width {config['width']:g}, "
+        f"{config['epochs']} epochs a stage, {images} training images per class, "
+        f"batches of {config['batch_size']}"
     )
 
 
@@ -94,10 +86,9 @@ def _of_experiment(experiment: Experiment) -> dict[str, Any]:
 
 
 def interval_of_mean(entry: Mapping[str, Any] | None) -> list[float] | None:
-    """Returns the 95 % interval of a mean by Student's t, None for fewer than two.
+    """Returns the 95 % interval by Student's t of what `spread` returned.
 
-    Args:
-        entry: What `spread` returns.
+    None for fewer than two values.
     """
     from scipy import stats  # It takes a second.
 
@@ -111,23 +102,22 @@ def _of_ablations(tables: Sequence[AblationTable]) -> dict[str, Any]:
     """Returns the record of tables of equal other settings, the base first."""
     metric = COMPARED_WITH["auroc"]
     base = next(r for r in tables[0].rows if r.cell.label == tables[0].paper.base)
-    filled = [("base", base)] + [
-        (f"{table.paper.title.partition(':')[0]}, {row.cell.label}", row)
+    filled = {"base": base} | {
+        f"{table.paper.title.partition(':')[0]}, {row.cell.label}": row
         for table in tables
         for row in table.rows
         if row.runs and row.cell.label != table.paper.base
-    ]
+    }
     cells = []
-    for label, row in filled:
+    for label, row in filled.items():
         compared = row.differences.get(metric)
-        cells.append(
-            {
-                "cell": label,
-                "paper": row.cell.paper["auroc"] / 100,
-                "ours": spread(row.values(metric)),
-                "difference": compared and compared.mean_difference,
-                "interval": compared and [compared.low, compared.high],
-            }
-        )
-    shared = _of_trials([run for _, row in filled for run in row.runs.values()])
+        entry = {
+            "cell": label,
+            "paper": row.cell.paper["auroc"] / 100,
+            "ours": spread(row.values(metric)),
+            "difference": compared and compared.mean_difference,
+            "interval": compared and [compared.low, compared.high],
+        }
+        cells.append(entry)
+    shared = _of_trials([run for row in filled.values() for run in row.runs.values()])
     return {**shared, "metric": metric, "cells": cells}

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from graphlib import CycleError, TopologicalSorter
+from graphlib import TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pmal_tf.data.class_lists import all_protocols
 from pmal_tf.data.splits import TUNING
-from pmal_tf.results.collect.comparison import Comparison, paired_bootstrap
-from pmal_tf.results.collect.numbers import metric_of
-from pmal_tf.results.collect.summary import REPEATED, summarise
+from pmal_tf.results.collect.comparison import Comparison, compare_measured
+from pmal_tf.results.collect.summary import REPEATED, metric_of, summarise
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import MARKER, differences, read_json
 
 # Stages that runs share, and KerasTuner's records: no runs, whatever they hold.
 _NO_RUNS = {"store", "shared", "tuner"}
-_EVALUATE = "evaluate"
-_NEEDED = ("result.json", "config.json", "environment.json", f"{_EVALUATE}/{MARKER}")
+_EVALUATED = f"evaluate/{MARKER}"
+_NEEDED = ("result.json", "config.json", "environment.json", _EVALUATED)
 # What `result.json` must have.
 _ENTRIES = (
     *(*REPEATED, "trial", "known", "unknown", "models"),
@@ -63,10 +62,8 @@ class TrialRun:
     @property
     def versions(self) -> dict[str, str]:
         """Versions of this package and of what it computes with, by name."""
-        own = {
-            n: str(self.environment.get(n, "unknown")) for n in ("pmal_tf", "python")
-        }
-        return {**own, **self.environment.get("packages", {})}
+        own = {name: self.environment[name] for name in ("pmal_tf", "python")}
+        return {**own, **self.environment["packages"]}
 
 
 @dataclass(frozen=True)
@@ -76,12 +73,12 @@ class Experiment:
     Attributes:
         name: Its folder, relative to the folder of runs.
         trials: The finished trials, in order of number.
-        unfinished: Folder of each other trial, and why it does not count.
+        unfinished: Each other trial's folder, with why it does not count.
     """
 
     name: str
     trials: tuple[TrialRun, ...]
-    unfinished: tuple[tuple[Path, str], ...]
+    unfinished: dict[Path, str]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -103,20 +100,15 @@ class Experiment:
         return summarise(self.name, results)
 
     @property
-    def method(self) -> str:
-        """Name of its own method."""
-        return self.summary["method"]
-
-    @property
     def title(self) -> str:
         """Title of its own method."""
-        return self.summary["titles"][self.method]
+        return self.summary["titles"][self.result["method"]]
 
     @property
     def models(self) -> dict[str, str]:
-        """Titles of its models by name, its own method first.
+        """Titles by name of its models, its own method first, and of the baseline.
 
-        The baseline is among them, whether or not it was run.
+        The baseline is among them whether or not it was run.
         """
         names = [*self.summary["models"], self.result["baseline"]]
         return {n: self.result["titles"].get(n, n) for n in names if n}
@@ -126,15 +118,12 @@ class Experiment:
 
         None where there is no baseline, or a trial lacks one of the two numbers.
         """
-        ours, baselines = [], []
-        for result in (run.result for run in self.trials):
-            own = metric_of(result, metric)
-            other = metric_of(result, metric, result["baseline"] or "none")
-            if own is None or other is None:
-                return None
-            ours.append(own)
-            baselines.append(other)
-        return paired_bootstrap(ours, baselines)
+        baseline = self.result["baseline"] or "none"
+        pairs = [
+            (metric_of(run.result, metric), metric_of(run.result, metric, baseline))
+            for run in self.trials
+        ]
+        return None if any(None in pair for pair in pairs) else compare_measured(pairs)
 
 
 def read_result(trial: Path) -> dict[str, Any]:
@@ -160,14 +149,9 @@ def read_result(trial: Path) -> dict[str, Any]:
 def settings_of(trial: Path) -> dict[str, Any]:
     """Reads the settings that an evaluated trial's results depend on.
 
-    Returns:
-        The settings, the trial left out.
-
-    Raises:
-        PmalError: If a record is damaged, or does not hold them.
-        FileNotFoundError: If there is none.
+    The trial's number is left out. Raises as `read_result` does.
     """
-    path, config = trial / _EVALUATE / MARKER, read_json(trial / "config.json")
+    path, config = trial / _EVALUATED, read_json(trial / "config.json")
     inputs = read_json(path).get("inputs")
     if not isinstance(inputs, dict):
         raise PmalError(
@@ -194,45 +178,30 @@ def collect_runs(runs: Path) -> list[Experiment]:
         PmalError: If there is no finished trial, or one experiment's trials cannot be
             averaged: two of one number, other settings or other package versions.
     """
-    experiments = [
-        _read_experiment(folder.relative_to(runs).as_posix(), trials)
-        for folder, trials in _experiment_folders(runs)
-    ]
-    if not experiments:
+    found: dict[Path, list[tuple[int, Path]]] = {}
+    for path in (*runs.glob("*/trial_*"), *runs.glob("*/*/trial_*")):
+        number = re.fullmatch(r"trial_(\d+)", path.name)
+        shared = _NO_RUNS.intersection(path.relative_to(runs).parts)
+        if number and path.is_dir() and not shared:
+            found.setdefault(path.parent, []).append((int(number[1]), path))
+    if not found:
         raise PmalError(
             "`runs` must hold run folders, <experiment>/trial_<t>. Received: "
             f"{runs}, which {'holds none' if runs.is_dir() else 'is no folder'}. Make "
             "one with python -m pmal_tf.run, or name another folder with --runs."
         )
+    experiments = [
+        _read_experiment(folder.relative_to(runs).as_posix(), sorted(found[folder]))
+        for folder in sorted(found)
+    ]
     if not any(experiment.trials for experiment in experiments):
-        path, reason = next(u for e in experiments for u in e.unfinished)
+        path, reason = next(iter(experiments[0].unfinished.items()))
         raise PmalError(
             "A report needs a finished trial. Received: "
             f"{runs}, where none is; {path}, for one: {reason}. Run the same command "
             "as before once more: it goes on where it stopped."
         )
     return experiments
-
-
-def _experiment_folders(runs: Path) -> Iterator[tuple[Path, list[tuple[int, Path]]]]:
-    """Yields the folders, one or two levels deep, that hold trials, and these."""
-    for folder in _folders_in(runs):
-        for candidate in (folder, *_folders_in(folder)):
-            if {folder.name, candidate.name} & _NO_RUNS:
-                continue
-            matches = [
-                (re.fullmatch(r"trial_(\d+)", path.name), path)
-                for path in _folders_in(candidate)
-            ]
-            trials = [(int(match[1]), path) for match, path in matches if match]
-            if trials:
-                yield candidate, sorted(trials)
-
-
-def _folders_in(folder: Path) -> list[Path]:
-    """Returns the folders in a folder, in order of name."""
-    inside = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in inside if path.is_dir())
 
 
 def _read_experiment(name: str, numbered: Sequence[tuple[int, Path]]) -> Experiment:
@@ -244,31 +213,41 @@ def _read_experiment(name: str, numbered: Sequence[tuple[int, Path]]) -> Experim
                 f"{path} and {twin}, both of trial {one}. Move one of them elsewhere."
             )
     reasons = {path: _why_unfinished(path) for _, path in numbered}
-    trials = [_read_trial(n, path) for n, path in numbered if reasons[path] is None]
+    trials = [_read_trial(n, path) for n, path in numbered if not reasons[path]]
     _check_alike(trials)
-    unfinished = tuple((path, reason) for path, reason in reasons.items() if reason)
+    unfinished = {path: reason for path, reason in reasons.items() if reason}
     return Experiment(name, tuple(trials), unfinished)
 
 
-def _why_unfinished(folder: Path) -> str | None:
-    """Says what a trial lacks before it can be averaged, None for nothing."""
+def _why_unfinished(folder: Path) -> str:
+    """Says what a trial lacks before it can be averaged, nothing for a finished one."""
     missing = [name for name in _NEEDED if not (folder / name).exists()]
     if missing:
         return f"it has no {' and no '.join(missing)}"
-    upstream = read_json(folder / _EVALUATE / MARKER).get("upstream", {})
-    for stage, made_from in upstream.items():
+    for stage, read in read_json(folder / _EVALUATED).get("upstream", {}).items():
         path = folder / stage / MARKER
         # A stage that was tidied away says nothing; one that was made anew does.
-        if path.exists() and read_json(path).get("hash") != made_from:
+        if path.exists() and read_json(path).get("hash") != read:
             return f"{stage} was made anew since it was evaluated"
-    return None
+    return ""
 
 
 def _read_trial(number: int, folder: Path) -> TrialRun:
     """Reads what a finished trial left, and checks that its records agree."""
     result, config = read_result(folder), read_json(folder / "config.json")
     settings = settings_of(folder)
-    for name, record in (("result.json", result), ("config.json", config)):
+    asked = {n: config[n] for n in settings if n in config and n not in _RESOLVED}
+    repeated = {n: result[n] for n in REPEATED if n in settings}
+    protocol = result["protocol"].removesuffix(TUNING)
+    if protocol not in all_protocols():
+        # The classes are the user's, whatever lists the setting names.
+        repeated.pop("protocol", None)
+    elif settings.get("tuning_held_out"):
+        repeated["protocol"] = protocol
+    for name, record, same in (
+        ("result.json", result, repeated),
+        ("config.json", config, asked),
+    ):
         recorded = record.get("trial", number)
         if recorded != number:
             raise PmalError(
@@ -277,20 +256,11 @@ def _read_trial(number: int, folder: Path) -> TrialRun:
                 f"{folder.with_name(f'trial_{recorded}')}. Give it its name back, or "
                 "move it elsewhere."
             )
-    asked = {n: config[n] for n in settings if n in config and n not in _RESOLVED}
-    repeated = {n: result[n] for n in REPEATED if n in settings}
-    protocol = result["protocol"]
-    if protocol.removesuffix(TUNING) not in all_protocols():
-        # The classes are the user's, whatever lists the setting names.
-        repeated.pop("protocol", None)
-    elif settings.get("tuning_held_out"):
-        repeated["protocol"] = protocol.removesuffix(TUNING)
-    for name, record in (("config.json", asked), ("result.json", repeated)):
-        changed = differences(settings, {**settings, **record})
+        changed = differences(settings, {**settings, **same})
         if changed:
             raise PmalError(
                 "All files of a trial must hold the same settings. Received: "
-                f"{folder}, whose {name} differs from what {_EVALUATE}/{MARKER} was "
+                f"{folder}, whose {name} differs from what {_EVALUATED} was "
                 f"made with in {'; '.join(changed)}. Run the experiment again until it "
                 "ends, or move the trial elsewhere."
             )
@@ -307,25 +277,12 @@ def _read_trial(number: int, folder: Path) -> TrialRun:
 
 
 def _seconds(folder: Path) -> dict[str, float]:
-    """Returns how long each finished stage took, each after those it was made from."""
-    markers = {path.parent.name: read_json(path) for path in folder.glob(f"*/{MARKER}")}
-    order = TopologicalSorter(
-        {name: set(m.get("upstream", {})) & set(markers) for name, m in markers.items()}
-    )
-    try:
-        order.prepare()
-    except CycleError as error:
-        raise PmalError(
-            "A stage must be made from earlier ones. Received: "
-            f"{folder}, where by the `upstream` of their {MARKER} "
-            f"{' is made from '.join(reversed(error.args[1]))}. {_REPAIR}"
-        ) from error
-    seconds = {}
-    while order.is_active():
-        for name in sorted(order.get_ready()):
-            seconds[name] = float(markers[name].get("seconds", 0.0))
-            order.done(name)
-    return seconds
+    """Returns how long each finished stage took, each after those it reads from."""
+    paths = sorted(folder.glob(f"*/{MARKER}"))
+    markers = {path.parent.name: read_json(path) for path in paths}
+    upstream = {name: marker.get("upstream", {}) for name, marker in markers.items()}
+    order = TopologicalSorter(upstream).static_order()
+    return {n: float(markers[n].get("seconds", 0.0)) for n in order if n in markers}
 
 
 def _check_alike(trials: Sequence[TrialRun]) -> None:

@@ -1,22 +1,18 @@
-"""Mean and spread over the trials of an experiment, beside the paper's numbers."""
+"""Mean and spread of trials by number, `acc` or `dr.auroc`, beside the paper's."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pmal_tf.data.splits import trials_of_equal_classes
-from pmal_tf.results.collect.numbers import (
-    in_percent,
-    metric_of,
-    metric_titles,
-    spread,
-)
 from pmal_tf.results.collect.paper import COMPARED_WITH, paper_numbers
 from pmal_tf.results.metrics import OPEN_SET_METRICS
 from pmal_tf.results.page.tables import markdown_table
-from pmal_tf.results.scores.registry import scores_in
+from pmal_tf.results.scores.registry import get_score, scores_in
+from pmal_tf.results.scores.score import Score
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import write_json, write_text
 
@@ -24,13 +20,78 @@ from pmal_tf.runtime.files import write_json, write_text
 REPEATED = ("method", "dataset", "backbone", "protocol", "seed", "epochs")
 
 
+def scores_of(models: Iterable[Iterable[str]]) -> tuple[Score, ...]:
+    """Returns the scores of some models, given the names of their numbers."""
+    names = (name.partition(".")[0] for numbers in models for name in numbers)
+    return scores_in(dict.fromkeys(names))
+
+
+def metric_titles(
+    models: Iterable[Iterable[str]], kinds: Sequence[str] = ("auroc", "oscr")
+) -> dict[str, str]:
+    """Returns titles by metric for the columns of a table of some models' results.
+
+    `models` has the names of the numbers of each; `kinds` says which metrics to show of
+    each score, after the accuracy.
+    """
+    scores = scores_of(models)
+    titles = {
+        f"{score.field}.{kind}": f"{kind.upper()} {score.title}"
+        for kind in kinds
+        for score in scores
+    }
+    return {"acc": "ACC", **titles}
+
+
+def metric_of(result: Mapping[str, Any], metric: str, model: str = "") -> float | None:
+    """Returns a metric of a trial as a fraction, None where it was not measured.
+
+    Args:
+        result: The content of `result.json`.
+        metric: `acc`, or a score and a metric of it, e.g. `dr.auroc`.
+        model: A model of the result; by default the run's own method.
+
+    Raises:
+        PmalError: If the result is damaged.
+    """
+    model = model or result["method"]
+    value: Any = result["models"].get(model)
+    for name in metric.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise PmalError(
+            f"A metric of a result must be a number. Received: {value!r} as {metric} "
+            f"of {model} in trial {result['trial']} of {result.get('experiment')}"
+        )
+    return float(value)
+
+
+def spread(values: Sequence[float | None]) -> dict[str, Any] | None:
+    """Returns mean, sample standard deviation (None for one value) and n.
+
+    If a value is None, all is.
+    """
+    measured = [value for value in values if value is not None]
+    if not measured or len(measured) < len(values):
+        return None
+    deviation = statistics.stdev(measured) if len(measured) > 1 else None
+    return {"mean": statistics.fmean(measured), "std": deviation, "n": len(measured)}
+
+
+def in_percent(entry: Mapping[str, Any] | None) -> str:
+    """Renders what `spread` returned, a dash for what was not measured."""
+    if entry is None:
+        return "-"
+    mean = f"{100 * entry['mean']:.1f}"
+    return mean if entry["std"] is None else f"{mean} ± {100 * entry['std']:.1f}"
+
+
 def summarise_experiment(
     folder: Path, results: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Writes `summary.json` and `summary.md` into `runs/<experiment>`.
-
-    Results, what is returned, and errors are those of `summarise`.
-    """
+    """Writes what `summarise` returns into `summary.json` and `summary.md`."""
     summary = summarise(folder.name, results)
     write_json(folder / "summary.json", summary)
     write_text(folder / "summary.md", render_summary(summary))
@@ -82,23 +143,21 @@ def summarise(experiment: str, results: Sequence[dict[str, Any]]) -> dict[str, A
 
 def render_summary(summary: dict[str, Any]) -> str:
     """Renders a summary as a Markdown table, in percent."""
-    trials = ", ".join(map(str, summary["trials"]))
-    several = len(summary["trials"]) > 1
-    deviation = ", mean ± standard deviation over trials" if several else ""
+    trials, titles = summary["trials"], summary["titles"]
+    deviation = ", mean ± standard deviation over trials" if len(trials) > 1 else ""
     heading = (
         f"{summary['experiment']}: {summary['dataset']}, protocol "
-        f"`{summary['protocol']}`, backbone {summary['backbone']}, trials {trials} "
-        f"(n = {len(summary['trials'])}); percent{deviation}.\n"
+        f"`{summary['protocol']}`, backbone {summary['backbone']}, trials "
+        f"{', '.join(map(str, trials))} (n = {len(trials)}); percent{deviation}.\n"
     )
     notes = "".join(f"{note}\n" for note in notes_on(summary))
-    titles, columns = summary["titles"], metric_titles(summary["models"].values())
+    columns = metric_titles(summary["models"].values())
     rows = [
         [titles[model], *(in_percent(metrics.get(name)) for name in columns)]
         for model, metrics in summary["models"].items()
     ]
-    own = titles[summary["method"]]
-    if summary["paper"]:
-        paper = paper_metrics(summary)
+    own, paper = titles[summary["method"]], paper_metrics(summary)
+    if paper:
         cells = (f"{100 * paper[n]:.1f}" if n in paper else "" for n in columns)
         rows.append([f"{own} in the paper", *cells])
     table = markdown_table(["model", *columns.values()], rows)
@@ -172,3 +231,23 @@ def _metrics_in(numbers: dict[str, Any]) -> list[str]:
         else:
             metrics.append(name)
     return metrics
+
+
+def describe_export(folder: Path, name: str, calibration: dict[str, Any]) -> str:
+    """Returns a line on an exported version: what its threshold rejects.
+
+    It rejects by the score called `name`, and has the content of `calibration.json`.
+    """
+    score = get_score(name)
+    rule = calibration["rules"][score.field]
+    shares = {side: rule[f"{side}_rejected"] for side in ("known", "unknown")}
+    rejected = " and ".join(
+        f"{100 * share:.1f} % of {side}"
+        for side, share in shares.items()
+        if share is not None
+    )
+    measured = f"; that rejects {rejected} test images" if rejected else ""
+    return (
+        f"Exported {folder}: an image whose {score.title} is above "
+        f"{rule['threshold']:.4g} is unknown{measured}.\n"
+    )

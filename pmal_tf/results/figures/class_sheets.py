@@ -39,11 +39,11 @@ def collect_sheets(
 
     Images of the first three strips stand from high to low robustness, ties by example
     id; an image of a small class may be in several. Only the images shown are read,
-    one class at a time.
+    one class at a time; those of no class in `selection` are left out.
 
     Args:
         image: [N, H, W, 3] uint8.
-        class_index: [N]; images of no class in `selection` are left out.
+        class_index: [N] classes.
         robustness: [N] in [0, 1].
         example_id: [N] strings.
         selection: By class, positions of its prototypes in order of selection.
@@ -53,8 +53,7 @@ def collect_sheets(
 
     Returns:
         The content of `sheets.npz`, class by class and strip by strip: `image`
-        [n, h, w, 3] uint8, `class_index`, `strip` ("highest", "median", "lowest" or
-        "prototype"), `robustness` and `example_id`.
+        [n, h, w, 3] uint8, `class_index`, `strip`, `robustness` and `example_id`.
     """
     positions, strips, copies = [], [], []
     for index, chosen in enumerate(selection[:most_classes]):

@@ -1,4 +1,4 @@
-"""How well scores reject: ROC, OSCR, and the scores themselves."""
+"""How well scores reject: ROC, OSCR, the scores themselves, and beside prototypes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pmal_tf.results.collect.run_folders import read_result
 from pmal_tf.results.figures import style
 from pmal_tf.results.figures.figure import OfTrial, Picture
+from pmal_tf.results.figures.sheets import contact_sheet
 from pmal_tf.results.scores.registry import scores_in
 from pmal_tf.results.scores.score import Score
 from pmal_tf.runtime.errors import PmalError
 
 _BINS = 60
 _MOST_COLUMNS = 3
-Scores = dict[str, np.ndarray]  # The arrays of a `scores.npz`.
+Scores = dict[str, np.ndarray]  # The arrays of a `scores.npz`, by name.
 Points = tuple[np.ndarray, np.ndarray]
 
 
@@ -44,25 +46,43 @@ def draw_histograms(trial: Path) -> Picture:
     """Draws how each score is distributed, for known and for unknown images."""
     result = read_result(trial)
     scores = style.read_arrays(trial / result["files"][result["method"]])
-    about, is_unknown = _about(trial, scores), scores["is_unknown"]
+    about = _about(trial, scores)
     figure, panels = _panels(scores_in(scores), 2.8)
-    # The known ones filled, the others a dashed line: overlaps stay legible.
-    filled = {"histtype": "stepfilled", "alpha": 0.45, "color": style.COLOURS[0]}
-    dashed = {"histtype": "step", "linestyle": "--", "color": style.COLOURS[1]}
     for score, axes in panels.items():
-        values = scores[score.field]
-        bins = np.linspace(values.min(), values.max(), _BINS).tolist()
-        axes.hist(values[~is_unknown], bins, density=True, label="known", **filled)
-        axes.hist(values[is_unknown], bins, density=True, label="unknown", **dashed)
+        _draw_histogram(axes, score, scores)
         axes.set_xlabel(f"{score.title}, larger is more likely unknown")
         axes.set_yticks([])
-        axes.legend(fontsize=7.5)
     figure.supylabel("density", fontsize="medium")
     title = f"Scores of known and unknown images ({style.own_title(result)})"
     return Picture(figure, title, about)
 
 
+@style.in_style
+def draw_overview(trial: Path) -> Picture:
+    """Draws the method's own score of test images, beside mined prototypes if any."""
+    result = read_result(trial)
+    scores = style.read_arrays(trial / result["files"][result["method"]])
+    prototypes = trial / "mining" / "prototypes.npz"
+    if prototypes.exists():
+        figure = Figure(figsize=(10, 4.2))
+        left, axes = figure.subplots(1, 2, width_ratios=(1.25, 1))
+        _draw_prototypes(left, style.read_arrays(prototypes), result["known"])
+    else:
+        figure = Figure(figsize=(4.8, 4.2))
+        axes = figure.subplots()
+    metrics = result["models"][result["method"]]
+    own = scores_in(metrics)[0]
+    _draw_histogram(axes, own, scores)
+    measured = metrics[own.field]
+    title = f", AUROC {100 * measured['auroc']:.1f} %" if measured else ""
+    axes.set_title(f"Test images{title}")
+    axes.set_xlabel(f"{own.title}: {own.meaning}")
+    axes.set_ylabel("density")
+    return Picture(figure, "Prototypes and scores", f"{style.about_trial(trial)}.")
+
+
 FIGURES = (
+    OfTrial("overview", draw_overview),
     OfTrial("roc", draw_roc),
     OfTrial("oscr", draw_oscr),
     OfTrial("scores", draw_histograms),
@@ -130,6 +150,37 @@ def _draw_curves(
         axes.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     caption = f"{about} In the legend, the area ({area}) in percent."
     return Picture(figure, f"{area.removeprefix('AU')} curves", caption)
+
+
+def _draw_histogram(axes: Axes, score: Score, scores: Scores) -> None:
+    """Draws known images filled, unknown ones a dashed line: overlaps stay legible."""
+    values, is_unknown = scores[score.field], scores["is_unknown"]
+    bins = np.linspace(values.min(), values.max(), _BINS).tolist()
+    sides: list[tuple[np.ndarray, dict[str, Any]]] = [
+        (~is_unknown, {"label": "known", "histtype": "stepfilled", "alpha": 0.45}),
+        (is_unknown, {"label": "unknown", "histtype": "step", "linestyle": "--"}),
+    ]
+    for (chosen, look), colour in zip(sides, style.COLOURS, strict=False):
+        if chosen.any():
+            axes.hist(values[chosen], bins, density=True, color=colour, **look)
+    axes.legend(fontsize=7.5)
+
+
+def _draw_prototypes(axes: Axes, mined: Scores, class_names: list[str]) -> None:
+    """Shows one row of prototypes per class, in order of selection."""
+    class_index, image = mined["class_index"], mined["image"]
+    per_class = np.bincount(class_index).max()
+    rows = np.full((len(class_names), per_class, *image.shape[1:]), 255, np.uint8)
+    for index, row in enumerate(rows):
+        chosen = image[class_index == index]
+        row[: len(chosen)] = chosen
+    sheet = contact_sheet(np.concatenate(rows), columns=per_class, scale=2)
+    axes.imshow(sheet, interpolation="nearest")
+    style.without_axes(axes)
+    step = sheet.shape[0] / len(class_names)
+    axes.set_yticks(step * (np.arange(len(class_names)) + 0.5), class_names)
+    axes.tick_params(length=0)
+    axes.set_title("Mined prototypes, in order of selection")
 
 
 def _about(trial: Path, scores: Scores) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from sklearn.preprocessing import normalize
 
 from pmal_tf.results.collect.ablation_tables import BESIDE
 from pmal_tf.results.collect.run_folders import read_result, settings_of
@@ -138,8 +139,7 @@ def _draw_panel(axes: Axes, trial: Path, model: str, *, with_unknown: bool) -> s
     if len(star_class):
         points = np.concatenate([points, stars])
     # By angle, which is what the distances of the method go by.
-    length = np.linalg.norm(points, axis=1, keepdims=True)
-    flat = style.flatten(points / np.maximum(length, 1e-12))
+    flat = style.flatten(normalize(points))
     flat, flat_stars = flat[: len(rows)], flat[len(rows) :]
     unknown = flat[label < 0]
     if len(unknown):

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from pmal_tf.results.collect.ablation_tables import AblationTable
-from pmal_tf.results.collect.paper_ablations import BASE, SYMBOLS
+from pmal_tf.results.collect.paper import BASE, SYMBOLS
 from pmal_tf.results.figures import style
 from pmal_tf.results.figures.figure import Material, OfAll, Picture
 from pmal_tf.runtime.errors import PmalError

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics.pairwise import cosine_distances
+from sklearn.preprocessing import normalize
 
 from pmal_tf.results.collect.run_folders import read_result
 from pmal_tf.results.figures import style
@@ -37,14 +38,11 @@ def draw_repeated_mining(trial: Path, class_index: int = 0) -> Picture:
     own = style.images_of_class(stored["class_index"], class_index, trial)
     ids = stored["example_id"][own]
     embedding = np.load(mining / "embedding_0.npy", mmap_mode="r")[own]
-    chosen = [
-        _positions(path, ids, class_index)
-        for path in (mining / "prototypes.npz", *repeats)
-    ]
+    files = (mining / "prototypes.npz", *repeats)
+    chosen = [_positions(path, ids, class_index) for path in files]
     shown = shown_rows(len(ids), np.unique(np.concatenate(chosen)))
-    length = np.linalg.norm(embedding, axis=1, keepdims=True)
     # An embedding of zeros has no direction: it keeps its zeros, at distance 1 of all.
-    directions = embedding / np.where(length > 0, length, 1.0)
+    directions = normalize(embedding)
     flat = style.flatten(directions[shown])
     figure = Figure(figsize=(5.4, 4.4))
     axes = figure.subplots()
@@ -111,12 +109,12 @@ def _positions(path: Path, ids: np.ndarray, class_index: int) -> np.ndarray:
     """Returns the positions of a class's prototypes among its images."""
     stored = style.read_arrays(path)
     wanted = stored["example_id"][stored["class_index"] == class_index].tolist()
-    position = {name: row for row, name in enumerate(ids.tolist())}
-    strange = [name for name in wanted if name not in position]
+    names = ids.tolist()
+    strange = sorted(set(wanted).difference(names))
     if strange or not wanted:
         raise PmalError(
             "Prototypes must be among the training images of their class. Received: "
             f"{', '.join(strange) or 'none'} of class {class_index} in {path}. Mine "
             "anew."
         )
-    return np.array([position[name] for name in wanted])
+    return np.array([names.index(name) for name in wanted])

@@ -1,6 +1,6 @@
 """One style for all figures: safe for colour-blind readers, and in black and white.
 
-Whatever a colour tells, a line style or a marker tells too.
+Whatever a colour means, a line style or a marker means too.
 """
 
 from __future__ import annotations

@@ -16,21 +16,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pmal_tf.results.collect.ablation_tables import METRICS, AblationTable, orderings
-from pmal_tf.results.collect.numbers import (
+from pmal_tf.results.collect.paper import PAPER_TABLES
+from pmal_tf.results.collect.records import budget, hardware
+from pmal_tf.results.collect.run_folders import Experiment, TrialRun
+from pmal_tf.results.collect.summary import (
     in_percent,
     metric_titles,
+    notes_on,
+    paper_metrics,
     scores_of,
     spread,
 )
-from pmal_tf.results.collect.paper_ablations import PAPER_TABLES
-from pmal_tf.results.collect.records import budget, hardware
-from pmal_tf.results.collect.run_folders import Experiment, TrialRun
-from pmal_tf.results.collect.summary import notes_on, paper_metrics
-from pmal_tf.results.figures.figure import Drawn, Skipped
+from pmal_tf.results.figures.figure import Figures
 from pmal_tf.results.page.tables import markdown_table
 from pmal_tf.results.scores.registry import scores_in
-
-Figures = tuple[Sequence[Drawn], Sequence[Skipped]]
 
 
 def render_report(
@@ -40,18 +39,14 @@ def render_report(
     speed: Sequence[Mapping[str, Any]],
     figures: Figures,
 ) -> tuple[str, str]:
-    """Renders a report.
+    """Renders a report, as HTML and as Markdown for a folder that has the figures.
 
     Args:
         runs: The folder of runs, as the user named it.
         experiments: All experiments, of which at least one has a finished trial.
         ablations: The paper's ablation tables, as far as they are filled.
         speed: Entries of `python -m pmal_tf.benchmark --json`; may be empty.
-        figures: Figures that were drawn, and those that were not, with the reason.
-
-    Returns:
-        The page of HTML, and the Markdown, both of a folder with the figures in a
-        folder of its own.
+        figures: What `draw_figures` returned.
 
     Raises:
         OSError: If a figure or the flags of a run cannot be read.
@@ -64,7 +59,7 @@ def render_report(
         "runs": runs.as_posix(),
         "experiments": experiments,
         "finished": finished,
-        "unfinished": [pair for e in experiments for pair in e.unfinished],
+        "unfinished": [pair for e in experiments for pair in e.unfinished.items()],
         "scores": scores_of(_models(finished)),
         "shown": shown,
         "metrics": metric_titles(_models(shown), ("auroc",)),
@@ -124,15 +119,14 @@ def _templates(**options: Any) -> Environment:
         lstrip_blocks=True,
         **options,
     )
-    for each in (
+    functions = (
         *(budget, in_percent, metric_titles, notes_on, orderings, paper_metrics),
-        *(scores_in, spread, anchor_of, as_flags, base64_of, brief_number, classes_of),
-        *(environments, fenced, interval, padded, percent_of_paper),
-        *(points, seconds_of, text_of),
-    ):
-        environment.globals[each.__name__] = each
+        *(scores_in, spread, anchor_of, base64_of, classes_of, environments, fenced),
+        *(interval, padded, points, seconds_of, text_of),
+    )
+    environment.globals |= {each.__name__: each for each in functions}
     environment.globals["mean"] = statistics.fmean
-    environment.filters.update(one_line=one_line, points=points)
+    environment.filters |= {"one_line": one_line, "points": points}
     return environment
 
 
@@ -149,12 +143,7 @@ def fenced(text: str) -> Markup:
 
 
 def padded(header: Sequence[str], lines: str) -> Markup:
-    """Renders a Markdown table with columns of one width.
-
-    Args:
-        header: Titles of the columns.
-        lines: Per row a line of cells, with bars around each.
-    """
+    """Renders a Markdown table, given as lines of cells, with columns of one width."""
     rows = [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         for line in lines.splitlines()
@@ -174,11 +163,6 @@ def anchor_of(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "section"
 
 
-def as_flags(settings: Mapping[str, Any]) -> str:
-    """Returns settings as they are typed."""
-    return " ".join(f"--{name}={value}" for name, value in settings.items())
-
-
 def base64_of(path: Path) -> str:
     """Returns the bytes of a file as a data URL has them."""
     return base64.b64encode(path.read_bytes()).decode()
@@ -187,12 +171,6 @@ def base64_of(path: Path) -> str:
 def text_of(path: Path) -> str:
     """Returns what a file says, `missing` where there is none."""
     return path.read_text(encoding="utf-8") if path.exists() else "missing"
-
-
-def brief_number(value: Any) -> str:
-    """Renders a number of any size briefly, and None as nothing."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"{value:.4g}" if is_number else "" if value is None else str(value)
 
 
 def points(difference: float) -> str:
@@ -206,13 +184,6 @@ def interval(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return "none"
     return f"{points(low)} to {points(high)}"
-
-
-def percent_of_paper(
-    paper: Mapping[str, float], metrics: Mapping[str, str]
-) -> list[str]:
-    """Renders the paper's numbers in the columns of `metrics`, empty for the others."""
-    return [f"{100 * paper[m]:.1f}" if m in paper else "" for m in metrics]
 
 
 def classes_of(trials: Sequence[TrialRun]) -> str:
@@ -235,11 +206,11 @@ def environments(trials: Sequence[TrialRun]) -> dict[str, str]:
     """Returns what trials ran on, each different machine once, and by which trials."""
     seen: dict[str, list[str]] = {}
     for run in trials:
-        told, versions = run.environment, run.versions.items()
+        on, versions = run.environment, run.versions.items()
         text = (
-            f"{hardware(told)}; {told.get('platform', 'platform unknown')}; "
-            f"{', '.join(f'{name} {v}' for name, v in versions)}; seed "
-            f"{told.get('seed', '?')}; git commit {told.get('git_commit') or 'unknown'}"
+            f"{hardware(on)}; {on['platform']}; "
+            f"{', '.join(f'{name} {v}' for name, v in versions)}; seed {on['seed']}; "
+            f"git commit {on['git_commit'] or 'unknown'}"
         )
         seen.setdefault(text, []).append(str(run.trial))
     return {text: ", ".join(numbers) for text, numbers in seen.items()}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from jinja2 import UndefinedError
 
-from pmal_tf.results.collect.numbers import metric_titles
+from pmal_tf.results.collect.summary import metric_titles
 from pmal_tf.results.page.page import markdown_templates
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import read_json, write_text
@@ -31,11 +31,7 @@ _MARKED = re.compile(
 
 
 def update_document(path: Path, folder: Path) -> None:
-    """Writes the tables between the markers of a Markdown file anew.
-
-    Args:
-        path: The file.
-        folder: The folder of records.
+    """Writes the tables between a Markdown file's markers, from a folder of records.
 
     Raises:
         PmalError: If a marker has no end, or names a record that there is not.
@@ -65,12 +61,12 @@ def fill_markers(text: str, folder: Path) -> str:
 def _filled(marked: re.Match[str], folder: Path) -> str:
     """Returns a pair of markers with the table that belongs between them."""
     view, names, columns = marked[1], marked[2].split(), (marked[3] or "").split()
-    missing = [name for name in names if not (folder / f"{name}.json").is_file()]
+    there = sorted(file.stem for file in folder.glob("*.json"))
+    missing = [name for name in names if name not in there]
     if missing or not names:
-        there = ", ".join(sorted(file.stem for file in folder.glob("*.json")))
         raise PmalError(
             f"A marker must name records of --results={folder}, which has "
-            f"{there or 'none'}. Received: {', '.join(missing) or 'no name'}"
+            f"{', '.join(there) or 'none'}. Received: {', '.join(missing) or 'no name'}"
         )
     records = {name: read_json(folder / f"{name}.json") for name in names}
     models = [m for r in records.values() for m in r.get("models", {}).values()]

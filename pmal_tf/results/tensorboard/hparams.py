@@ -17,14 +17,14 @@ def write_hparams(
     *,
     name: str,
 ) -> None:
-    """Writes the row of one training: its settings, and what came out.
+    """Writes the row of one training, in place of an older one in that folder.
 
     TensorBoard collects the rows, and the columns, from all folders below its
     `--logdir`. It takes scalars of folders below `folder` for results too, so a folder
     beside the curves serves best: `<trial>/tensorboard/hparams`.
 
     Args:
-        folder: Where to. What this function wrote there before is removed.
+        folder: Where to.
         values: Settings by name; lists and the like are shown as text.
         metrics: Results by name, also shown as scalars: those of one beginning, as
             `result/acc`, share a group on the page of curves.
@@ -52,11 +52,11 @@ def write_experiment(
 
     It adds values that were not tried to the rows of `write_hparams`, and leaves out
     other columns. TensorBoard looks at the first such file below its `--logdir` alone,
-    so there should be one: above two experiments with different settings, rows of one
-    would lack their columns.
+    so there should be one, above the rows' folders: with two of different settings,
+    rows of one would lack their columns. It replaces an older one.
 
     Args:
-        folder: Where to, above the rows' folders. What was there before is removed.
+        folder: Where to.
         parameters: By name, the values to choose from, of one type; or a range.
         metrics: Names of results.
     """

@@ -57,10 +57,10 @@ def write_projector(
     if len(shown) < len(kinds):
         logging.info("The projector shows %d of %d points.", len(shown), len(kinds))
     tiles = sprite_tiles(image[shown], kinds[shown], sprite_side)
-    # TensorBoard expects a square.
-    square = np.full((_columns(len(tiles)) ** 2, *tiles.shape[1:]), 255, np.uint8)
-    square[: len(tiles)] = tiles
-    sprite = contact_sheet(square, columns=_columns(len(tiles)), gap=0)
+    columns = _columns(len(tiles))
+    blank = ((0, columns**2 - len(tiles)), (0, 0), (0, 0), (0, 0))
+    square = np.pad(tiles, blank, constant_values=255)  # As TensorBoard expects.
+    sprite = contact_sheet(square, columns=columns, gap=0)
     lines = ["class\tkind\texample id"]
     for i in shown:
         lines.append("\t".join(map(_one_word, (class_name[i], kinds[i], ids[i]))))
@@ -76,8 +76,7 @@ def write_projector(
     entry.metadata_path = "metadata.tsv"
     entry.sprite.image_path = "sprite.png"
     entry.sprite.single_image_dim.extend(tiles.shape[1:3])
-    text = text_format.MessageToString(config)
-    write_text(folder / "projector_config.pbtxt", text)
+    write_text(folder / "projector_config.pbtxt", text_format.MessageToString(config))
     # TensorBoard looks for embeddings in folders with an event file only.
     with new_event_file(folder, "projector"):
         pass
@@ -95,14 +94,13 @@ def sprite_tiles(image: np.ndarray, kind: np.ndarray, side: int) -> np.ndarray:
     larger = max(image.shape[1:3]) < side
     method = Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS
     width = max(1, side // 16)
-    tiles = np.empty((len(image), side, side, 3), np.uint8)
-    for tile, pixels, name in zip(tiles, image, kind.tolist(), strict=True):
-        picture = ImageOps.pad(Image.fromarray(pixels), (side, side), method)
+    tiles = []
+    for pixels, name in zip(image, kind.tolist(), strict=True):
+        tile = ImageOps.pad(Image.fromarray(pixels), (side, side), method)
         if name in BORDER:
-            picture = ImageOps.crop(picture, width)
-            picture = ImageOps.expand(picture, width, BORDER[name])
-        tile[:] = np.asarray(picture)
-    return tiles
+            tile = ImageOps.expand(ImageOps.crop(tile, width), width, BORDER[name])
+        tiles.append(np.asarray(tile))
+    return np.stack(tiles)
 
 
 def _shown(kind: np.ndarray, example_id: np.ndarray, most: int) -> np.ndarray:

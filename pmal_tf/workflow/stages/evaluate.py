@@ -7,24 +7,30 @@ from typing import Any
 
 import numpy as np
 
+from pmal_tf.data.hashing import hash_ids
 from pmal_tf.methods.method import Method
 from pmal_tf.methods.registry import get_method
 from pmal_tf.methods.scorer import Scorer
 from pmal_tf.methods.trial import Trial
 from pmal_tf.results.calibration import WITHHELD, calibrate, calibrate_on_half
 from pmal_tf.results.evaluate import ImageScores, computable, score_images, summarise
-from pmal_tf.results.scores.registry import get_scores
+from pmal_tf.results.scores.registry import get_scores, scores_in
 from pmal_tf.results.scores.score import Score
+from pmal_tf.results.tensorboard.hparams import write_hparams
+from pmal_tf.results.tensorboard.projector import write_projector
 from pmal_tf.runtime import distribution
 from pmal_tf.runtime.files import save_arrays, write_json
-from pmal_tf.runtime.stage import Stage, Work
+from pmal_tf.runtime.settings import settings_in
+from pmal_tf.runtime.stage import TENSORBOARD, Stage, Work
 from pmal_tf.workflow.config import EVALUATE, Config
-from pmal_tf.workflow.stages.tensorboard import write_embeddings, write_hparams_row
 
 STATISTICS = "statistics.npz"
 _WITHHELD_SCORES = "scores_calibration.npz"
 _PROTOTYPE_EMBEDDINGS = "prototype_embeddings.npz"
-_READ = ("test", "calibration")
+# Settings of every run that sweeps vary, columns of TensorBoard's HParams page beside
+# the method's own.
+_SHOWN_SETTINGS = ("method", "epochs", "learning_rate", "seed")
+_MOST_TEST_IMAGES = 1500
 
 Statistics = dict[str, dict[str, np.ndarray]]
 
@@ -42,10 +48,10 @@ def evaluate_stage(config: Config, trial: Trial) -> Stage:
         reads={
             **config.result_settings(),
             "trial": trial.number,
-            # The result tells its name.
+            # The result has its name.
             "experiment": config.run.experiment,
         },
-        inputs=(*_READ, *(("training",) if fits else ())),
+        inputs=("test", "calibration", *(("training",) if fits else ())),
         shows=("projector", "hparams"),
     )
 
@@ -90,8 +96,8 @@ def _evaluate(config: Config, trial: Trial, work: Work) -> dict[str, Any]:
     arrays = {f"{s}/{n}": array for s, named in measured for n, array in named.items()}
     _save(work, STATISTICS, arrays)
     if trial.devices.tensorboard:
-        write_embeddings(trial, work, scored[own.name], first)
-        write_hparams_row(config, trial, work, metrics[own.name])
+        _write_embeddings(trial, work, scored[own.name], first)
+        _write_hparams_row(config, trial, work, metrics[own.name])
     calibration = _calibrate(config, trial, scored[own.name], withheld)
     write_json(work.new_path("calibration.json"), calibration)
     write_json(work.new_path("result.json"), _result(config, trial, metrics))
@@ -155,3 +161,54 @@ def _calibrate(
         )
     parts = (test.scores_of(~test.is_unknown), test.scores_of(test.is_unknown))
     return calibrate(withheld.scores, *parts, reject_rate=reject_rate, source=WITHHELD)
+
+
+def _write_embeddings(
+    trial: Trial, work: Work, scores: ImageScores, scorer: Scorer
+) -> None:
+    """Writes test images, and prototypes if there are any, for TensorBoard."""
+    rank = hash_ids(trial.images.test.example_id, "projector", 0)
+    shown = np.sort(np.argsort(rank, kind="stable")[:_MOST_TEST_IMAGES])
+    images, names = trial.images.test.take(shown), np.array(trial.class_names)
+    kind = [*np.where(images.is_unknown, "unknown", "known")]
+    class_name = [*np.where(images.is_unknown, "unknown", names[images.label])]
+    embedding, pixels = [scores.kept["embedding"][shown]], [np.asarray(images.image[:])]
+    example_id, count = [*images.example_id], 0
+    prototypes, own = scorer.prototypes, scorer.prototype_embeddings()
+    if prototypes is not None and own is not None:
+        class_index, _ = np.nonzero(prototypes.mask)
+        count = len(class_index)
+        embedding.append(own)
+        pixels.append(prototypes.image[prototypes.mask])
+        kind += ["prototype"] * count
+        class_name += [*names[class_index]]
+        example_id += [*prototypes.example_id[prototypes.mask]]
+    write_projector(
+        work.shown / TENSORBOARD / "projector",
+        embedding=np.concatenate(embedding),
+        image=np.concatenate(pixels),
+        kind=kind,
+        class_name=class_name,
+        example_id=example_id,
+        most=_MOST_TEST_IMAGES + count,
+    )
+
+
+def _write_hparams_row(
+    config: Config, trial: Trial, work: Work, metrics: dict[str, Any]
+) -> None:
+    """Writes the trial's row of the HParams page, with its `metrics`."""
+    results = {"result/acc": metrics["acc"]}
+    results |= {
+        f"result/auroc_{score.field}": metrics[score.field]["auroc"]
+        for score in scores_in(metrics)
+        if metrics[score.field] is not None
+    }
+    own = settings_in(config.methods[config.run.method])
+    names = (*(field.name for field in own), *_SHOWN_SETTINGS)
+    write_hparams(
+        work.shown / TENSORBOARD / "hparams",
+        {**{name: getattr(config, name) for name in names}, "trial": trial.number},
+        results,
+        name=f"{config.run.experiment}/trial_{trial.number}",
+    )

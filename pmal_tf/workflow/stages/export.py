@@ -16,16 +16,16 @@ from pmal_tf.runtime.environment import describe_environment
 from pmal_tf.runtime.files import read_json
 from pmal_tf.runtime.settings import read_settings
 from pmal_tf.runtime.stage import Stage, Work
+from pmal_tf.serving.answers import rejection_score
 from pmal_tf.serving.export import export_saved_model
-from pmal_tf.serving.rejection import rejection_score
-from pmal_tf.serving.tflite import convert
-from pmal_tf.serving.versions import (
+from pmal_tf.serving.exported import (
     METADATA,
     is_intact,
     next_version,
     remove_old_versions,
     versions,
 )
+from pmal_tf.serving.tflite import convert
 from pmal_tf.workflow.config import EVALUATE, EXPORT, Config
 from pmal_tf.workflow.flags import to_flags
 from pmal_tf.workflow.stages.evaluate import STATISTICS

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pmal_tf.results.collect.paper_ablations import PAPER_TABLES
+from pmal_tf.results.collect.paper import PAPER_TABLES
 from pmal_tf.results.page.tables import markdown_table
 from pmal_tf.results.scores.registry import get_score
 from pmal_tf.results.tensorboard.hparams import write_experiment
@@ -16,8 +17,7 @@ from pmal_tf.runtime.files import MARKER, read_json, write_json, write_text
 from pmal_tf.runtime.settings import Interval
 from pmal_tf.workflow.config import Config
 from pmal_tf.workflow.flags import to_flags
-from pmal_tf.workflow.tuning.space import Parameter
-from pmal_tf.workflow.tuning.sweep import Sweep
+from pmal_tf.workflow.tuning.sweep import Parameter, Sweep
 
 
 @dataclass(frozen=True)
@@ -30,26 +30,24 @@ class Point:
 
     values: dict[str, Any]
     config: Config
-    results: Sequence[dict[str, Any]]
+    results: Sequence[dict[str, Any]] = ()
 
     @property
     def mean(self) -> float:
         """Mean AUROC over trials, the objective."""
         return statistics.fmean(result["auroc"] for result in self.results)
 
-
-def trial_results(config: Config, rule: str) -> list[dict[str, Any]]:
-    """Reads what a point's trials came to: `trial`, `auroc` of the rule, `acc`."""
-    found = []
-    for trial in config.trials:
-        path = config.run_folder / f"trial_{trial}" / "result.json"
-        if path.exists():
-            result = read_json(path)
-            metrics = result["models"][result["method"]]
-            found.append(
-                {"trial": trial, "auroc": metrics[rule]["auroc"], "acc": metrics["acc"]}
-            )
-    return found
+    def read(self, rule: str) -> Point:
+        """Returns the point with what its trials came to by a rule."""
+        found = []
+        for trial in self.config.trials:
+            path = self.config.run_folder / f"trial_{trial}" / "result.json"
+            if path.exists():
+                result = read_json(path)
+                metrics = result["models"][result["method"]]
+                auroc, acc = metrics[rule]["auroc"], metrics["acc"]
+                found.append({"trial": trial, "auroc": auroc, "acc": acc})
+        return dataclasses.replace(self, results=found)
 
 
 def write_results(sweep: Sweep, points: Sequence[Point]) -> str:
@@ -58,7 +56,11 @@ def write_results(sweep: Sweep, points: Sequence[Point]) -> str:
     Raises:
         PmalError: If no point could be trained.
     """
-    trained = _comparable([point for point in points if point.results])
+    # Hyperband gives most points few epochs, and may come to one again; budgets are
+    # not averaged, nor compared. Where epochs are what is varied, all points count.
+    trained = [point for point in points if point.results]
+    most = max((point.config.epochs for point in trained), default=0)
+    trained = [p for p in trained if "epochs" in p.values or p.config.epochs == most]
     if not trained:
         raise PmalError(
             "A sweep needs at least one point that can be trained. Received: "
@@ -104,8 +106,8 @@ def measure_costs(configs: Sequence[Config]) -> dict[str, float]:
 
 def marginals(
     points: Sequence[Point], parameter: Parameter, center: Config | None
-) -> list[tuple[Any, list[float]]]:
-    """Returns per value of a setting that was visited, ascending, each trial's AUROC.
+) -> dict[Any, list[float]]:
+    """Returns by value of a setting that was visited, ascending, each trial's AUROC.
 
     Where one setting is varied at a time around `center`, only points that differ from
     it in this one count; None averages over the values of the others.
@@ -113,17 +115,14 @@ def marginals(
     by_value: dict[Any, dict[int, list[float]]] = {}
     for point in points:
         others = {n: v for n, v in point.values.items() if n != parameter.name}
-        if center is not None and any(
-            getattr(center, name) != value for name, value in others.items()
-        ):
-            continue
-        by_trial = by_value.setdefault(point.values[parameter.name], {})
-        for result in point.results:
-            by_trial.setdefault(result["trial"], []).append(result["auroc"])
-    return [
-        (value, [statistics.fmean(aurocs) for aurocs in by_value[value].values()])
-        for value in sorted(by_value)
-    ]
+        if center is None or all(getattr(center, n) == v for n, v in others.items()):
+            by_trial = by_value.setdefault(point.values[parameter.name], {})
+            for result in point.results:
+                by_trial.setdefault(result["trial"], []).append(result["auroc"])
+    return {
+        value: [statistics.fmean(aurocs) for aurocs in by_trial.values()]
+        for value, by_trial in sorted(by_value.items())
+    }
 
 
 def _flags_of(sweep: Sweep, best: Point, name: str, held_out: bool) -> str:
@@ -146,27 +145,16 @@ def _flags_of(sweep: Sweep, best: Point, name: str, held_out: bool) -> str:
     return f"# {what}\n{to_flags(config)}"
 
 
-def _comparable(points: Sequence[Point]) -> list[Point]:
-    """Returns the points of the largest budget, each once.
-
-    Hyperband gives most points few epochs, and may come to one again; budgets are not
-    averaged, nor compared. Where epochs are what is varied, all points count.
-    """
-    most = max((point.config.epochs for point in points), default=0)
-    by_name = {
-        point.config.experiment: point
-        for point in points
-        if "epochs" in point.values or point.config.epochs == most
-    }
-    return list(by_name.values())
-
-
-def _draw(sweep: Sweep, rows: dict[str, list[tuple[Any, list[float]]]]) -> None:
-    """Draws the AUROC against each setting; tells HParams of the space."""
-    # Matplotlib takes a second, and mistakes should be told before.
+def _draw(sweep: Sweep, rows: dict[str, dict[Any, list[float]]]) -> None:
+    """Draws the AUROC against each setting; gives HParams the space."""
+    # Matplotlib takes a second, and mistakes should be reported before.
     from pmal_tf.results.figures.hyper_parameters import draw_sweep
     from pmal_tf.results.figures.style import save
 
+    caption = (
+        f"AUROC {get_score(sweep.rule).title} on classes held out of the known ones of "
+        f"{sweep.config.dataset}."
+    )
     for name, row in rows.items():
         if len(row) < 2:  # Too few of its values were visited.
             continue
@@ -176,14 +164,7 @@ def _draw(sweep: Sweep, rows: dict[str, list[tuple[Any, list[float]]]]) -> None:
             if table.setting == name
             for cell in table.cells
         }
-        picture = draw_sweep(
-            name,
-            dict(row),
-            paper=paper,
-            caption=f"AUROC {get_score(sweep.rule).title} on classes held out of the "
-            f"known ones of {sweep.config.dataset}.",
-        )
-        save(picture, sweep.folder, name)
+        save(draw_sweep(name, row, paper=paper, caption=caption), sweep.folder, name)
     if sweep.config.tensorboard:
         # Points bring their own rows; this adds what was not visited.
         space = {p.name: list(p.values) or Interval(p.low, p.high) for p in sweep.space}
@@ -194,44 +175,46 @@ def _draw(sweep: Sweep, rows: dict[str, list[tuple[Any, list[float]]]]) -> None:
 def _render(
     sweep: Sweep,
     points: Sequence[Point],
-    rows: dict[str, list[tuple[Any, list[float]]]],
+    rows: dict[str, dict[Any, list[float]]],
     best: Point,
     costs: dict[str, float],
 ) -> str:
     """Renders `table.md`: a row for each setting, then one for each point."""
-    trials = ", ".join(map(str, sweep.config.trials))
-    parts = [
-        f"Sweep {sweep.config.experiment}: {sweep.config.dataset}, protocol "
-        f"`{sweep.config.protocol}`, AUROC {get_score(sweep.rule).title} in percent on "
-        f"classes held out of the known ones, trials {trials} "
-        f"(n = {len(sweep.config.trials)}), {sweep.tuner}, seed {sweep.config.seed}; "
+    config, seconds = sweep.config, costs["seconds"]
+    about = (
+        f"Sweep {config.experiment}: {config.dataset}, protocol "
+        f"`{config.protocol}`, AUROC {get_score(sweep.rule).title} in percent on "
+        "classes held out of the known ones, trials "
+        f"{', '.join(map(str, config.trials))} (n = {len(config.trials)}), "
+        f"{sweep.tuner}, seed {config.seed}; "
         "mean ± standard deviation over trials. Test images were not looked at.\n"
-    ]
+    )
     if sweep.tuner == "hyperband":
-        parts[0] += (
+        about += (
             f"Rows and the best are of points with {best.config.epochs} epochs a "
             "stage.\n"
         )
-    for name, row in rows.items():
-        header = [name, *(str(value) for value, _ in row)]
-        parts.append(markdown_table(header, [["AUROC", *(_cell(a) for _, a in row)]]))
     if sweep.tuner != "axes":
-        parts[0] += "A row averages over the values of the other settings.\n"
+        about += "A row averages over the values of the other settings.\n"
+    by_setting = [
+        markdown_table([name, *map(str, row)], [["AUROC", *map(_cell, row.values())]])
+        for name, row in rows.items()
+    ]
     header = [*best.values, "epochs", "AUROC", "ACC", "n"]
-    parts.append(markdown_table(header, [_row(point) for point in points]))
+    by_point = markdown_table(header, [_row(point) for point in points])
     names = ", ".join(f"{name} {value}" for name, value in best.values.items())
-    parts.append(
+    found = (
         f"Best: {names}. `best.flags` trains on all known classes with it, "
         "`best_objective.flags` gives its AUROC again. The best of several noisy "
         "numbers is, on average, better than it will be again.\n"
     )
-    parts.append(
-        f"{len(points)} points took {costs['seconds']:.0f} s of computing in stages; "
-        f"each from nothing would have taken {costs['seconds_from_nothing']:.0f} s "
-        f"({costs['seconds_from_nothing'] / max(costs['seconds'], 0.1):.1f} times as "
-        "long).\n"
+    from_nothing = costs["seconds_from_nothing"]
+    took = (
+        f"{len(points)} points took {seconds:.0f} s of computing in stages; "
+        f"each from nothing would have taken {from_nothing:.0f} s "
+        f"({from_nothing / max(seconds, 0.1):.1f} times as long).\n"
     )
-    return "\n".join(parts)
+    return "\n".join([about, *by_setting, by_point, found, took])
 
 
 def _row(point: Point) -> list[str]:
@@ -246,6 +229,4 @@ def _row(point: Point) -> list[str]:
 def _cell(values: Sequence[float]) -> str:
     """Renders fractions as percent, mean and spread."""
     mean = f"{100 * statistics.fmean(values):.1f}"
-    if len(values) < 2:
-        return mean
-    return f"{mean} ± {100 * statistics.stdev(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if values[1:] else mean

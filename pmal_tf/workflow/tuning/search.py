@@ -15,23 +15,14 @@ from keras_tuner.engine import base_tuner
 from keras_tuner.engine import trial as trials
 
 from pmal_tf.runtime.errors import PmalError, TrainingDivergedError, first_line
-from pmal_tf.workflow.config import Config
+from pmal_tf.runtime.files import write_json
 from pmal_tf.workflow.experiment import run_experiment
-from pmal_tf.workflow.tuning.results import Point, trial_results, write_results
-from pmal_tf.workflow.tuning.space import (
-    LISTED,
-    Parameter,
-    check_tuner,
-    points_of_grid,
-    points_on_axes,
-)
-from pmal_tf.workflow.tuning.sweep import Sweep
+from pmal_tf.workflow.tuning.results import Point, write_results
+from pmal_tf.workflow.tuning.sweep import LISTED, Sweep
 
 _PROJECT = "tuner"
 _CHIEF, _WORKER_ID = "chief", "KERASTUNER_TUNER_ID"
 _OBJECTIVE = "held_out_auroc"
-# KerasTuner's own entries among a trial's values begin so.
-_INTERNAL = "tuner/"
 # A point that cannot be trained is passed over; more in a row mean something is wrong.
 _MOST_FAILED = 3
 
@@ -55,13 +46,11 @@ class ListedOracle(keras_tuner.Oracle):
         return {"status": trials.TrialStatus.RUNNING, "values": self.points[position]}
 
 
-def hyperparameters(
-    space: Sequence[Parameter], config: Config
-) -> keras_tuner.HyperParameters:
-    """Returns a space as KerasTuner takes it; settings of `config` are its defaults."""
+def hyperparameters(sweep: Sweep) -> keras_tuner.HyperParameters:
+    """Returns the space as KerasTuner takes it, around the settings of the sweep."""
     hp = keras_tuner.HyperParameters()
-    for parameter in space:
-        name, default = parameter.name, getattr(config, parameter.name)
+    for parameter in sweep.space:
+        name, default = parameter.name, getattr(sweep.config, parameter.name)
         if parameter.values:
             given = default if default in parameter.values else parameter.values[0]
             hp.Choice(name, list(parameter.values), default=given)
@@ -73,20 +62,18 @@ def hyperparameters(
 
 def build_oracle(sweep: Sweep) -> keras_tuner.Oracle:
     """Returns what says which points a sweep visits."""
-    config, space = sweep.config, sweep.space
     common = {
         "objective": keras_tuner.Objective(_OBJECTIVE, "max"),
-        "hyperparameters": hyperparameters(space, config),
-        "seed": config.seed,
+        "hyperparameters": hyperparameters(sweep),
+        "seed": sweep.config.seed,
         "allow_new_entries": False,
         "max_consecutive_failed_trials": _MOST_FAILED,
     }
     if sweep.tuner in LISTED:
-        on_axes = sweep.tuner == "axes"
-        points = points_on_axes(space, config) if on_axes else points_of_grid(space)
-        return ListedOracle(points, max_trials=None, **common)
+        return ListedOracle(sweep.listed_points(), max_trials=None, **common)
     if sweep.tuner == "hyperband":
-        return keras_tuner.oracles.HyperbandOracle(max_epochs=config.epochs, **common)
+        epochs = sweep.config.epochs
+        return keras_tuner.oracles.HyperbandOracle(max_epochs=epochs, **common)
     drawn = {
         "random": keras_tuner.oracles.RandomSearchOracle,
         "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
@@ -100,7 +87,7 @@ class PointTuner(base_tuner.BaseTuner):
     def __init__(self, sweep: Sweep, oracle: keras_tuner.Oracle) -> None:
         self.sweep = sweep
         try:
-            # It tells on standard output that it goes on from a folder; so do we.
+            # It says on standard output, which is ours, that it goes on from a folder.
             with redirect_stdout(sys.stderr):
                 super().__init__(
                     oracle, directory=str(sweep.folder), project_name=_PROJECT
@@ -122,8 +109,8 @@ class PointTuner(base_tuner.BaseTuner):
             keras_tuner.errors.FailedTrialError: If its training diverged.
             keras_tuner.errors.FatalError: If something is wrong with all points.
         """
-        values, epochs = _values_of(self.sweep, trial)
-        config = self.sweep.config_of(values, epochs)
+        point = _point_of(self.sweep, trial)
+        config = point.config
         logging.info("Point %s: %s", trial.trial_id, config.experiment)
         try:
             run_experiment(config)
@@ -132,8 +119,7 @@ class PointTuner(base_tuner.BaseTuner):
         except Exception as error:
             # KerasTuner would take any other for a bad point, and go on.
             raise errors.FatalError(str(error)) from error
-        found = trial_results(config, self.sweep.rule)
-        return {_OBJECTIVE: Point(values, config, found).mean}
+        return {_OBJECTIVE: point.read(self.sweep.rule).mean}
 
 
 def _retry_lost_points(oracle: keras_tuner.Oracle) -> None:
@@ -159,8 +145,7 @@ def run_sweep(sweep: Sweep) -> str:
         PmalError: If something the user can mend is wrong.
         Interrupted: If the process was asked to leave.
     """
-    check_tuner(sweep.tuner, sweep.space)
-    sweep.open_folder()
+    write_json(sweep.folder / "sweep.json", sweep.identity)
     oracle = build_oracle(sweep)
     tuner = PointTuner(sweep, oracle)
     try:
@@ -175,30 +160,26 @@ def run_sweep(sweep: Sweep) -> str:
         ) from error
     if _CHIEF not in os.environ.get(_WORKER_ID, _CHIEF):
         return ""
-    return write_results(sweep, _points(sweep, oracle))
-
-
-def _points(sweep: Sweep, oracle: keras_tuner.Oracle) -> list[Point]:
-    """Returns the points in the order they were begun, each once."""
+    # In the order they were begun, each once.
     points: dict[str, Point] = {}
     for name in oracle.start_order:
-        values, epochs = _values_of(sweep, oracle.trials[name])
-        config = sweep.config_of(values, epochs)
-        done = oracle.trials[name].status == trials.TrialStatus.COMPLETED
-        results = trial_results(config, sweep.rule) if done else []
-        points.setdefault(config.experiment, Point(values, config, results))
-    return list(points.values())
+        point = _point_of(sweep, oracle.trials[name])
+        if oracle.trials[name].status == trials.TrialStatus.COMPLETED:
+            point = point.read(sweep.rule)
+        points.setdefault(point.config.experiment, point)
+    return write_results(sweep, list(points.values()))
 
 
-def _values_of(sweep: Sweep, trial: trials.Trial) -> tuple[dict[str, Any], int | None]:
-    """Returns a point's values, and its epochs where the tuner chose them."""
-    values = trial.hyperparameters.values
-    ours: dict[str, Any] = {}
+def _point_of(sweep: Sweep, trial: trials.Trial) -> Point:
+    """Returns the point of KerasTuner's trial, with no results yet."""
+    given = trial.hyperparameters.values
+    values: dict[str, Any] = {}
     for parameter in sweep.space:
         # Some oracles give NumPy's numbers, and go past the end of a range in the last
         # digit, perhaps out of what the setting may be.
-        value = parameter.kind(values[parameter.name])
+        value = parameter.kind(given[parameter.name])
         if not parameter.values:
             value = min(max(value, parameter.low), parameter.high)
-        ours[parameter.name] = value
-    return ours, values.get(f"{_INTERNAL}epochs")
+        values[parameter.name] = value
+    # Hyperband chooses the epochs, as an entry of KerasTuner's own.
+    return Point(values, sweep.config_of(values, given.get("tuner/epochs")))

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from pmal_tf.results.collect.paper_ablations import SYMBOLS
+from pmal_tf.results.collect.paper import SYMBOLS
 from pmal_tf.results.figures.hyper_parameters import draw_sweep
 from pmal_tf.runtime.errors import PmalError
 

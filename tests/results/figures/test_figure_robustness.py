@@ -1,11 +1,10 @@
 import itertools
-import json
 import re
 import shutil
 
 import numpy as np
 import pytest
-from made_runs import edit
+from made_runs import edit, make_trial, model
 
 from pmal_tf.results.figures.class_sheets import collect_sheets
 from pmal_tf.results.figures.robustness import (
@@ -16,18 +15,12 @@ from pmal_tf.results.figures.robustness import (
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import save_arrays
 
-RESULT = {
-    **{"experiment": "digits", "dataset": "digits", "protocol": "neal", "trial": 0},
-    "known": ["one", "two"],
-}
-
 
 @pytest.fixture
 def trial(tmp_path):
     """Fifty images of each of two classes; M^1 is right where r is 0.5 or more."""
-    (tmp_path / "result.json").write_text(json.dumps(RESULT))
-    mining = tmp_path / "mining"
-    mining.mkdir()
+    folder = make_trial(tmp_path / "digits", 0, dataset="digits", known=["one", "two"])
+    mining = folder / "mining"
     r = np.arange(100) / 100
     label = np.arange(100) % 2
     ids = np.array([f"train_{number:02d}" for number in range(100)])
@@ -42,7 +35,7 @@ def trial(tmp_path):
         image, label, r, ids, selection, per_strip=3, most_classes=2
     )
     save_arrays(mining / "sheets.npz", sheets)
-    return tmp_path
+    return folder
 
 
 def test_a_class_is_shown_with_its_distribution_and_its_images(trial):
@@ -77,7 +70,12 @@ def test_a_class_whose_images_were_not_collected_has_no_figure(trial):
 
 
 def test_a_trial_in_which_nothing_was_mined_has_no_figure(trial):
-    edit(trial / "result.json", method="arpl", titles={"arpl": "ARPL"})
+    edit(
+        trial / "result.json",
+        method="arpl",
+        titles={"arpl": "ARPL"},
+        models={"arpl": model()},
+    )
     shutil.rmtree(trial / "mining")
     for draw in (draw_robustness_of_class, draw_robustness_accuracy):
         with pytest.raises(PmalError, match=r"of ARPL, without any: .* does without"):

@@ -17,8 +17,7 @@ from pmal_tf.workflow.config import Config
 from pmal_tf.workflow.tuning import search
 from pmal_tf.workflow.tuning.results import Point, marginals, measure_costs
 from pmal_tf.workflow.tuning.search import run_sweep
-from pmal_tf.workflow.tuning.space import Parameter, parse_space
-from pmal_tf.workflow.tuning.sweep import Sweep
+from pmal_tf.workflow.tuning.sweep import Parameter, Sweep, parse_space
 
 
 def tiny_sweep(folder, **changes):
@@ -82,6 +81,7 @@ def test_a_finished_sweep_runs_nothing_and_says_the_same(swept, monkeypatch):
 def test_the_table_has_a_row_for_each_setting_as_table_5_has(swept):
     sweep, table, *_ = swept
     assert (sweep.folder / "table.md").read_text() == table
+    assert read_json(sweep.folder / "sweep.json") == sweep.identity
     assert "| prototypes_per_class | 1 " in table
     assert "| epsilon | 0.3 " in table
     assert "Test images were not looked at." in table
@@ -192,8 +192,8 @@ def test_rows_of_a_table_average_or_keep_to_the_axis():
     points = [point(10, 0.7, 0.5, 0.7), point(10, 0.3, 0.6, 0.6), point(1, 0.7, 0.1, 1)]
     parameter = Parameter("prototypes_per_class", (1, 10))
     on_axis = marginals(points, parameter, Config())
-    assert on_axis == [(1, [0.1, 1]), (10, [0.5, 0.7])]
-    everywhere = dict(marginals(points, parameter, None))
+    assert list(on_axis.items()) == [(1, [0.1, 1]), (10, [0.5, 0.7])]
+    everywhere = marginals(points, parameter, None)
     assert everywhere[10] == pytest.approx([0.55, 0.65])
 
 

@@ -9,7 +9,6 @@ from absl.testing import flagsaver
 from pmal_tf import tune
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.workflow.flags import parse_arguments
-from pmal_tf.workflow.tuning.space import check_tuner
 
 FOLDER = Path(__file__).parents[3] / "experiments" / "tune"
 
@@ -37,7 +36,6 @@ def test_sweeps_that_ship_are_valid(sweep_of, path):
     sweep = sweep_of(f"--flagfile={path}")
     assert sweep.config.experiment == path.stem
     assert not sweep.config_of({}).compared
-    check_tuner(sweep.tuner, sweep.space)
 
 
 def test_the_sweep_of_digits_is_a_grid_of_nine(sweep_of):

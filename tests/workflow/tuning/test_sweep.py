@@ -5,21 +5,23 @@ import pytest
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.workflow.config import Config
 from pmal_tf.workflow.tuning.search import build_oracle, hyperparameters
-from pmal_tf.workflow.tuning.space import (
+from pmal_tf.workflow.tuning.sweep import (
     TABLE_5,
     TUNERS,
     Parameter,
-    check_tuner,
+    Sweep,
     parse_space,
-    points_of_grid,
-    points_on_axes,
 )
-from pmal_tf.workflow.tuning.sweep import Sweep
+
+
+def sweep(*space, tuner="axes", config=None, **changes):
+    parsed = parse_space(space or ["epsilon=0.3,0.7"])
+    return Sweep(config or Config(), parsed, tuner, **changes)
 
 
 def test_the_default_space_is_table_5():
-    space = {parameter.name: parameter.values for parameter in parse_space(TABLE_5)}
-    assert space == {
+    by_default = sweep(*TABLE_5)
+    assert {parameter.name: parameter.values for parameter in by_default.space} == {
         "prototypes_per_class": (1, 5, 10, 20, 30),
         "epsilon": (0.1, 0.3, 0.5, 0.7, 0.9),
         "num_models": (2, 3, 4, 5, 6),
@@ -27,7 +29,7 @@ def test_the_default_space_is_table_5():
         "prototype_weight": (0.5, 0.8, 1.0),
     }
     # Table 5 has 20 values; the paper's own settings are among each row of it.
-    assert len(points_on_axes(parse_space(TABLE_5), Config())) == 23 - 4
+    assert len(by_default.listed_points()) == 23 - 4
 
 
 def test_values_ranges_and_words_are_read():
@@ -70,8 +72,8 @@ def test_a_setting_is_varied_once():
 
 
 def test_points_on_axes_differ_in_one_setting():
-    space = parse_space(["prototypes_per_class=1,10", "epsilon=0.3,0.7,0.9"])
-    assert points_on_axes(space, Config()) == [
+    along_axes = sweep("prototypes_per_class=1,10", "epsilon=0.3,0.7,0.9")
+    assert along_axes.listed_points() == [
         {"prototypes_per_class": 1, "epsilon": 0.7},
         {"prototypes_per_class": 10, "epsilon": 0.7},
         {"prototypes_per_class": 10, "epsilon": 0.3},
@@ -80,28 +82,30 @@ def test_points_on_axes_differ_in_one_setting():
 
 
 def test_a_grid_has_all_combinations():
-    space = parse_space(["prototypes_per_class=1,10", "epsilon=0.3,0.7"])
-    assert points_of_grid(space) == [
+    grid = sweep("prototypes_per_class=1,10", "epsilon=0.3,0.7", tuner="grid")
+    assert grid.listed_points() == [
         {"prototypes_per_class": t, "epsilon": e} for t in (1, 10) for e in (0.3, 0.7)
     ]
 
 
-@pytest.mark.parametrize("kind", ["axes", "grid"])
-def test_listed_sweeps_take_no_ranges(kind):
-    with pytest.raises(PmalError, match=f"--tuner={kind} visits listed values"):
-        check_tuner(kind, parse_space(["epsilon=0.3..0.9"]))
+@pytest.mark.parametrize(
+    ("tuner", "text", "sentence"),
+    [
+        ("axes", "epsilon=0.3..0.9", "--tuner=axes visits listed values"),
+        ("grid", "epsilon=0.3..0.9", "--tuner=grid visits listed values"),
+        ("hyperband", "epochs=1,2", "chooses the epochs itself"),
+    ],
+)
+def test_a_space_that_a_sweep_cannot_visit_is_refused(tuner, text, sentence):
+    with pytest.raises(PmalError, match=sentence):
+        sweep(text, tuner=tuner)
 
 
-def test_hyperband_chooses_the_epochs_itself():
-    with pytest.raises(PmalError, match="chooses the epochs itself"):
-        check_tuner("hyperband", parse_space(["epochs=1,2"]))
-
-
-@pytest.mark.parametrize("kind", TUNERS)
-def test_every_oracle_visits_points_of_the_space(kind, tmp_path):
-    space = parse_space(["prototypes_per_class=1,5", "epsilon=0.3,0.7"])
+@pytest.mark.parametrize("tuner", TUNERS)
+def test_every_oracle_visits_points_of_the_space(tuner, tmp_path):
+    texts = ("prototypes_per_class=1,5", "epsilon=0.3,0.7")
     config = Config(epochs=4, seed=1)
-    oracle = build_oracle(Sweep(config, space, kind, max_points=3))
+    oracle = build_oracle(sweep(*texts, tuner=tuner, config=config, max_points=3))
     oracle._set_project_dir(str(tmp_path), "tuner")
     trial = oracle.create_trial("tuner0")
     values = trial.hyperparameters.values
@@ -110,21 +114,16 @@ def test_every_oracle_visits_points_of_the_space(kind, tmp_path):
 
 
 def test_ranges_become_numbers_of_their_type():
-    space = parse_space(["prototypes_per_class=2..9", "epsilon=0.3..0.9"])
-    hp = hyperparameters(space, Config())
+    texts = ("prototypes_per_class=2..9", "epsilon=0.3..0.9")
+    hp = hyperparameters(sweep(*texts, tuner="random"))
     by_name = {parameter.name: parameter for parameter in hp.space}
     assert type(by_name["prototypes_per_class"].random_sample(0)) is int
     assert 0.3 <= by_name["epsilon"].random_sample(0) <= 0.9
 
 
-def sweep(**changes):
-    defaults = {"config": Config(), "space": parse_space(["epsilon=0.3,0.7"])}
-    return Sweep(**{**defaults, **changes})
-
-
 def test_another_sweep_has_another_folder():
     others = [
-        sweep(space=parse_space(["epsilon=0.3,0.9"])),
+        sweep("epsilon=0.3,0.9"),
         sweep(config=Config(experiment="digits", dataset="mnist")),
         sweep(config=Config(seed=1)),
         sweep(config=Config(trials=(1,))),
@@ -140,17 +139,6 @@ def test_another_sweep_has_another_folder():
         for config in (Config(), Config(epsilon=0.5), Config(tensorboard=False))
     ]
     assert len({each.folder for each in grids}) == 1
-
-
-def test_a_folder_of_another_sweep_is_left_alone(tmp_path):
-    ours = sweep(config=Config(workdir=str(tmp_path)))
-    ours.open_folder()
-    path = ours.folder / "sweep.json"
-    path.write_text(path.read_text().replace("0.3", "0.4"))
-    before = path.read_text()
-    with pytest.raises(PmalError, match="must be of that sweep alone"):
-        ours.open_folder()
-    assert path.read_text() == before
 
 
 def test_a_point_is_a_run_on_held_out_classes():
