@@ -240,7 +240,7 @@ def test_a_full_disk_stops_no_computation(rng, tmp_path, monkeypatch):
     expected = topology_robustness(embeddings, kernels).exponent
 
     def full(file, **arrays):
-        file.write(b"some")
+        file.write_bytes(b"some")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(progress.np, "savez", full)
