@@ -340,7 +340,7 @@ def test_list_flags_may_have_spaces_after_the_commas(parse):
 
 
 def test_a_list_item_of_a_wrong_type_is_an_error_that_names_the_flag(parse):
-    with pytest.raises(PmalError, match="`trials` must list .* int.*--trials=0,x"):
+    with pytest.raises(PmalError, match=r"`trials` must list .* int.*--trials=0,x"):
         parse("--trials=0,x")
 
 
