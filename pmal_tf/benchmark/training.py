@@ -163,7 +163,7 @@ def run(settings: BenchmarkSettings) -> tuple[str, list[Measurement]]:
         PmalError: If a setting is out of range, or a device cannot do it.
     """
     names = ("backbones", "batch_sizes", "precision")
-    lists = [getattr(settings, name) for name in names]
+    lists = (settings.backbones, settings.batch_sizes, settings.precision)
     for name, items in zip(names, lists, strict=True):
         if not items or len(set(items)) != len(items):
             raise PmalError(
@@ -180,8 +180,7 @@ def run(settings: BenchmarkSettings) -> tuple[str, list[Measurement]]:
         check_precision(policy)
     texts, measurements = [], []
     for number, chosen in enumerate(itertools.product(*lists)):
-        backbone, batch, policy = chosen
-        setting = Setting(backbone, batch, policy, settings.width, image_size)
+        setting = Setting(*chosen, settings.width, image_size)
         jit, repetitions = settings.jit == "on", settings.repetitions or 15
         text, found = _measure(setting, jit, repetitions)
         suffix = "_".join(["", *map(str, chosen)]) if number else ""
