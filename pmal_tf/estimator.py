@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,6 +84,8 @@ class _Classifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None) -> Self:
         """Trains the method from nothing, and sets the threshold.
 
+        Seeds Python's, NumPy's and Keras' generators on the way.
+
         Args:
             X: [n, h, w, 3] RGB images on the 0-255 scale, uint8 or other numbers; or a
                 finite `tf.data.Dataset` of (image, label), batched or not.
@@ -93,6 +97,12 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         config = self._config()
         X, y = collected(X, y)
         image = checked_images(X)
+        if config.data.rand_augment and image.dtype != np.uint8:
+            raise PmalError(
+                f"RandAugment works on images of type uint8. Received: {image.dtype}, "
+                f"with rand_augment={config.data.rand_augment}. Convert X, or leave "
+                "rand_augment at 0."
+            )
         label = checked_labels(y, len(image), (UNKNOWN_ID, UNKNOWN))
         classes, first, index = np.unique(label, return_index=True, return_inverse=True)
         ids = np.arange(len(image)).astype(str)
@@ -263,12 +273,21 @@ class _Classifier(ClassifierMixin, BaseEstimator):
             PmalError: If there is none of this class.
         """
         try:
-            with np.load(path) as stored:
+            # Opened here: NumPy leaves a file open that turns out to be damaged.
+            with Path(path).open("rb") as file, np.load(file) as stored:
                 arrays = dict(stored)
             state = json.loads(str(arrays.pop(_STATE)))
             if (given := state.pop("class")) != cls.__name__:
                 raise ValueError(f"a {given}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
             raise PmalError(
                 f"The file must be what {cls.__name__}.save wrote. Received: {path}: "
                 f"{first_line(error)}"

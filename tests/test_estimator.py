@@ -28,7 +28,7 @@ NAMES = np.array(["zero", "one", "two", "three"])
 
 @pytest.fixture(scope="module")
 def fitted():
-    return pmal_tf.PMALClassifier(**PMAL).fit(X[::2], Y[::2])
+    return pmal_tf.PMALClassifier(**PMAL).fit(X[::2].astype(np.float32), Y[::2])
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,8 @@ def test_datasets_floats_and_arrays_train_to_the_same_bits(named):
 @pytest.mark.parametrize("which", ["fitted", "named"])
 def test_files_and_pickles_give_the_same_bits(which, request, tmp_path):
     made = request.getfixturevalue(which)
-    made.save(tmp_path / "mine.npz")
-    loaded = type(made).load(tmp_path / "mine.npz")
+    made.save(tmp_path / "mine")
+    loaded = type(made).load(tmp_path / "mine")
     for other in (loaded, pickle.loads(pickle.dumps(made))):
         assert other.get_params() == made.get_params()
         for name in ("predict", "predict_proba", "score_unknown"):
@@ -142,7 +142,7 @@ def test_files_and_pickles_give_the_same_bits(which, request, tmp_path):
         pmal_tf.PMALClassifier.load(tmp_path / "other.npz")
     other = {"fitted": pmal_tf.OpenSetClassifier, "named": pmal_tf.PMALClassifier}
     with pytest.raises(PmalError, match=f"save wrote.*: a {type(made).__name__}"):
-        other[which].load(tmp_path / "mine.npz")
+        other[which].load(tmp_path / "mine")
     with pytest.raises(PmalError, match="No such file"):
         type(made).load(tmp_path / "nowhere.npz")
 
@@ -225,6 +225,8 @@ def test_wrong_datasets_are_told():
         (pairs.take(0), "of one size"),
         (ragged, "of one size"),
         (pairs.map(lambda image, _: image), "one label per image"),
+        (pairs.map(lambda image, label: {"image": image}), "as_supervised=True"),
+        (pairs.map(lambda image, label: (image, label, 1.0)), "as_supervised=True"),
     ):
         with pytest.raises(PmalError, match=sentence):
             pmal_tf.PMALClassifier(**PMAL).fit(dataset)
@@ -239,12 +241,20 @@ def test_wrong_datasets_are_told():
         ({"method": "arpl", "margin": 0.3}, "`margin` is a setting of the method pmal"),
         ({"prototype_every": 2}, "has an effect with prototype_mode=inference alone"),
         ({"rule": "nosuch"}, "`rule` must be one of"),
+        ({"rand_augment": 1, "augment": "on"}, "images of type uint8.*float32"),
     ],
 )
 def test_wrong_parameters_are_told_by_fit(parameters, sentence):
     made = pmal_tf.OpenSetClassifier(**{**FEW, **parameters})
     with pytest.raises(PmalError, match=sentence):
-        made.fit(X, Y)
+        made.fit(X.astype(np.float32), Y)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x93NUMPY", b"no archive"])
+def test_what_is_no_classifier_is_told(tmp_path, content):
+    (tmp_path / "mine").write_bytes(content)
+    with pytest.raises(PmalError, match=r"what PMALClassifier\.save wrote"):
+        pmal_tf.PMALClassifier.load(tmp_path / "mine")
 
 
 def test_settings_of_the_method_reach_its_model():

@@ -17,10 +17,15 @@ def collected(X: Any, y: Any = None) -> tuple[Any, Any]:
     spec = getattr(X, "element_spec", None)
     if spec is None:
         return X, y
-    if X.cardinality() == -1:
-        raise PmalError(f"A dataset must be finite. Received: {X}")
-    pairs = isinstance(spec, tuple)
-    if (spec[0] if pairs else spec).shape.rank == 4:
+    pairs = isinstance(spec, tuple) and len(spec) == 2
+    shape = getattr(spec[0] if pairs else spec, "shape", None)
+    if shape is None or X.cardinality() == -1:
+        raise PmalError(
+            "A dataset must be finite, and of images or (image, label), as "
+            "tfds.load(..., as_supervised=True) makes it. Received: "
+            f"{X}"
+        )
+    if shape.rank == 4:
         X = X.unbatch()
     elements = list(X.as_numpy_iterator())
     images = [element[0] for element in elements] if pairs else elements

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
+from filelock import FileLock, Timeout
 
 from pmal_tf.runtime.errors import PmalError
 
 MARKER = "done.json"
+# What a disk that cannot lock says, as some network disks do.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -36,6 +41,33 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             error.filename = str(path)
         raise
     os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def locked(path: Path, waiting: str = "") -> Iterator[None]:
+    """Holds a lock file, which ends with the process however that ends.
+
+    Where another process has it, logs `waiting` and waits; without a text, raises
+    filelock's `Timeout`. On a disk that cannot lock, goes on without.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not waiting:
+            raise
+        logging.info("%s", waiting)
+        lock.acquire()
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_writable(folder: Path) -> None:
@@ -78,7 +110,13 @@ def save_arrays(
     if objects:
         raise TypeError(f"Arrays of objects cannot be kept. Received: {objects}")
     save = np.savez_compressed if compressed else np.savez
-    write_atomically(path, lambda temporary: save(temporary, **plain))
+
+    def write(temporary: Path) -> None:
+        # Opened here: NumPy would add `.npz` to a name without.
+        with temporary.open("wb") as file:
+            save(file, **plain)
+
+    write_atomically(path, write)
 
 
 def read_json(path: Path) -> dict[str, Any]:

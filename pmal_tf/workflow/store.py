@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from absl import logging
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from pmal_tf.runtime.files import MARKER, Marker, write_text
+from pmal_tf.runtime.files import MARKER, Marker, locked, write_text
 from pmal_tf.runtime.stage import METRICS, TENSORBOARD
 
 _MAKING, _OLD, _LOCKS = ".making", ".old", "locks"
@@ -82,16 +82,9 @@ class Store:
     @contextlib.contextmanager
     def claimed(self, stage: str, key: str) -> Iterator[None]:
         """Holds the right to make a result; it ends with the process that has it."""
-        lock = self._lock(f"{stage}-{key}")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logging.info("%s: another command is making it; waiting", stage)
-            lock.acquire()
-        try:
+        waiting = f"{stage}: another command is making it; waiting"
+        with locked(self._lock(f"{stage}-{key}"), waiting):
             yield
-        finally:
-            lock.release()
 
     def making(self, stage: str, key: str) -> Path:
         """Returns the folder in which a result is made."""
@@ -132,7 +125,8 @@ class Store:
         that share a trial's folder take turns; the second finds nothing to do.
         """
         place = hashlib.sha256(str(shown.resolve()).encode()).hexdigest()[:16]
-        with self._lock(f"shown-{place}"):
+        waiting = f"{stage}: another command is at {shown}; waiting"
+        with locked(self._lock(f"shown-{place}"), waiting):
             before, marker = Marker.read(shown / stage), f"{stage}/{MARKER}"
             outputs = result.marker.outputs
             if before is not None and before.key == result.marker.key:
@@ -159,7 +153,7 @@ class Store:
         removed = []
         for entry in entries:
             lock = self._lock(entry.name.removesuffix(_MAKING).removesuffix(_OLD))
-            with contextlib.suppress(Timeout), lock.acquire(timeout=0):
+            with contextlib.suppress(Timeout), locked(lock):
                 _remove(entry)
                 removed.append(entry)
         return removed
@@ -168,11 +162,9 @@ class Store:
         """Returns the folder of a result."""
         return self.folder / f"{stage}-{key}"
 
-    def _lock(self, name: str) -> FileLock:
-        """Returns the lock of that name."""
-        path = self.folder / _LOCKS / f"{name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(path)
+    def _lock(self, name: str) -> Path:
+        """Returns the lock file of that name."""
+        return self.folder / _LOCKS / f"{name}.lock"
 
 
 def _link(source: Path, target: Path) -> None:

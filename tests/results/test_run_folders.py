@@ -192,6 +192,7 @@ def test_a_dataset_with_a_split_of_its_own_is_no_contradiction(tmp_path, tuning)
     ("name", "damage", "message"),
     [
         ("environment.json", None, r"record of the run is damaged.*environment"),
+        ("environment.json", ("python", "devices"), "without python, devices"),
         ("result.json", {"models": {"softmax": model()}}, "without models of pmal"),
         ("result.json", ("known", "models"), r"result\.json without known, models"),
         ("result.json", ("method", "files"), r"result\.json without method, files"),

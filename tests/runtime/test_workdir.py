@@ -1,10 +1,14 @@
 import errno
 import hashlib
 import json
+import logging
 import re
+import threading
+import time
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import (
@@ -12,6 +16,7 @@ from pmal_tf.runtime.files import (
     Marker,
     checksum,
     differences,
+    locked,
     read_json,
     save_arrays,
     write_atomically,
@@ -206,3 +211,37 @@ def test_differences_name_what_was_changed_added_and_removed():
         "width: 0.5 -> 0.25",
     ]
     assert differences(old, dict(old)) == []
+
+
+def test_a_lock_is_waited_for_and_done_without_where_there_is_none(
+    tmp_path, monkeypatch, caplog
+):
+    path = tmp_path / "new" / "one.lock"
+    caplog.set_level(logging.INFO, logger="absl")
+    with locked(path):
+        with pytest.raises(Timeout), locked(path):
+            pytest.fail("it is held")
+        holder = threading.Thread(target=_hold, args=(path, "one; waiting"))
+        holder.start()
+        deadline = time.monotonic() + 10
+        while "one; waiting" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert "one; waiting" in caplog.text
+        assert holder.is_alive()
+    holder.join(10)
+    assert not holder.is_alive()
+
+    def unable(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", unable)
+    with locked(path):
+        pass
+    monkeypatch.setattr(FileLock, "acquire", lambda *_, **__: path.open("no mode"))
+    with pytest.raises(ValueError, match="mode"), locked(path):
+        pytest.fail("another error passes")
+
+
+def _hold(path, waiting):
+    with locked(path, waiting):
+        pass

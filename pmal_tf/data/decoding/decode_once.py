@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from filelock import FileLock
 from tqdm import tqdm
 
 from pmal_tf.data.decoding.decode import decode_image
 from pmal_tf.data.decoding.stored_images import PixelFile, StoredImages, pixel_digests
 from pmal_tf.data.images import LabelledImages
 from pmal_tf.runtime.errors import PmalError
-from pmal_tf.runtime.files import save_arrays
+from pmal_tf.runtime.files import locked, save_arrays
 
 _PIXELS, _EXAMPLES = "pixels.bin", "examples.npz"
 _BATCH = 64
@@ -76,7 +75,8 @@ def decode_once(encoded: EncodedImages, cache_dir: str) -> LabelledImages:
     try:
         root.mkdir(parents=True, exist_ok=True)
         # One process decodes, and the others find its images.
-        with FileLock(f"{folder}.lock"):
+        waiting = f"Another command is decoding {encoded.name}; waiting"
+        with locked(folder.with_name(f"{folder.name}.lock"), waiting):
             if (images := _read_store(folder, encoded)) is not None:
                 return images
             return _write_store(folder, encoded)

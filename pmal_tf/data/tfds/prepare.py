@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from pmal_tf.data.images import Dataset, LabelledImages, Source
 from pmal_tf.data.settings import SourceOptions
@@ -25,6 +25,7 @@ from pmal_tf.data.tfds.read import (
 )
 from pmal_tf.runtime.console import quiet_libraries
 from pmal_tf.runtime.errors import PmalError, first_line
+from pmal_tf.runtime.files import locked
 
 # Files that only registered users may download, and how much of them each dataset
 # keeps: ImageNet-LT has 186 thousand of 1.33 million images.
@@ -211,13 +212,11 @@ def _claimed(root: Path, builder: Any) -> Iterator[None]:
     """
     folder = root / builder.name
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    # The system unlocks it when the process ends, however it ends.
-    lock = FileLock(folder / "preparing.lock", timeout=0)
-    try:
+    lock = folder / "preparing.lock"
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, made)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(NotImplementedError):  # Some network disks.
-                lock.acquire()
+            stack.enter_context(locked(lock))
         except Timeout as error:
             raise PmalError(
                 "Another process is preparing this dataset. Received: "
@@ -225,17 +224,17 @@ def _claimed(root: Path, builder: Any) -> Iterator[None]:
             ) from error
         except OSError as error:
             raise _unwritable(folder, error) from error
-        try:
-            _remove_leftovers(root, builder)
-            yield
-        finally:
-            _remove_leftovers(root, builder)
-            Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
-    finally:
-        for path in made:
-            with contextlib.suppress(OSError):  # It is not empty: the usual case.
-                path.rmdir()
+        stack.callback(lock.unlink, missing_ok=True)
+        stack.callback(_remove_leftovers, root, builder)
+        _remove_leftovers(root, builder)
+        yield
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Removes the folders that are empty, inner ones first."""
+    for folder in folders:
+        with contextlib.suppress(OSError):  # It is not empty: the usual case.
+            folder.rmdir()
 
 
 def _remove_leftovers(root: Path, builder: Any) -> None:

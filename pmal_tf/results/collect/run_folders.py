@@ -31,6 +31,8 @@ _ENTRIES = (
 _RESOLVED = ("compare", "scores")
 # Settings that tell trials and experiments apart, and no results.
 _NAMES = ("experiment", "trial")
+# What `environment.json` must say of versions and machine.
+_MACHINE = ("pmal_tf", "python", "packages", "machine", "cpu_count", "devices")
 _REPAIR = (
     "Put a sound copy back, or evaluate the trial anew with --overwrite "
     "--stages=evaluate."
@@ -133,17 +135,21 @@ def read_result(trial: Path) -> dict[str, Any]:
         PmalError: If it is damaged, or lacks something.
         FileNotFoundError: If there is none.
     """
-    path = trial / "result.json"
-    result = read_json(path)
-    lacking = [name for name in _ENTRIES if name not in result]
-    if not lacking and result["method"] not in result["models"]:
-        lacking = [f"models of {result['method']}"]
+    return _read_record("A result", trial / "result.json", _ENTRIES)
+
+
+def _read_record(what: str, path: Path, entries: Sequence[str]) -> dict[str, Any]:
+    """Reads a JSON file; raises a PmalError if it lacks an entry."""
+    record = read_json(path)
+    lacking = [name for name in entries if name not in record]
+    if not lacking and record.get("method", "") not in record.get("models", ("",)):
+        lacking = [f"models of {record['method']}"]
     if lacking:
         raise PmalError(
-            f"A result must hold {', '.join(_ENTRIES)}. Received: {path} without "
+            f"{what} must hold {', '.join(entries)}. Received: {path} without "
             f"{', '.join(lacking)}. {_REPAIR}"
         )
-    return result
+    return record
 
 
 def settings_of(trial: Path) -> dict[str, Any]:
@@ -270,7 +276,9 @@ def _read_trial(number: int, folder: Path) -> TrialRun:
         trial=number,
         settings=settings,
         result=result,
-        environment=read_json(folder / "environment.json"),
+        environment=_read_record(
+            "An environment", folder / "environment.json", _MACHINE
+        ),
         calibration=read_json(calibration) if calibration.exists() else None,
         seconds=_seconds(folder),
     )

@@ -69,7 +69,9 @@ def collect_sheets(
         }
         shown = np.concatenate(list(parts.values()))
         needed, place = np.unique(shown, return_inverse=True)
-        copies.append(thumbnails(image[needed], thumbnail)[place])
+        # Pillow draws no floating-point numbers.
+        pixels = np.clip(image[needed], 0, 255).astype(np.uint8)
+        copies.append(thumbnails(pixels, thumbnail)[place])
         positions.append(shown)
         strips += [name for name, part in parts.items() for _ in part]
     flat = np.concatenate(positions)
