@@ -60,7 +60,7 @@ def locked(path: Path, waiting: str = "") -> Iterator[None]:
         logging.info("%s", waiting)
         lock.acquire()
     except NotImplementedError:
-        pass
+        pass  # A system without locks.
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
