@@ -116,12 +116,16 @@ class _Classifier(ClassifierMixin, BaseEstimator):
             load=lambda: (given, given.take(first)),
             own_split=(names, ()),
         )
-        check_precision(config.network.precision)
+        network = config.network.resolved()
+        check_precision(network.precision)
         with tempfile.TemporaryDirectory() as folder:
             images = TrialImages(config.data, 0, config.run.seed, Path(folder))
             vars(images)["source"] = source  # Not the one that settings name.
-            with in_precision(config.network.precision):
-                self._train(config, images)
+            trial = Trial(
+                0, config.run.seed, images, network, config.recipe, config.devices
+            )
+            with in_precision(network.precision):
+                self._train(config, trial)
         self.classes_, self.image_shape_ = classes, image.shape[1:]
         if self._score.statistics is not None:
             outputs = self.scorer_.outputs(images.train.image)
@@ -143,10 +147,9 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         }
         return Config(**{"method": self.method, **given}, compare=(), tensorboard=False)
 
-    def _train(self, config: Config, images: TrialImages) -> None:
+    def _train(self, config: Config, trial: Trial) -> None:
         """Runs the method's stages; keeps the files that its model is read from."""
-        method, folder, seed = config.own_method, images.folder, config.run.seed
-        trial = Trial(0, seed, images, config.network, config.recipe, config.devices)
+        method, folder = config.own_method, trial.images.folder
         settings = config.methods[method.name]
         method.check(trial, settings)
         for stage in merged(method.stages(trial, settings)):

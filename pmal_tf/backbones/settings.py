@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pmal_tf.backbones import architectures
 from pmal_tf.runtime.settings import Interval, check_settings, setting
@@ -41,9 +41,16 @@ class NetworkSettings:
     )
     precision: str = setting(
         "float32",
-        "Number type of the backbone's arithmetic.",
-        allowed=("float32", "float64", "mixed_bfloat16", "mixed_float16"),
+        "Number type of the backbone's arithmetic; auto: mixed_bfloat16 where this CPU "
+        "or all GPUs compute in it, else float32.",
+        allowed=("auto", "float32", "float64", "mixed_bfloat16", "mixed_float16"),
     )
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    def resolved(self) -> NetworkSettings:
+        """Returns the settings with `auto` replaced by what it is on this machine."""
+        from pmal_tf.runtime.precision import resolve_precision
+
+        return replace(self, precision=resolve_precision(self.precision))

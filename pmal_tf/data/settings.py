@@ -98,8 +98,27 @@ class DataSettings(SourceOptions):
     )
     augment: str = setting(
         "auto",
-        "Shift by up to 4 pixels and mirror: auto (natural images only), on, off.",
+        "Shift and mirror: auto (natural images only), on, off.",
         allowed=("auto", "on", "off"),
+    )
+    shift: int = setting(
+        4, "Pixels that an image is shifted by at most.", allowed=Interval(low=0)
+    )
+    shift_fill: str = setting(
+        "zeros",
+        "What a shift brings in: zeros, or the image mirrored at its edge (reflect).",
+        allowed=("zeros", "reflect"),
+    )
+    flip: str = setting(
+        "random",
+        "Mirror an image in half of the epochs (random), or in every other one "
+        "(alternating).",
+        allowed=("random", "alternating"),
+    )
+    cutout: int = setting(
+        0,
+        "Side in pixels of a square that is painted gray after shifting; 0 for none.",
+        allowed=Interval(low=0),
     )
     rand_augment: int = setting(
         0,

@@ -46,7 +46,7 @@ def trained_on_stage(trial: Trial, name: str, start: str, *purpose: str) -> Stag
     def begin(work: Work) -> keras.Model:
         return load_model(work.path_of(f"{start}/model.keras"))
 
-    return _stage(trial, name, begin, *purpose, needs=(start,))
+    return _stage(trial.continued, name, begin, *purpose, needs=(start,))
 
 
 def _stage(

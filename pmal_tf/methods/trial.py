@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ import keras
 
 from pmal_tf.backbones.build import build_network
 from pmal_tf.backbones.settings import NetworkSettings
+from pmal_tf.backbones.whitening import adapt_whitening
 from pmal_tf.data.batches.pipeline import TrainingPipeline
 from pmal_tf.data.settings import DataSettings
 from pmal_tf.data.trial_images import TrialImages
@@ -23,6 +24,11 @@ from pmal_tf.training.recipe import Recipe
 
 # What a training stage reads beside settings: the images, and the file it starts from.
 TRAINING, START = "training", "init_weights"
+# The settings of the data that say how `TrainingPipeline` augments, by its names.
+_AUGMENTATION = (
+    *("rand_augment", "rand_augment_magnitude", "cutout"),
+    *("shift", "shift_fill", "flip"),
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,11 @@ class Trial:
         """What everything that draws reads."""
         return {"seed": self.run_seed, "trial": self.number}
 
+    @property
+    def continued(self) -> Trial:
+        """The trial as stages see it that go on from a trained classifier."""
+        return replace(self, recipe=self.recipe.continued)
+
     @cached_property
     def training_reads(self) -> dict[str, Any]:
         """The settings that every training stage reads.
@@ -72,8 +83,8 @@ class Trial:
         reads = {
             **self.seeds_read,
             **read_settings(self.network),
-            **read_settings(self.recipe),
-            **read_settings(self.data, "rand_augment", "rand_augment_magnitude"),
+            **read_settings(self.recipe.first),
+            **read_settings(self.data, *_AUGMENTATION),
             "augment": self.augments,
         }
         if not self.recipe.sync_batch_norm:
@@ -132,8 +143,7 @@ class Trial:
             batch_size=self.recipe.batch_size,
             seed=self.seed("order", *purpose),
             augment=self.augments,
-            rand_augment=self.data.rand_augment,
-            rand_augment_magnitude=self.data.rand_augment_magnitude,
+            **read_settings(self.data, *_AUGMENTATION),
         )
 
     def new_classifier(
@@ -146,12 +156,16 @@ class Trial:
         order of images and dropout in training.
 
         Raises:
-            PmalError: If the file of `--init_weights` cannot be started from.
+            PmalError: If the file of `--init_weights` cannot be started from, or the
+                backbone's whitening not be adapted to the training images.
         """
         keras.utils.set_random_seed(self.seed("weights", *purpose))
-        return build_network(
+        image = self.images.train.image
+        network = build_network(
             self.network,
-            self.images.train.image.shape[1:],
+            image.shape[1:],
             self.num_classes,
             embedding_dropout=embedding_dropout,
         )
+        adapt_whitening(network, image)
+        return network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -26,6 +27,32 @@ def in_precision(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
+def resolve_precision(precision: str) -> str:
+    """Returns the Keras dtype policy that `auto` stands for here, or what is given.
+
+    It is `mixed_bfloat16` where all visible GPUs, or without any the CPU, have
+    instructions that multiply bfloat16.
+    """
+    if precision != "auto":
+        return precision
+    devices = tf.config.get_visible_devices("GPU")
+    if devices:
+        least = _LEAST_CAPABILITY["mixed_bfloat16"]
+        fits = all(_capability(device) >= least for device in devices)
+    else:
+        fits = _cpu_has_bfloat16()
+    return "mixed_bfloat16" if fits else "float32"
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Tells whether Linux says that this CPU multiplies bfloat16, as far as known."""
+    try:
+        said = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(said.split()))
+
+
 def check_precision(policy: str) -> None:
     """Checks that the devices can train in a Keras dtype policy.
 
@@ -42,18 +69,24 @@ def check_precision(policy: str) -> None:
     if not devices:
         _check_cpu(policy)
     for device in devices:
-        details = tf.config.experimental.get_device_details(device)
-        capability = tuple(details.get("compute_capability") or least)
+        capability = _capability(device)
         if capability >= least:
             continue
         way_out = "--precision=float32"
         if capability >= _LEAST_CAPABILITY["mixed_float16"]:
             way_out = f"--precision=mixed_float16 or {way_out}"
+        details = tf.config.experimental.get_device_details(device)
         raise PmalError(
             f"`precision={policy}` needs GPUs of compute capability {major}.{minor} or "
             f"more. Received: {details.get('device_name', device.name)} with "
             f"{capability[0]}.{capability[1]}. Use {way_out}."
         )
+
+
+def _capability(device: tf.config.PhysicalDevice) -> tuple[int, ...]:
+    """Returns a GPU's compute capability; one that does not say it passes for any."""
+    details = tf.config.experimental.get_device_details(device)
+    return tuple(details.get("compute_capability") or (99, 0))
 
 
 def _check_cpu(policy: str) -> None:

@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
+from pmal_tf.backbones.whitening import check_adapted
 from pmal_tf.data.batches.pipeline import HostReplicas, TrainingPipeline
 from pmal_tf.runtime import distribution, signals
 from pmal_tf.runtime.errors import TrainingDivergedError
@@ -81,8 +82,10 @@ def fit(
         measure: Returns numbers to record beside the losses after each epoch.
 
     Raises:
+        PmalError: If the network whitens images and was not adapted to any.
         TrainingDivergedError: If the loss or a weight stops being finite.
     """
+    check_adapted(model)
     model.compile(optimizer=recipe.build_optimizer(pipeline.steps_per_epoch))
     step, steps = 0, pipeline.steps_per_epoch
     model.build_optimizers()
@@ -117,6 +120,9 @@ def fit(
                 jit=recipe.use_jit,
                 steps_per_execution=recipe.steps_per_execution,
             )
+        for name, optimizer in model.optimizers.items():
+            # Where an average of the weights is kept, they take its values.
+            optimizer.finalize_variable_values(model.variables_of(name))
         check_weights(model, "after the last epoch")
     except TrainingDivergedError as error:
         if records is None:

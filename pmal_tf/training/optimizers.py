@@ -11,30 +11,44 @@ import tensorflow as tf
 class _CoupledWeightDecay:
     """Adds `coupled_weight_decay * variable` to each gradient before the update.
 
-    Other options are those of the optimiser that it is mixed into.
+    With `decay_kernels_only`, to those of layers' kernels. The learning rate of the
+    offsets that follow normalisation, `beta` of BatchNorm, is `offset_rate` times as
+    large. Other options are those of the optimiser that it is mixed into.
 
     Keras's own `weight_decay` shrinks the variable beside the update (AdamW). In the
     `Adam(weight_decay=...)` of PyTorch, which the paper's recipe names, the decay is
-    part of the gradient and so passes through the moments. All trainable variables take
-    part, biases and BatchNorm included, as they do there.
+    part of the gradient and so passes through the moments. By default all trainable
+    variables take part, biases and BatchNorm included, as they do there.
     """
 
-    def __init__(self, coupled_weight_decay: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        coupled_weight_decay: float = 0.0,
+        decay_kernels_only: bool = False,
+        offset_rate: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.coupled_weight_decay = coupled_weight_decay
+        self.decay_kernels_only = decay_kernels_only
+        self.offset_rate = offset_rate
 
     def update_step(
         self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> None:
         """Updates one variable from its gradient plus the decay."""
-        decay = tf.cast(self.coupled_weight_decay, gradient.dtype)
-        gradient += decay * tf.cast(tf.convert_to_tensor(variable), gradient.dtype)
+        if variable.name == "kernel" or not self.decay_kernels_only:
+            decay = tf.cast(self.coupled_weight_decay, gradient.dtype)
+            gradient += decay * tf.cast(tf.convert_to_tensor(variable), gradient.dtype)
+        if variable.name == "beta":
+            learning_rate = learning_rate * self.offset_rate
         super().update_step(gradient, variable, learning_rate)  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         config = super().get_config()  # type: ignore[misc]
-        return {**config, "coupled_weight_decay": self.coupled_weight_decay}
+        names = ("coupled_weight_decay", "decay_kernels_only", "offset_rate")
+        return {**config, **{name: getattr(self, name) for name in names}}
 
 
 @keras.saving.register_keras_serializable("pmal_tf")

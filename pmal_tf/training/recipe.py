@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.settings import Interval, check_settings, setting
@@ -45,7 +45,22 @@ class Recipe:
         "Adam's beta_1, or SGD's momentum.",
         allowed=Interval(low=0, high=1, open_high=True),
     )
+    nesterov: bool = setting(False, "SGD looks ahead with its momentum.")
     weight_decay: float = setting(5e-4, "Weight decay.", allowed=_NOT_NEGATIVE)
+    decay_kernels_only: bool = setting(
+        False, "Decay kernels alone, not biases and BatchNorm."
+    )
+    offset_rate: float = setting(
+        1.0,
+        "Learning rate of BatchNorm's offsets, as a multiple of the others'.",
+        allowed=Interval(low=0, open_low=True),
+    )
+    weight_average: float = setting(
+        0.0,
+        "Momentum of an exponential moving average of the weights, which take its "
+        "values after the last step; 0 for none.",
+        allowed=Interval(low=0, high=1, open_high=True),
+    )
     decoupled_weight_decay: bool = setting(
         False, "Decay beside the gradient (AdamW), not in it."
     )
@@ -57,8 +72,9 @@ class Recipe:
     schedule: str = setting(
         "step",
         "Learning rate: step (divided by 10), cosine (to 0), cosine_restarts (to 0, "
-        "and again from the start, --restarts times) or constant.",
-        allowed=("step", "cosine", "cosine_restarts", "constant"),
+        "and again from the start, --restarts times), triangular (from a fifth up to "
+        "it over the first 23 %, then down to 7 %) or constant.",
+        allowed=("step", "cosine", "cosine_restarts", "triangular", "constant"),
         common=True,
     )
     restarts: int = setting(
@@ -71,6 +87,16 @@ class Recipe:
     )
     drop_every: int = setting(
         120, "Epochs between drops of the step schedule.", allowed=_AT_LEAST_ONE
+    )
+    optimize_epochs: int = setting(
+        0,
+        "Epochs of stages that go on from a trained classifier, PMAL's optimisation "
+        "and its control; 0: as --epochs.",
+        allowed=_NOT_NEGATIVE,
+        common=True,
+    )
+    optimize_learning_rate: float = setting(
+        0.0, "Their learning rate; 0: as --learning_rate.", allowed=_NOT_NEGATIVE
     )
     jit: str = setting(
         "auto",
@@ -100,6 +126,39 @@ class Recipe:
                 "train for longer."
             )
 
+        if self.warmup_epochs and self.schedule == "triangular":
+            raise PmalError(
+                "schedule=triangular rises by itself. Received: "
+                f"warmup_epochs={self.warmup_epochs}. Leave --warmup_epochs at 0."
+            )
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            raise PmalError(
+                "`nesterov` needs optimizer=sgd and a momentum. Received: "
+                f"optimizer={self.optimizer}, momentum={self.momentum}. Leave it out, "
+                "or add --optimizer=sgd --momentum=0.9."
+            )
+        if self.decay_kernels_only and self.decoupled_weight_decay:
+            raise PmalError(
+                "`decay_kernels_only` is for a decay in the gradient. Received: "
+                "decoupled_weight_decay=True. Leave one of the two out."
+            )
+        if self.optimize_epochs or self.optimize_learning_rate:
+            _ = self.continued  # Which must be allowed too.
+
+    @property
+    def first(self) -> Recipe:
+        """The recipe of stages that start from fresh weights."""
+        return replace(self, optimize_epochs=0, optimize_learning_rate=0.0)
+
+    @property
+    def continued(self) -> Recipe:
+        """The recipe of stages that go on from a trained classifier."""
+        return replace(
+            self.first,
+            epochs=self.optimize_epochs or self.epochs,
+            learning_rate=self.optimize_learning_rate or self.learning_rate,
+        )
+
     @property
     def use_jit(self) -> bool:
         """Whether steps are compiled on this machine."""
@@ -117,7 +176,11 @@ class Recipe:
         """Returns the learning rate as Keras takes it."""
         from keras.optimizers.schedules import CosineDecay, PiecewiseConstantDecay
 
-        from pmal_tf.training.schedules import CosineRestarts, LinearWarmup
+        from pmal_tf.training.schedules import (
+            CosineRestarts,
+            LinearWarmup,
+            Triangular,
+        )
 
         rate, steps = self.learning_rate, self.epochs * steps_per_epoch
         warmup_steps = self.warmup_epochs * steps_per_epoch
@@ -132,6 +195,8 @@ class Recipe:
             schedule = CosineDecay(rate, decay_steps=steps)
         elif self.schedule == "cosine":
             schedule = CosineRestarts(rate, steps, hold_steps=warmup_steps)
+        elif self.schedule == "triangular":
+            schedule = Triangular(rate, steps)
         elif self.schedule == "cosine_restarts":
             schedule = CosineRestarts(rate, steps, self.restarts, warmup_steps)
         return LinearWarmup(schedule, warmup_steps) if warmup_steps else schedule
@@ -142,9 +207,16 @@ class Recipe:
 
         rate = self.build_schedule(steps_per_epoch)
         apart = self.decoupled_weight_decay
-        decay = {"weight_decay" if apart else "coupled_weight_decay": self.weight_decay}
+        options: dict[str, Any] = {
+            "weight_decay" if apart else "coupled_weight_decay": self.weight_decay,
+            "decay_kernels_only": self.decay_kernels_only,
+            "offset_rate": self.offset_rate,
+        }
+        if self.weight_average:
+            options |= {"use_ema": True, "ema_momentum": self.weight_average}
         if self.optimizer == "adam":
             # PyTorch's epsilon; Keras's default is ten times larger.
-            options = {"beta_1": self.momentum, "epsilon": 1e-8}
-            return CoupledAdam(learning_rate=rate, **options, **decay)
-        return CoupledSGD(learning_rate=rate, momentum=self.momentum, **decay)
+            options |= {"beta_1": self.momentum, "epsilon": 1e-8}
+            return CoupledAdam(learning_rate=rate, **options)
+        options |= {"momentum": self.momentum, "nesterov": self.nesterov}
+        return CoupledSGD(learning_rate=rate, **options)

@@ -62,6 +62,52 @@ class CosineRestarts(Schedule):
 
 
 @keras.saving.register_keras_serializable("pmal_tf")
+class Triangular(Schedule):
+    """Rises from `start` times the peak in a line, and falls in a line to `end` times.
+
+    Step t of T lies at the share t / T; the rate is highest at the share `peak_share`,
+    and from step T on it is `end` times the peak.
+
+    The defaults are those of airbench94 (KellerJordan/cifar10-airbench).
+
+    Args:
+        peak: The largest rate.
+        total_steps: T, at least 1.
+        start: First rate over the peak.
+        peak_share: In (0, 1).
+        end: Last rate over the peak.
+    """
+
+    def __init__(
+        self,
+        peak: float,
+        total_steps: int,
+        start: float = 0.2,
+        peak_share: float = 0.23,
+        end: float = 0.07,
+    ) -> None:
+        super().__init__()
+        self.peak = peak
+        self.total_steps = total_steps
+        self.start = start
+        self.peak_share = peak_share
+        self.end = end
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the rate at steps, integers of any shape, counted from 0."""
+        dtype = keras.config.floatx()
+        share = tf.cast(step, dtype) / float(self.total_steps)
+        rise = self.start + (1.0 - self.start) * share / self.peak_share
+        left = tf.maximum(1.0 - share, 0.0) / (1.0 - self.peak_share)
+        return self.peak * tf.minimum(rise, self.end + (1.0 - self.end) * left)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        names = ("peak", "total_steps", "start", "peak_share", "end")
+        return {name: getattr(self, name) for name in names}
+
+
+@keras.saving.register_keras_serializable("pmal_tf")
 class LinearWarmup(Schedule):
     """Scales another schedule by min(1, step / warmup_steps).
 

@@ -45,8 +45,9 @@ def open_trial(config: Config, number: int) -> Trial:
     """Returns a trial of an experiment; images are not read yet."""
     folder = config.run_folder / f"trial_{number}"
     images = TrialImages(config.data, number, config.run.seed, folder)
+    network = config.network.resolved()
     return Trial(
-        number, config.run.seed, images, config.network, config.recipe, config.devices
+        number, config.run.seed, images, network, config.recipe, config.devices
     )
 
 
@@ -110,10 +111,11 @@ def _run_trials(config: Config) -> str:
     logging.info(
         f"{config.run.experiment}: {config.own_method.title}, trials "
         f"{', '.join(map(str, trials))}, {config.recipe.epochs} epochs a stage, "
-        f"backbone {config.network.backbone} at width {config.network.width:g}"
+        f"backbone {config.network.backbone} at width {config.network.width:g}, "
+        f"{first.network.precision}"
     )
     for trial in trials.values():
-        with in_precision(config.network.precision):
+        with in_precision(trial.network.precision):
             workflow_of(config, trial).run(wanted)
         if distribution.is_chief():
             # Also where all was taken; another command may have begun here meanwhile.
@@ -180,7 +182,8 @@ def _record_settings(config: Config, trial: Trial, *, anew: bool = True) -> None
 
 def _check_devices(config: Config) -> None:
     """Refuses what the devices cannot do, and sets up what they are to do."""
-    precision, tflite = config.network.precision, ",".join(config.serving.tflite)
+    precision = config.network.resolved().precision
+    tflite = ",".join(config.serving.tflite)
     replicas, batch_size = distribution.replicas(), config.recipe.batch_size
     check_precision(precision)
     several = replicas > 1

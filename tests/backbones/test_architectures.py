@@ -46,6 +46,21 @@ NETWORKS = {
             "group_2_block_0_1_conv": 8,
         },
     ),
+    "airbench": Published(
+        size=32,
+        # Three blocks, with an offset after each convolution, and the first layer's bias.
+        parameters=9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
+        + 2 * (64 + 256 + 256)
+        + 24,
+        embedding=256,
+        convolutions={3: 6},
+        maps={
+            "whitening": 31,
+            "block_0_0_pool": 15,
+            "block_1_0_pool": 7,
+            "block_2_0_pool": 3,
+        },
+    ),
     "resnet50": Published(
         size=224,
         parameters=23_508_032,
@@ -104,6 +119,7 @@ def test_the_network_is_the_published_one(published):
 def test_width_multiplies_the_channels(published):
     network, _ = published
     narrow = build(network.name, (32, 32, 3), width=0.25, dropout=0.0)
+    assert len(convolutions(narrow)) == len(convolutions(network))
     for thin, full in zip(convolutions(narrow), convolutions(network), strict=True):
         assert thin.filters == full.filters / 4
     assert narrow.output.shape[1] == network.output.shape[1] / 4
@@ -112,7 +128,7 @@ def test_width_multiplies_the_channels(published):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_any_size_and_number_type_passes(name, rng):
     model = build_classifier(name, (None, None, 3), 3, width=0.05, dropout=0.0)
-    for size in (8, 33):
+    for size in (9, 33):
         image = rng.integers(0, 256, size=(2, size, size, 3)).astype(np.uint8)
         assert model(image).shape == (2, 3)
         np.testing.assert_array_equal(model(image), model(image.astype(np.float32)))

@@ -5,14 +5,15 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from pmal_tf.data.batches.augment import (
     OPERATIONS,
-    PADDING,
     affine_matrices,
+    alternating_flips,
     auto_contrast,
     brightness,
     color,
     contrast,
     crop_and_flip,
     crop_and_flip_parameters,
+    cut_out,
     draw_operations,
     equalize,
     posterize,
@@ -22,7 +23,7 @@ from pmal_tf.data.batches.augment import (
     solarize,
     transform,
 )
-from pmal_tf.data.hashing import hash_ids
+from pmal_tf.data.hashing import hash_ids, splitmix64
 
 BLENDS = {
     "color": (color, ImageEnhance.Color),
@@ -30,6 +31,7 @@ BLENDS = {
     "brightness": (brightness, ImageEnhance.Brightness),
     "sharpness": (sharpness, ImageEnhance.Sharpness),
 }
+SHIFT = 4
 SHAPES = [(32, 32), (24, 40), (64, 64), (8, 11), (2, 5), (1, 1)]
 
 
@@ -415,9 +417,9 @@ def test_layers_are_drawn_independently(layers):
 def test_draws_are_independent_of_crop_and_flip(layer):
     bits = hashes(40_000)
     vertical, horizontal, flip = (
-        values.numpy().astype(int) for values in crop_and_flip_parameters(bits)
+        values.numpy().astype(int) for values in crop_and_flip_parameters(bits, SHIFT)
     )
-    drawn, choices = cells_of(bits, layer), 2 * PADDING + 1
+    drawn, choices = cells_of(bits, layer), 2 * SHIFT + 1
     # The 0.999 quantiles of chi-square with 503 and 251 degrees of freedom.
     assert chi_square((2 * vertical + flip) * 28 + drawn, 18 * 28) < 606.7
     assert chi_square(horizontal * 28 + drawn, choices * 28) < 325.9
@@ -514,60 +516,105 @@ def test_operations_by_hand(operation, rows, parameter, wanted):
 
 # Shift and mirror.
 
-CHOICES = 2 * PADDING + 1
+CHOICES = 2 * SHIFT + 1
 
 
-def crop_and_flip_slowly(images, vertical, horizontal, flip):
+def crop_and_flip_slowly(images, vertical, horizontal, flip, mode):
     _, height, width, _ = images.shape
     result = []
     for image, top, left, mirror in zip(
         images, vertical, horizontal, flip, strict=True
     ):
-        padded = np.pad(image, [(PADDING, PADDING), (PADDING, PADDING), (0, 0)])
+        padded = np.pad(image, [(SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)], mode)
         crop = padded[top : top + height, left : left + width]
         result.append(crop[:, ::-1] if mirror else crop)
     return np.stack(result)
 
 
-@pytest.mark.parametrize("shape", [(40, 32, 32, 3), (25, 8, 11, 3), (1, 3, 2, 1)])
+@pytest.mark.parametrize("shape", [(40, 32, 32, 3), (25, 8, 11, 3), (1, 5, 6, 1)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_crop_and_flip_equals_a_loop_over_images(shape, dtype):
+@pytest.mark.parametrize("fill", ["zeros", "reflect"])
+def test_crop_and_flip_equals_a_loop_over_images(shape, dtype, fill):
     generator = np.random.default_rng(0)
     images = generator.integers(1, 256, shape).astype(dtype)
     vertical, horizontal = generator.integers(0, CHOICES, (2, shape[0]), np.int32)
     flip = generator.integers(0, 2, shape[0]).astype(bool)
-    moved = crop_and_flip(images, vertical, horizontal, flip).numpy()
+    parameters = (vertical, horizontal, flip)
+    moved = crop_and_flip(images, *parameters, shift=SHIFT, fill=fill).numpy()
     assert moved.dtype == dtype
+    mode = "constant" if fill == "zeros" else "reflect"
     np.testing.assert_array_equal(
-        moved, crop_and_flip_slowly(images, vertical, horizontal, flip)
+        moved, crop_and_flip_slowly(images, *parameters, mode)
     )
 
 
-def move_one(image, vertical, horizontal, flip):
+def move_one(image, vertical, horizontal, flip, shift, fill):
     image = np.array(image, np.uint8)[None, :, :, None]
     parameters = [np.array([value]) for value in (vertical, horizontal, flip)]
     parameters[:2] = [value.astype(np.int32) for value in parameters[:2]]
-    return crop_and_flip(image, *parameters).numpy()[0, :, :, 0].tolist()
+    moved = crop_and_flip(image, *parameters, shift=shift, fill=fill)
+    return moved.numpy()[0, :, :, 0].tolist()
 
 
 @pytest.mark.parametrize(
-    ("down", "right", "flip", "wanted"),
+    ("down", "right", "flip", "fill", "wanted"),
     [
-        (0, 0, False, [[1, 2], [3, 4]]),
-        (1, 0, False, [[3, 4], [0, 0]]),
-        (0, 1, False, [[2, 0], [4, 0]]),
-        (0, 1, True, [[0, 2], [0, 4]]),  # Cropped first and mirrored then.
+        (0, 0, False, "zeros", [[1, 2], [3, 4]]),
+        (1, 0, False, "zeros", [[3, 4], [0, 0]]),
+        (0, 1, False, "zeros", [[2, 0], [4, 0]]),
+        (0, 1, True, "zeros", [[0, 2], [0, 4]]),  # Cropped first and mirrored then.
+        (1, 0, False, "reflect", [[3, 4], [1, 2]]),  # The edge itself is not doubled.
+        (0, -1, True, "reflect", [[1, 2], [3, 4]]),
     ],
 )
-def test_crop_and_flip_by_hand(down, right, flip, wanted):
-    moved = move_one([[1, 2], [3, 4]], PADDING + down, PADDING + right, flip)
+def test_crop_and_flip_by_hand(down, right, flip, fill, wanted):
+    moved = move_one([[1, 2], [3, 4]], 1 + down, 1 + right, flip, 1, fill)
     assert moved == wanted
+
+
+def test_alternating_flips_show_every_image_once_each_way_in_two_epochs():
+    identity = hash_ids(np.array([f"train_{n}" for n in range(4000)]), "order", 0)
+    flips = [alternating_flips(identity, tf.constant(n)).numpy() for n in range(4)]
+    np.testing.assert_array_equal(flips[0], ~flips[1])
+    np.testing.assert_array_equal(flips[0], flips[2])
+    np.testing.assert_array_equal(flips[1], flips[3])
+    # Half of them first, within four standard deviations.
+    assert abs(flips[0].mean() - 0.5) < 4 * 0.5 / np.sqrt(4000)
+
+
+def test_cutout_paints_one_square_gray_wherever_it_falls():
+    images = tf.zeros((3000, 6, 8, 3), tf.uint8)
+    bits = hash_ids(np.array([f"train_{n}" for n in range(3000)]), "order", 0)
+    gray = cut_out(images, bits, 3).numpy()
+    assert set(np.unique(gray)) == {0, 128}
+    hit = gray[..., 0] == 128
+    np.testing.assert_array_equal(hit, gray[..., 2] == 128)
+    corners = set()
+    for image in hit:
+        rows, columns = (np.flatnonzero(image.any(axis=axis)) for axis in (1, 0))
+        assert image[np.ix_(rows, columns)].all()
+        assert image.sum() == len(rows) * len(columns)
+        corners.add((rows[0], rows[-1], columns[0], columns[-1]))
+        # Cut off at the edge, whole within.
+        assert len(rows) == 3 or rows[0] == 0 or rows[-1] == 5
+    # Every pixel may be the centre.
+    assert len(corners) == 6 * 8
+
+
+def test_cutout_by_hand():
+    bits = tf.constant([7], tf.uint64)
+    mixed = splitmix64(splitmix64(bits)).numpy()[0]
+    row, column = int(mixed & 0xFFFF) % 4, int(mixed >> 16 & 0xFFFF) % 5
+    expected = np.full((4, 5), 9)
+    expected[max(row - 1, 0) : row + 1, max(column - 1, 0) : column + 1] = 128
+    painted = cut_out(tf.fill((1, 4, 5, 1), tf.constant(9, tf.uint8)), bits, 2)
+    np.testing.assert_array_equal(painted[0, :, :, 0], expected)
 
 
 def drawn_parameters(count=9000):
     names = np.array([f"train_{n}" for n in range(count)])
     bits = hash_ids(names, "order", 0)
-    return [values.numpy() for values in crop_and_flip_parameters(bits)]
+    return [values.numpy() for values in crop_and_flip_parameters(bits, SHIFT)]
 
 
 def test_every_offset_is_drawn_about_equally_often():

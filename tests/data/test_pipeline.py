@@ -4,11 +4,10 @@ import itertools
 import numpy as np
 import pytest
 
-from pmal_tf.data.batches.augment import PADDING
 from pmal_tf.data.batches.pipeline import TrainingPipeline
 
 
-def make_pipeline(count=23, batch_size=5, seed=0, augment=False):
+def make_pipeline(count=23, batch_size=5, seed=0, augment=False, **options):
     generator = np.random.default_rng(0)
     return TrainingPipeline(
         image=generator.integers(1, 256, (count, 6, 7, 3)).astype(np.uint8),
@@ -17,6 +16,7 @@ def make_pipeline(count=23, batch_size=5, seed=0, augment=False):
         batch_size=batch_size,
         seed=seed,
         augment=augment,
+        **options,
     )
 
 
@@ -128,11 +128,11 @@ def test_without_augmentation_pixels_and_labels_are_exact():
 def test_augmentation_shifts_and_mirrors_the_image_itself():
     pipeline = make_pipeline(augment=True)
     batches = stream(pipeline, 0, 2)
-    margin = (PADDING, PADDING)
+    margin = (4, 4)
     seen = set()
     for index, image in zip(indices(batches), pixels(batches), strict=True):
         padded = np.pad(pipeline.image[index], [margin, margin, (0, 0)])
-        offsets = range(2 * PADDING + 1)
+        offsets = range(9)
         found = {
             (top, left, mirror)
             for top, left, mirror in itertools.product(offsets, offsets, (1, -1))
@@ -154,6 +154,24 @@ def test_augmentation_differs_by_epoch_and_leaves_the_order_alone():
     changed = (one != other).any(axis=(1, 2, 3))
     # A draw repeats with chance 1 / 162.
     assert changed.sum() >= 20
+
+
+def test_shift_fill_flip_and_cutout_are_the_pipeline_s():
+    options = {"shift": 1, "shift_fill": "reflect", "flip": "alternating"}
+    pipeline = make_pipeline(24, 6, augment=True, **options)
+    batches = stream(pipeline, 0, 4)
+    margin, mirrored = (1, 1), {}
+    for index, image in zip(indices(batches), pixels(batches), strict=True):
+        padded = np.pad(pipeline.image[index], [margin, margin, (0, 0)], "reflect")
+        (mirror,) = {
+            mirror
+            for top, left, mirror in itertools.product(range(3), range(3), (1, -1))
+            if (padded[top : top + 6, left : left + 7][:, ::mirror] == image).all()
+        }
+        mirrored.setdefault(int(index), []).append(mirror)
+    assert {tuple(seen) for seen in mirrored.values()} == {(1, -1) * 2, (-1, 1) * 2}
+    painted = pixels(stream(make_pipeline(24, 6, cutout=3), 0, 1))
+    assert ((painted == 128).all(axis=3).sum(axis=(1, 2)) >= 4).all()
 
 
 def test_an_empty_range_of_epochs_is_an_empty_stream():

@@ -1,10 +1,12 @@
 """Precisions that a device lacks are told before training."""
 
+from pathlib import Path
+
 import pytest
 import tensorflow as tf
 
 from pmal_tf.runtime.errors import PmalError
-from pmal_tf.runtime.precision import check_precision
+from pmal_tf.runtime.precision import check_precision, resolve_precision
 
 MIXED = ("mixed_float16", "mixed_bfloat16")
 
@@ -76,6 +78,40 @@ def test_every_gpu_counts(gpus):
 def test_new_gpus_and_such_without_a_capability_pass(gpus, no_kernel, policy):
     gpus((8, 0), (10, 0), None)
     check_precision(policy)  # The CPU is not asked.
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ([(8, 0), (9, 0)], "mixed_bfloat16"),
+        ([(9, 0), (7, 5)], "float32"),
+        ([None], "mixed_bfloat16"),
+    ],
+)
+def test_auto_is_bfloat16_where_all_gpus_compute_in_it(gpus, capabilities, expected):
+    gpus(*capabilities)
+    assert resolve_precision("auto") == expected
+    assert resolve_precision("float32") == "float32"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fma avx512f avx512_bf16 sse", "mixed_bfloat16"), ("fma avx512f", "float32")],
+)
+def test_auto_without_a_gpu_asks_the_cpu(gpus, monkeypatch, flags, expected):
+    gpus()
+    monkeypatch.setattr(Path, "read_text", lambda *_: f"flags\t\t: {flags}\n")
+    assert resolve_precision("auto") == expected
+
+
+def test_auto_where_no_system_says_is_float32(gpus, monkeypatch):
+    gpus()
+
+    def missing(*_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert resolve_precision("auto") == "float32"
 
 
 @pytest.mark.parametrize("policy", ["float32", "float64"])

@@ -13,7 +13,7 @@ from tiny_classifier import tiny_classifier, tiny_pipeline
 
 from pmal_tf.runtime import signals
 from pmal_tf.runtime.errors import PmalError, TrainingDivergedError
-from pmal_tf.training import checkpoints
+from pmal_tf.training import checkpoints, fit
 from pmal_tf.training.callbacks import drop_records
 from pmal_tf.training.checkpoints import (
     Checkpoints,
@@ -146,6 +146,45 @@ def every_step(monkeypatch):
 
 class KilledError(Exception):
     """Stands for a kill in the middle of training."""
+
+
+def test_weights_take_the_values_of_their_average_also_after_a_kill(
+    pipeline, tmp_path, every_step, monkeypatch
+):
+    recipe = dataclasses.replace(
+        RECIPE, optimizer="sgd", momentum=0.5, nesterov=True, weight_average=0.6
+    )
+    average = None
+
+    class Average(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            nonlocal average
+            weights = [np.array(v.numpy()) for v in self.model.trainable_variables]
+            pairs = zip(average or weights, weights, strict=True)
+            average = [0.6 * old + 0.4 * new for old, new in pairs]
+
+    whole = new_classifier()
+    monkeypatch.setattr(fit, "_callbacks", lambda *_: [Average()])
+    records = records_in(tmp_path / "whole")
+    fit_classifier(whole, pipeline, recipe, seed=1, records=records)
+    monkeypatch.undo()
+    for variable, expected in zip(whole.trainable_variables, average, strict=True):
+        np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(checkpoints, "_LEAST_SECONDS", 0.0)
+    records, save = every_step(tmp_path / "killed"), checkpoints.save_checkpoint
+
+    def save_and_die(model, folder, saved):
+        save(model, folder, saved)
+        if saved == 5:
+            raise KilledError
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", save_and_die)
+    with pytest.raises(KilledError):
+        fit_classifier(new_classifier(), pipeline, recipe, seed=1, records=records)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", save)
+    resumed = new_classifier()
+    fit_classifier(resumed, pipeline, recipe, seed=1, records=records)
+    assert_same_weights(whole, resumed)
 
 
 @pytest.mark.parametrize("step", [2, 5])

@@ -12,7 +12,8 @@ from pmal_tf.training.optimizers import CoupledAdam, CoupledSGD
 from pmal_tf.training.recipe import Recipe
 from pmal_tf.training.schedules import LinearWarmup
 
-SCHEDULES = ["step", "cosine", "cosine_restarts", "constant"]
+SCHEDULES = ["step", "cosine", "cosine_restarts", "triangular", "constant"]
+WARMED_UP = [schedule for schedule in SCHEDULES if schedule != "triangular"]
 
 
 def rates(schedule, steps):
@@ -29,6 +30,9 @@ def expected_rate(recipe, steps_per_epoch, step):
     rate = recipe.learning_rate
     if recipe.schedule == "step":
         rate *= 0.1 ** (step // steps_per_epoch // recipe.drop_every)
+    elif recipe.schedule == "triangular":
+        corners, share = [0.0, 0.23, 1.0], step / total
+        rate *= np.interp(share, corners, [0.2, 1.0, 0.07])
     elif recipe.schedule != "constant":
         cycles = recipe.restarts + 1 if recipe.schedule == "cosine_restarts" else 1
         # Whole numbers: a cycle need not begin at a whole step.
@@ -107,7 +111,7 @@ def test_every_rate_equals_a_loop(
         learning_rate=0.1,
         schedule=schedule,
         restarts=restarts,
-        warmup_epochs=warmup_epochs,
+        warmup_epochs=warmup_epochs if schedule in WARMED_UP else 0,
         drop_every=4,
     )
     steps = range(epochs * steps_per_epoch)
@@ -136,7 +140,8 @@ def test_rates_are_exact_after_millions_of_steps():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_rates_are_the_same_within_a_compiled_step(schedule):
-    recipe = Recipe(epochs=11, schedule=schedule, warmup_epochs=2, drop_every=3)
+    warmup = 2 if schedule in WARMED_UP else 0
+    recipe = Recipe(epochs=11, schedule=schedule, warmup_epochs=warmup, drop_every=3)
     built = recipe.build_schedule(7)
     compiled = tf.function(lambda step: built(step) + 0.0, jit_compile=True)
     iterations = keras.Variable(0, dtype="int64", trainable=False)
@@ -161,7 +166,7 @@ def test_a_compiled_model_is_loaded_with_its_rates(schedule, tmp_path):
         optimizer="sgd",
         schedule=schedule,
         restarts=1,
-        warmup_epochs=2,
+        warmup_epochs=2 if schedule in WARMED_UP else 0,
         drop_every=3,
     )
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
@@ -198,7 +203,7 @@ def test_the_optimizer_takes_the_rate_of_each_step():
     assert values == [10.0, 9.5, 8.5, 7.5]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", WARMED_UP)
 def test_a_warm_up_that_leaves_nothing_is_an_error(schedule):
     longest, limit = 8, "less than epochs with"
     if schedule == "cosine_restarts":
@@ -227,3 +232,56 @@ def test_unknown_names_are_errors_that_list_those_tested_here():
         Recipe(optimizer="lamb")
     with pytest.raises(PmalError, match=rf"one of {', '.join(SCHEDULES)}\. Received"):
         Recipe(schedule="linear")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"schedule": "triangular", "warmup_epochs": 1}, "rises by itself.*epochs=1"),
+        ({"nesterov": True}, "needs optimizer=sgd.*Received: optimizer=adam"),
+        (
+            {"decay_kernels_only": True, "decoupled_weight_decay": True},
+            "`decay_kernels_only` is for a decay in the gradient",
+        ),
+        (
+            {"warmup_epochs": 3, "optimize_epochs": 2},
+            "less than epochs with.*warmup_epochs=3, epochs=2",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_errors(options, sentence):
+    with pytest.raises(PmalError, match=sentence):
+        Recipe(**options)
+
+
+def test_stages_that_go_on_have_epochs_and_a_rate_of_their_own():
+    recipe = Recipe(epochs=9, optimize_epochs=3, optimize_learning_rate=0.5)
+    assert recipe.first == Recipe(epochs=9)
+    assert recipe.continued == Recipe(epochs=3, learning_rate=0.5)
+    plain = Recipe(epochs=9, learning_rate=0.2)
+    assert plain.first == plain.continued == plain
+
+
+def test_the_recipe_s_sgd_is_torch_s_nesterov_on_kernels_and_faster_offsets():
+    recipe = Recipe(
+        optimizer="sgd",
+        momentum=0.5,
+        nesterov=True,
+        weight_decay=0.1,
+        decay_kernels_only=True,
+        offset_rate=3.0,
+        learning_rate=0.2,
+        schedule="constant",
+    )
+    variables = [
+        keras.Variable([2.0], name=name) for name in ("kernel", "beta", "bias")
+    ]
+    optimizer = recipe.build_optimizer(1)
+    for _ in range(2):
+        optimizer.apply([tf.ones(1)] * 3, variables)
+    # Without decay: g = 1, b = 1, then 1.5; w -= r (1 + b / 2): 1.5 r, then 1.75 r.
+    assert [float(v[0]) for v in variables[1:]] == pytest.approx(
+        [2.0 - 0.6 * 3.25, 2.0 - 0.2 * 3.25], abs=1e-6
+    )
+    # g = 1.2, b = 1.2, w = 2 - 0.2 * 1.8 = 1.64; g = 1.164, b = 1.764: minus 0.4092.
+    assert float(variables[0][0]) == pytest.approx(1.64 - 0.4092, abs=1e-6)

@@ -9,8 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from pmal_tf.data.batches.augment import (
+    alternating_flips,
     crop_and_flip,
     crop_and_flip_parameters,
+    cut_out,
     rand_augment,
 )
 from pmal_tf.data.decoding.stored_images import StoredImages
@@ -53,6 +55,11 @@ class TrainingPipeline:
         augment: Whether to shift and mirror.
         rand_augment: RandAugment operations per image, before shifting and mirroring.
         rand_augment_magnitude: Their strength, 0 to 30.
+        shift: Pixels that an image moves by at most.
+        shift_fill: What comes in: `zeros` or `reflect`.
+        flip: Mirrored in half of the epochs (`random`) or in every other one
+            (`alternating`).
+        cutout: Side of a gray square in pixels, after shifting; 0 for none.
     """
 
     image: np.ndarray | StoredImages
@@ -63,6 +70,10 @@ class TrainingPipeline:
     augment: bool
     rand_augment: int = 0
     rand_augment_magnitude: int = 9
+    shift: int = 4
+    shift_fill: str = "zeros"
+    flip: str = "random"
+    cutout: int = 0
 
     @property
     def images_per_batch(self) -> int:
@@ -115,9 +126,13 @@ class TrainingPipeline:
             # Shifted into int64's positive half, which argsort can order.
             half = tf.bitwise.right_shift(key, tf.constant(1, tf.uint64))
             order = tf.argsort(tf.cast(half, tf.int64), stable=True)
-            return tf.data.Dataset.from_tensor_slices(
-                {"index": order, "bits": tf.gather(key, order)}
-            ).batch(self.images_per_batch, drop_remainder=True)
+            in_order = {"index": order, "bits": tf.gather(key, order)}
+            if self.flip == "alternating":
+                flips = alternating_flips(identity, epoch)
+                in_order["flip"] = tf.gather(flips, order)
+            return tf.data.Dataset.from_tensor_slices(in_order).batch(
+                self.images_per_batch, drop_remainder=True
+            )
 
         def parts(chosen: dict[str, tf.Tensor]) -> tf.data.Dataset:
             own = slice(share.first * part, (share.first + share.local) * part)
@@ -128,16 +143,7 @@ class TrainingPipeline:
 
         def assemble(chosen: dict[str, tf.Tensor]) -> tuple[dict, tf.Tensor]:
             index, bits = chosen["index"], chosen["bits"]
-            images = gather_images(index)
-            if self.rand_augment:
-                images = rand_augment(
-                    images,
-                    bits,
-                    operations=self.rand_augment,
-                    magnitude=self.rand_augment_magnitude,
-                )
-            if self.augment:
-                images = crop_and_flip(images, *crop_and_flip_parameters(bits))
+            images = self._augmented(gather_images(index), bits, chosen.get("flip"))
             features = {"image": images, "example_index": tf.cast(index, tf.int64)}
             return features, tf.gather(label, index)
 
@@ -151,6 +157,31 @@ class TrainingPipeline:
         options = tf.data.Options()
         options.autotune.enabled = False
         return stream.with_options(options)
+
+    def _augmented(
+        self, images: tf.Tensor, bits: tf.Tensor, flip: tf.Tensor | None
+    ) -> tf.Tensor:
+        """Augments each image by its own hash; `flip` says of each, if it is given."""
+        if self.rand_augment:
+            images = rand_augment(
+                images,
+                bits,
+                operations=self.rand_augment,
+                magnitude=self.rand_augment_magnitude,
+            )
+        if self.augment:
+            down, right, drawn = crop_and_flip_parameters(bits, self.shift)
+            images = crop_and_flip(
+                images,
+                down,
+                right,
+                drawn if flip is None else flip,
+                shift=self.shift,
+                fill=self.shift_fill,
+            )
+        if self.cutout:
+            images = cut_out(images, bits, self.cutout)
+        return images
 
     def _image_gatherer(self, count: int) -> Callable[[tf.Tensor], tf.Tensor]:
         """Returns the function from [count] positions to images."""

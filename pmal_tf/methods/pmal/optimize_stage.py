@@ -28,6 +28,8 @@ _MOST_VALIDATED = 2000
 
 def optimize_stage(trial: Trial, settings: PMALSettings) -> Stage:
     """Returns the stage that trains a `PMALModel`, from M^1 or from scratch."""
+    if settings.init == "pretrained":
+        trial = trial.continued
     schedule = PrototypeSchedule.of_mode(
         settings.prototype_mode, settings.prototype_every, settings.prototype_slice
     )
