@@ -73,7 +73,9 @@ class Trial:
             **self.seeds_read,
             **read_settings(self.network),
             **read_settings(self.recipe),
-            **read_settings(self.data, "rand_augment", "rand_augment_magnitude"),
+            **read_settings(
+                self.data, "rand_augment", "rand_augment_magnitude", "crop"
+            ),
             "augment": self.augments,
         }
         if not self.recipe.sync_batch_norm:
@@ -134,6 +136,7 @@ class Trial:
             augment=self.augments,
             rand_augment=self.data.rand_augment,
             rand_augment_magnitude=self.data.rand_augment_magnitude,
+            crop=self.data.crop,
         )
 
     def new_classifier(

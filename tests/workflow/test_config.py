@@ -53,6 +53,7 @@ OUT_OF_BOUNDS = {
     "max_unreadable": [-1],
     "known_classes": [(1, 2)],
     "augment": ["maybe"],
+    "crop": ["centre"],
     "backbone": ["vgg16"],
     "optimizer": ["lion"],
     "schedule": ["linear"],
@@ -250,6 +251,7 @@ CONFIGS = [
         augment="off",
         rand_augment=2,
         rand_augment_magnitude=18,
+        crop="random_resized",
         backbone="resnet50",
         width=1 / 3,
         dropout=0.1 + 0.2,
@@ -495,6 +497,7 @@ def test_the_paper_s_recipe_for_imagenet(parse, name):
         epochs=120,
         drop_every=30,
         prototype_mode="bank",
+        crop="random_resized",
     )
 
 

@@ -13,6 +13,7 @@ from pmal_tf.data.batches.augment import (
     crop_and_flip_parameters,
     rand_augment,
 )
+from pmal_tf.data.batches.random_resized_crop import crop_and_resize, random_boxes
 from pmal_tf.data.decoding.stored_images import StoredImages
 from pmal_tf.data.hashing import GOLDEN_GAMMA, hash_ids, splitmix64
 from pmal_tf.runtime.errors import PmalError
@@ -53,6 +54,8 @@ class TrainingPipeline:
         augment: Whether to shift and mirror.
         rand_augment: RandAugment operations per image, before shifting and mirroring.
         rand_augment_magnitude: Their strength, 0 to 30.
+        crop: What shifts: `shift`, or `random_resized`, a part of the image, resized
+            and mirrored, before RandAugment as is usual for ImageNet.
     """
 
     image: np.ndarray | StoredImages
@@ -63,6 +66,7 @@ class TrainingPipeline:
     augment: bool
     rand_augment: int = 0
     rand_augment_magnitude: int = 9
+    crop: str = "shift"
 
     @property
     def images_per_batch(self) -> int:
@@ -129,6 +133,9 @@ class TrainingPipeline:
         def assemble(chosen: dict[str, tf.Tensor]) -> tuple[dict, tf.Tensor]:
             index, bits = chosen["index"], chosen["bits"]
             images = gather_images(index)
+            if self.augment and self.crop == "random_resized":
+                _, _, flip = crop_and_flip_parameters(bits)
+                images = crop_and_resize(images, random_boxes(bits), flip)
             if self.rand_augment:
                 images = rand_augment(
                     images,
@@ -136,7 +143,7 @@ class TrainingPipeline:
                     operations=self.rand_augment,
                     magnitude=self.rand_augment_magnitude,
                 )
-            if self.augment:
+            if self.augment and self.crop == "shift":
                 images = crop_and_flip(images, *crop_and_flip_parameters(bits))
             features = {"image": images, "example_index": tf.cast(index, tf.int64)}
             return features, tf.gather(label, index)
