@@ -70,8 +70,7 @@ class NetworkSettings:
     )
     dropout: float = setting(
         _OWN_DROPOUT,
-        "Dropout rate of the backbone; -1 for its own, which is 0.2 of oscri and 0 of "
-        "the others.",
+        "Dropout rate of the backbone; -1 for the one that its authors gave it.",
         allowed=Interval(low=-1, high=1, open_high=True),
     )
     precision: str = setting(
