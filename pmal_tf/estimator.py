@@ -44,7 +44,7 @@ from pmal_tf.workflow.engine import merged
 # The settings of every method: two whole groups, and some of the others.
 _GROUPS = ("network", "recipe")
 _SINGLE = {
-    *("seed", "augment", "rand_augment", "rand_augment_magnitude"),
+    *("seed", "augment", "rand_augment", "rand_augment_magnitude", "crop"),
     *("calibration_fraction", "reject_rate", "rule"),
 }
 # Not those of a benchmark: a threshold is wanted, and digits are not to be mirrored.

@@ -13,6 +13,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import estimator_checks
 
 import pmal_tf
+from pmal_tf.backbones.build import build_network
+from pmal_tf.backbones.settings import backbone_names
 from pmal_tf.predict import main as predict_command
 from pmal_tf.results.scores.registry import get_score
 from pmal_tf.runtime.errors import PmalError
@@ -264,6 +266,12 @@ def test_settings_of_the_method_reach_its_model():
     settings = made.scorer_.model.settings
     assert (settings.prototype_mode, settings.margin) == ("bank", 0.25)
     assert made.threshold_ is None
+
+
+def test_every_backbone_can_be_built_by_its_name():
+    for name in backbone_names():
+        config = pmal_tf.OpenSetClassifier(backbone=name, width=0.05)._config()
+        assert build_network(config.network, (32, 32, 3), 3).output.shape[1] == 3
 
 
 def test_numbers_of_numpy_are_numbers():

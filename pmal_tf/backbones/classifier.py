@@ -11,7 +11,7 @@ import numpy as np
 
 from pmal_tf.backbones import architectures
 from pmal_tf.backbones.layers import ImageShape, full_precision
-from pmal_tf.backbones.settings import backbone_names
+from pmal_tf.backbones.settings import backbone_names, dropout_of
 from pmal_tf.runtime.errors import PmalError
 
 
@@ -21,15 +21,15 @@ def build_classifier(
     num_classes: int,
     *,
     width: float = 1.0,
-    dropout: float = 0.2,
+    dropout: float | None = None,
     embedding_dropout: float = 0.0,
 ) -> keras.Model:
     """Builds a backbone with a linear head, Eq. 1.
 
     It is a functional model from [batch, H, W, 3] images to [batch, K] logits, which
     are at least in float32. The backbone is a file of `backbones/architectures/`, with
-    its multiplier of `width` and its `dropout`; `embedding_dropout` is the rate between
-    the embedding and the head.
+    its multiplier of `width` and rate of `dropout`, None for its own;
+    `embedding_dropout` is the rate between the embedding and the head.
 
     Raises:
         PmalError: If the backbone is unknown.
@@ -41,8 +41,9 @@ def build_classifier(
         )
     module = importlib.import_module(f"{architectures.__name__}.{backbone}")
     build = getattr(module, backbone)
+    rate = dropout_of(backbone) if dropout is None else dropout
     return with_new_head(
-        build(input_shape, width=width, dropout=dropout),
+        build(input_shape, width=width, dropout=rate),
         num_classes,
         embedding_dropout=embedding_dropout,
         name=f"{backbone}_classifier",

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import pkgutil
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pmal_tf.backbones import architectures
+from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.settings import Interval, check_settings, setting
+
+# Stands for a rate that depends on the backbone.
+_OWN_DROPOUT = -1.0
 
 
 def backbone_names() -> tuple[str, ...]:
@@ -14,9 +21,36 @@ def backbone_names() -> tuple[str, ...]:
     return tuple(module.name for module in pkgutil.iter_modules(architectures.__path__))
 
 
+@functools.cache
+def dropout_of(backbone: str) -> float:
+    """Returns the dropout rate that a backbone's function has by default.
+
+    It is read in the source, since to import the file would load TensorFlow.
+
+    Raises:
+        PmalError: If the function declares none.
+    """
+    file = Path(architectures.__path__[0], f"{backbone}.py")
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == backbone:
+            defaults = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            for argument, default in defaults:
+                value = default.value if isinstance(default, ast.Constant) else None
+                if argument.arg == "dropout" and isinstance(value, int | float):
+                    return float(value)
+    raise PmalError(
+        "A backbone must be a function called like its file, with a keyword `dropout` "
+        f"whose default is a plain number. Received: {file}"
+    )
+
+
 @dataclass(frozen=True)
 class NetworkSettings:
-    """Network."""
+    """Network.
+
+    Raises:
+        PmalError: If a value is not allowed.
+    """
 
     backbone: str = setting(
         "oscri", "Backbone network.", allowed=backbone_names(), common=True
@@ -35,9 +69,9 @@ class NetworkSettings:
         common=True,
     )
     dropout: float = setting(
-        0.2,
-        "Dropout rate of the backbone.",
-        allowed=Interval(low=0, high=1, open_high=True),
+        _OWN_DROPOUT,
+        "Dropout rate of the backbone; -1 for the one that its authors gave it.",
+        allowed=Interval(low=-1, high=1, open_high=True),
     )
     precision: str = setting(
         "float32",
@@ -48,6 +82,13 @@ class NetworkSettings:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.dropout == _OWN_DROPOUT:
+            object.__setattr__(self, "dropout", dropout_of(self.backbone))
+        elif self.dropout < 0:
+            raise PmalError(
+                "`dropout` must be a share from 0 to below 1, or -1. Received: "
+                f"dropout={self.dropout}"
+            )
 
     def resolved(self) -> NetworkSettings:
         """Returns the settings with `auto` replaced by what it is on this machine."""

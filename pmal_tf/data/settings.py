@@ -130,6 +130,12 @@ class DataSettings(SourceOptions):
         "Strength of RandAugment's operations.",
         allowed=Interval(low=0, high=30),
     )
+    crop: str = setting(
+        "shift",
+        "What --augment does beside mirroring: shift, or show a random_resized part of "
+        "8 to 100 % of the image's area.",
+        allowed=("shift", "random_resized"),
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -27,7 +27,7 @@ TRAINING, START = "training", "init_weights"
 # The settings of the data that say how `TrainingPipeline` augments, by its names.
 _AUGMENTATION = (
     *("rand_augment", "rand_augment_magnitude", "cutout"),
-    *("shift", "shift_fill", "flip"),
+    *("crop", "shift", "shift_fill", "flip"),
 )
 
 

@@ -1,14 +1,16 @@
 """The backbones as the papers, their code and the field notes give them."""
 
 import importlib
+import inspect
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 import pytest
 
+from pmal_tf.backbones import architectures
 from pmal_tf.backbones.classifier import build_classifier
-from pmal_tf.backbones.settings import backbone_names
+from pmal_tf.backbones.settings import NetworkSettings, backbone_names, dropout_of
 from pmal_tf.runtime.errors import PmalError
 
 
@@ -48,7 +50,7 @@ NETWORKS = {
     ),
     "airbench": Published(
         size=32,
-        # Three blocks, with an offset after each convolution, and the first layer's bias.
+        # Convolutions, an offset after each, and the first layer's bias.
         parameters=9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
         + 2 * (64 + 256 + 256)
         + 24,
@@ -127,7 +129,7 @@ def test_width_multiplies_the_channels(published):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_any_size_and_number_type_passes(name, rng):
-    model = build_classifier(name, (None, None, 3), 3, width=0.05, dropout=0.0)
+    model = build_classifier(name, (None, None, 3), 3, width=0.05)
     for size in (9, 33):
         image = rng.integers(0, 256, size=(2, size, size, 3)).astype(np.uint8)
         assert model(image).shape == (2, 3)
@@ -190,6 +192,45 @@ def test_dropout_stands_between_the_convolutions_of_every_wide_block(rate):
     model = build("wrn_40_4", (8, 8, 3), width=0.1, dropout=rate)
     found = [x.rate for x in model.layers if isinstance(x, keras.layers.Dropout)]
     assert found == ([0.3] * 18 if rate else [])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_dropout_that_is_read_without_loading_is_what_the_function_has(name):
+    module = importlib.import_module(f"pmal_tf.backbones.architectures.{name}")
+    parameters = inspect.signature(getattr(module, name)).parameters
+    assert dropout_of(name) == parameters["dropout"].default
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "rate"),
+    [
+        *(("oscri", -1, 0.2), ("wrn_40_4", -1, 0.0), ("resnet50", -1, 0.0)),
+        *(("oscri", 0, 0), ("oscri", 0.3, 0.3), ("wrn_40_4", 0.2, 0.2)),
+    ],
+)
+def test_dropout_is_the_backbones_own_unless_it_is_given(name, given, rate):
+    assert NetworkSettings(backbone=name, dropout=given).dropout == rate
+
+
+def test_a_share_of_dropout_cannot_be_negative():
+    with pytest.raises(PmalError, match=r"`dropout` must.*or -1.*dropout=-0\.5"):
+        NetworkSettings(dropout=-0.5)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def other(input_shape, *, width=1.0, dropout=0.1): ...",
+        "def mine(input_shape, *, width=1.0): ...",
+        "def mine(input_shape, *, width=1.0, dropout): ...",
+        "def mine(input_shape, *, width=1.0, dropout=_RATE): ...",
+    ],
+)
+def test_a_backbone_that_declares_no_dropout_is_told(source, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(source)
+    monkeypatch.setattr(architectures, "__path__", [str(tmp_path)])
+    with pytest.raises(PmalError, match=r"keyword `dropout`.*Received: .*mine\.py"):
+        dropout_of("mine")
 
 
 def test_resnet_refuses_dropout():

@@ -636,7 +636,7 @@ def test_offsets_and_flip_are_drawn_independently():
 
 def test_parameters_belong_to_the_hash_and_not_to_its_position():
     bits = np.random.default_rng(0).integers(0, 2**64, 100, dtype=np.uint64)
-    forward = crop_and_flip_parameters(bits)
-    backward = crop_and_flip_parameters(bits[::-1])
+    forward = crop_and_flip_parameters(bits, SHIFT)
+    backward = crop_and_flip_parameters(bits[::-1], SHIFT)
     for one, other in zip(forward, backward, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy()[::-1])

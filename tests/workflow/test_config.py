@@ -53,6 +53,7 @@ OUT_OF_BOUNDS = {
     "max_unreadable": [-1],
     "known_classes": [(1, 2)],
     "augment": ["maybe"],
+    "crop": ["centre"],
     "backbone": ["vgg16"],
     "optimizer": ["lion"],
     "schedule": ["linear"],
@@ -196,6 +197,16 @@ def test_the_control_reads_what_m1_does_and_m1():
     assert read["control"] == {**first, "pretrain_0": None}
 
 
+@pytest.mark.parametrize(("backbone", "rate"), [("oscri", 0.2), ("resnet50", 0)])
+def test_a_backbones_own_dropout_is_the_same_as_its_number(backbone, rate):
+    own = Config(backbone=backbone)
+    assert own.result_settings()["dropout"] == rate
+    assert f"--dropout={rate}" in to_flags(own)
+    assert read_by(backbone=backbone) == read_by(backbone=backbone, dropout=rate)
+    # Another backbone does not keep it.
+    assert own.changed(backbone="wrn_40_4").dropout == 0
+
+
 def test_settings_that_never_change_a_result_are_known():
     never = {n for n, field in all_settings().items() if not field.metadata["result"]}
     assert never == {
@@ -240,6 +251,7 @@ CONFIGS = [
         augment="off",
         rand_augment=2,
         rand_augment_magnitude=18,
+        crop="random_resized",
         backbone="resnet50",
         width=1 / 3,
         dropout=0.1 + 0.2,
@@ -480,12 +492,12 @@ def test_the_paper_s_recipe_for_imagenet(parse, name):
         experiment=name,
         dataset=name,
         backbone="resnet50",
-        dropout=0.0,
         optimizer="sgd",
         learning_rate=0.2,
         epochs=120,
         drop_every=30,
         prototype_mode="bank",
+        crop="random_resized",
     )
 
 

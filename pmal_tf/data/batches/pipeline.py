@@ -15,6 +15,7 @@ from pmal_tf.data.batches.augment import (
     cut_out,
     rand_augment,
 )
+from pmal_tf.data.batches.random_resized_crop import crop_and_resize, random_boxes
 from pmal_tf.data.decoding.stored_images import StoredImages
 from pmal_tf.data.hashing import GOLDEN_GAMMA, hash_ids, splitmix64
 from pmal_tf.runtime.errors import PmalError
@@ -60,6 +61,8 @@ class TrainingPipeline:
         flip: Mirrored in half of the epochs (`random`) or in every other one
             (`alternating`).
         cutout: Side of a gray square in pixels, after shifting; 0 for none.
+        crop: What shifts: `shift`, or `random_resized`, a part of the image, resized
+            and mirrored, before RandAugment as is usual for ImageNet.
     """
 
     image: np.ndarray | StoredImages
@@ -74,6 +77,7 @@ class TrainingPipeline:
     shift_fill: str = "zeros"
     flip: str = "random"
     cutout: int = 0
+    crop: str = "shift"
 
     @property
     def images_per_batch(self) -> int:
@@ -162,6 +166,10 @@ class TrainingPipeline:
         self, images: tf.Tensor, bits: tf.Tensor, flip: tf.Tensor | None
     ) -> tf.Tensor:
         """Augments each image by its own hash; `flip` says of each, if it is given."""
+        down, right, drawn = crop_and_flip_parameters(bits, self.shift)
+        flip = drawn if flip is None else flip
+        if self.augment and self.crop == "random_resized":
+            images = crop_and_resize(images, random_boxes(bits), flip)
         if self.rand_augment:
             images = rand_augment(
                 images,
@@ -169,15 +177,9 @@ class TrainingPipeline:
                 operations=self.rand_augment,
                 magnitude=self.rand_augment_magnitude,
             )
-        if self.augment:
-            down, right, drawn = crop_and_flip_parameters(bits, self.shift)
+        if self.augment and self.crop == "shift":
             images = crop_and_flip(
-                images,
-                down,
-                right,
-                drawn if flip is None else flip,
-                shift=self.shift,
-                fill=self.shift_fill,
+                images, down, right, flip, shift=self.shift, fill=self.shift_fill
             )
         if self.cutout:
             images = cut_out(images, bits, self.cutout)
