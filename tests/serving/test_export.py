@@ -154,6 +154,8 @@ def test_metadata_stands_beside_the_model(exported, threshold):
         "threshold_range": [0.0, 2.0],
         "image_size": 8,
         "set_distance": "attention",
+        "attention_sharpness": 0.0,
+        "centre_embeddings": False,
         "prototypes": 5,
         "signatures": [
             *("embed", "serving_bytes", "serving_default", "serving_images"),
