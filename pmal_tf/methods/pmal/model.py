@@ -357,19 +357,3 @@ class PMALScorer(Scorer):
         position = tf.argmax(similarity, axis=1)
         ids = tf.constant(self.prototypes.example_id.astype(str))
         return tf.gather(tf.gather(ids, nearest_class), position, batch_dims=1)
-
-    def beside(self, other: Scorer) -> Scorer:
-        """Measures another method's distances to the same prototypes.
-
-        Each in its own embedding; one that has distances of its own keeps them.
-        """
-        if type(other).measure is not Scorer.measure:
-            return other
-        prototypes = self.prototypes
-        model = PMALModel(
-            other.network,
-            prototypes.mask.shape[1],
-            set_distance=self.model.settings.set_distance,
-        )
-        model.refresh_prototypes(prototypes.image, prototypes.mask)
-        return PMALScorer(model, prototypes)
