@@ -2,7 +2,8 @@
 
 A cosine throws away the length of z, which tells known images from unknown ones by
 itself: networks answer what they have not seen with short embeddings. (1 - d_k) |z| is
-the length of z's projection onto the direction of class k.
+the length of z's projection onto the direction of class k, where distances are not
+centred; where they are, |z| still is that from the origin.
 """
 
 from __future__ import annotations
