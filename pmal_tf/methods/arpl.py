@@ -46,7 +46,7 @@ class ARPL(NetworkMethod):
     name = "arpl"
     title = "ARPL"
     Settings = ARPLSettings
-    scores = ("mls", "msp")
+    scores = ("mls", "msp", "class_mean")
 
     def head(
         self, embedding: keras.KerasTensor, num_classes: int, settings: ARPLSettings

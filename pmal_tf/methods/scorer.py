@@ -66,10 +66,6 @@ class Scorer:
         """Returns the variables beside the network's that an export must hold."""
         return ()
 
-    def beside(self, other: Scorer) -> Scorer:
-        """Returns another method's scorer, of the same classes, as judged beside it."""
-        return other
-
     def outputs(self, images: Images, batch_size: int = 256) -> dict[str, np.ndarray]:
         """Returns `measure`'s outputs as float32 arrays, for [N, H, W, 3] images."""
 

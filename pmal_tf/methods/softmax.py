@@ -17,7 +17,7 @@ class Softmax(Method):
 
     name = "softmax"
     title = "softmax (M^1)"
-    scores = ("mls", "msp")
+    scores = ("mls", "msp", "class_mean")
     beside: ClassVar[tuple[str, ...]] = ()
     baseline: ClassVar[str | None] = None
     result_of: ClassVar[tuple[str, ...]] = ("pretrain_0",)

@@ -50,6 +50,8 @@ class ExportedModel:
         threshold_range: Lowest and highest threshold that means anything.
         promise: None where whoever exported the model chose the threshold.
         set_distance: Name of the distance to prototypes; None where there are none.
+        attention_sharpness: Its setting of this name, 0 in models older than that.
+        centre_embeddings: Likewise.
     """
 
     folder: Path
@@ -61,6 +63,8 @@ class ExportedModel:
     threshold_range: tuple[float, float]
     promise: Promise | None = None
     set_distance: str | None = None
+    attention_sharpness: float = 0.0
+    centre_embeddings: bool = False
 
 
 def versions(parent: Path) -> list[Path]:
@@ -183,4 +187,6 @@ def _from_metadata(folder: Path, content: dict[str, Any]) -> ExportedModel:
         threshold_range=(low, high),
         promise=promise,
         set_distance=content.get("set_distance"),
+        attention_sharpness=float(content.get("attention_sharpness", 0.0)),
+        centre_embeddings=bool(content.get("centre_embeddings", False)),
     )

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from pmal_tf.data.decoding.decode import declared_size, decode_image
-from pmal_tf.mining.distances import SET_DISTANCES
+from pmal_tf.mining.distances import SET_DISTANCES, SetDistance
 from pmal_tf.results.scores.registry import scores_in
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.serving.client import Answer, ServedModel
@@ -107,17 +107,23 @@ class Answerer:
         as much; none where the export holds no images. The network has `seen` the image
         as [size, size, 3].
         """
-        stored, set_distance = self._prototypes, self.exported.set_distance
-        if not stored or set_distance is None or answer.distance is None:
+        stored, exported = self._prototypes, self.exported
+        if not stored or exported.set_distance is None or answer.distance is None:
             return []
         class_index = np.argmin(list(answer.distance.values()))
         members = np.flatnonzero(stored["class_index"] == class_index)
-        _, weights = SET_DISTANCES[set_distance](
-            self.model.embed(seen)[None],
-            stored["embedding"][None, members],
-            np.ones((1, len(members)), bool),
+        # All as one set, since all make the mean that distances may be measured from.
+        together = np.ones((1, len(stored["class_index"])), bool)
+        others = (stored["class_index"] != class_index)[None, None]
+        set_distance = SetDistance(
+            exported.set_distance,
+            exported.attention_sharpness,
+            exported.centre_embeddings,
         )
-        weight, ids = weights.numpy()[0, 0], stored["example_id"][members]
+        _, weights = set_distance(
+            self.model.embed(seen)[None], stored["embedding"][None], together, others
+        )
+        weight, ids = weights.numpy()[0, 0, members], stored["example_id"][members]
         order = np.lexsort((-weight, ids != answer.nearest_prototype))
         return [
             Prototype(stored["image"][members[i]], str(ids[i]), float(weight[i]))

@@ -63,7 +63,11 @@ def scores_of(folder):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("arpl")
-    options = {"method": "arpl", "compare": ("softmax",), "scores": ("energy", "gen")}
+    options = {
+        **{"method": "arpl", "compare": ("softmax",), "scores": ("energy", "gen")},
+        # A score that is measured against the training images.
+        "rule": "class_mean",
+    }
     table = run_experiment(tiny(folder, **options))
     return folder, options, table, scores_of(folder)
 
@@ -75,15 +79,17 @@ def test_it_is_trained_judged_exported_and_served_like_pmal(trained):
     assert list(result["models"]) == ["arpl", "softmax"]
     assert result["files"]["arpl"] == "scores_arpl.npz"
     metrics = result["models"]["arpl"]
-    assert set(metrics) == {"acc", "macro_f1", "mls", "pr", "energy", "gen"}
+    assert set(metrics) == {
+        *("acc", "macro_f1", "mls", "pr", "class_mean", "energy", "gen")
+    }
     assert metrics["acc"] > 0.5
     assert "| ARPL " in table
     with np.load(trial / "scores_arpl.npz") as scores:
         assert "distance" not in scores.files
         assert "dr" not in scores.files
-        expected = scores["mls"][:20]
+        expected = scores["class_mean"][:20]
     version = folder / "saved_models" / "tiny" / "trial_0" / "1"
-    assert read_json(version / "metadata.json")["rule"] == "mls"
+    assert read_json(version / "metadata.json")["rule"] == "class_mean"
     loaded = tf.saved_model.load(str(version))
     images = np.load(trial / "scores_arpl.npz")["example_id"][:20].astype(int)
     from sklearn.datasets import load_digits

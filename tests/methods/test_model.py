@@ -11,7 +11,7 @@ import pmal_tf
 from pmal_tf.backbones.classifier import build_classifier, embedding_and_logits
 from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.methods.pmal.prototypes import Prototypes
-from pmal_tf.mining.distances import attention_to_set
+from pmal_tf.mining.distances import SetDistance, attention_to_set
 from pmal_tf.runtime.distribution import open_strategy
 from pmal_tf.runtime.errors import PmalError
 
@@ -63,31 +63,43 @@ def dtype_policy(name):
         keras.config.set_dtype_policy(before)
 
 
-def loss_by_hand(weights, image, label, prototypes, margin, weight):
+def flat(images):
+    return images.reshape(len(images), -1).astype(np.float64)
+
+
+def loss_by_hand(
+    weights, image, label, prototypes, margin, weight, sharpness=0.0, origin=0.0
+):
     """Eq. 9 to 11 in NumPy, one sample at a time, sample 0 to 4 being prototypes."""
     kernel, bias, head, head_bias = weights
     own_position = {0: (0, 0), 3: (0, 1), 1: (1, 0), 4: (1, 1), 2: (2, 0)}
 
     def embed(images):
-        return images.reshape(len(images), -1).astype(np.float64) @ kernel + bias
+        return flat(images) @ kernel + bias
 
     z = embed(image)
-    sets = [embed(images[mask]) for images, mask in zip(*prototypes, strict=True)]
+    sets = [
+        embed(images[mask]) - origin for images, mask in zip(*prototypes, strict=True)
+    ]
     total = 0.0
     for i in range(len(z)):
         logits = z[i] @ head + head_bias
         total += np.log(np.exp(logits).sum()) - logits[label[i]]
-        distance = []
+        distance, from_origin = [], z[i] - origin
         for k, embedded in enumerate(sets):
             if own_position.get(i, (None,))[0] == k:
                 embedded = np.delete(embedded, own_position[i][1], axis=0)
             if len(embedded) == 0:
                 distance.append(None)
                 continue
-            attention = np.exp(embedded @ z[i] / 2.0)  # sqrt(D) = 2
+            scores = embedded @ from_origin / 2.0  # sqrt(D) = 2
+            if sharpness:
+                scores *= 2.0 * sharpness / np.linalg.norm(from_origin)
+                scores /= np.linalg.norm(embedded, axis=1)
+            attention = np.exp(scores)
             attended = attention / attention.sum() @ embedded
-            cosine = z[i] @ attended
-            cosine /= np.linalg.norm(z[i]) * np.linalg.norm(attended)
+            cosine = from_origin @ attended
+            cosine /= np.linalg.norm(from_origin) * np.linalg.norm(attended)
             distance.append(1.0 - cosine)
         own = distance.pop(label[i])
         if own is not None:
@@ -111,15 +123,28 @@ def numeric_gradient(function, weights, step=1e-5):
     return gradients
 
 
-def test_train_step_is_a_gradient_step_on_eq_10(linear_network, training):
+# Distances from the prototypes' mean, with an attention of unit vectors, and Eq. 11.
+DISTANCES = pytest.mark.parametrize(
+    "options", [{}, {"attention_sharpness": 5.0, "centre_embeddings": True}], ids=str
+)
+
+
+@DISTANCES
+def test_train_step_is_a_gradient_step_on_eq_10(linear_network, training, options):
     image, label, prototypes = training
-    model = PMALModel(linear_network, WIDTH, margin=0.8, prototype_weight=0.7)
+    settings = {"margin": 0.8, "prototype_weight": 0.7, **options}
+    model = PMALModel(linear_network, WIDTH, **settings)
     model.compile(optimizer=keras.optimizers.SGD(0.1))
     weights = [w.numpy().astype(np.float64) for w in model.trainable_weights]
     sets = (prototypes.image, prototypes.mask)
+    more = {"sharpness": options.get("attention_sharpness", 0.0)}
+    if options:
+        # Held still: no gradient flows into it.
+        embedded = flat(prototypes.image[prototypes.mask]) @ weights[0] + weights[1]
+        more["origin"] = embedded.mean(axis=0)
 
     def loss():
-        return loss_by_hand(weights, image, label, sets, margin=0.8, weight=0.7)
+        return loss_by_hand(weights, image, label, sets, margin=0.8, weight=0.7, **more)
 
     expected_loss = loss()
     # Images and prototypes share the weights, so this is the joint gradient.
@@ -204,9 +229,10 @@ def test_mixed_precision_takes_the_same_step(policy, rng):
     assert np.corrcoef(change[policy], change["float32"])[0, 1] > 0.95
 
 
-def test_two_replicas_take_the_step_of_one(linear_network, training):
+@DISTANCES
+def test_two_replicas_take_the_step_of_one(linear_network, training, options):
     """Per-example losses over the global batch: gradients of replicas add up."""
-    alone = PMALModel(linear_network, WIDTH)
+    alone = PMALModel(linear_network, WIDTH, **options)
     alone.compile(optimizer=keras.optimizers.SGD(0.1))
     start = linear_network.get_weights()
     batch = next(iter(batches_of(training)))
@@ -217,7 +243,7 @@ def test_two_replicas_take_the_step_of_one(linear_network, training):
     with strategy.scope():
         network = keras.models.clone_model(linear_network)
         network.set_weights(start)
-        model = PMALModel(network, WIDTH)
+        model = PMALModel(network, WIDTH, **options)
         model.compile(optimizer=keras.optimizers.SGD(0.1))
         model.optimizer.build(model.trainable_variables)
     features, labels = batch
@@ -404,6 +430,37 @@ def test_a_step_tells_how_the_prototypes_work(linear_network, training):
     np.testing.assert_array_equal(
         parts["active_hinges"], parts["prototype_loss"].numpy() > 0
     )
+
+
+def test_every_path_measures_by_the_model_s_settings(
+    linear_network, training, tmp_path
+):
+    image, _, prototypes = training
+    sets, chosen = (prototypes.image, prototypes.mask), SetDistance("attention", 9.0, 1)
+    names = ("set_distance", "attention_sharpness", "centre_embeddings")
+    options = dict(zip(names, ("attention", 9.0, True), strict=True))
+    model = PMALModel(linear_network, WIDTH, **options)
+    z = linear_network(image)["embedding"]
+    embedded = linear_network(prototypes.image.reshape(6, 2, 2, 3))["embedding"]
+    embedded = tf.reshape(embedded, (3, WIDTH, -1))
+    wanted, weight = chosen(z, embedded, prototypes.mask)
+    assert not np.allclose(wanted, SetDistance()(z, embedded, prototypes.mask)[0], 0.1)
+    distance = [model.distance_to(image, *sets)]
+    model.refresh_prototypes(*sets)
+    model.save(tmp_path / "model.keras")
+    loaded = pmal_tf.load_model(tmp_path / "model.keras")
+    assert loaded.set_distance == chosen
+    scorer = loaded.scorer(prototypes)
+    assert scorer.facts() == {**options, "prototypes": 5}
+    outputs = scorer.measure(linear_network(image))
+    distance += [loaded.outputs(image)["distance"], outputs["distance"]]
+    for found in distance:
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+    for i, name in enumerate(scorer.nearest_prototype(outputs).numpy()):
+        k = np.argmin(wanted[i])
+        assert name.decode() == prototypes.example_id[k][np.argmax(weight[i, k])]
+    with pytest.raises(PmalError, match="`attention_sharpness` must lie in"):
+        PMALModel(linear_network, WIDTH, attention_sharpness=-1.0)
 
 
 def test_the_nearest_prototype_can_stand_for_the_set(

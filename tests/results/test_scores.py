@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.special import logsumexp
+from sklearn.metrics.pairwise import cosine_distances
 from tiny_export import CENTRE_SCORE
 
 from pmal_tf.data.images import LabelledImages
 from pmal_tf.results import scores
 from pmal_tf.results.evaluate import computable, score_images
 from pmal_tf.results.scores import registry
+from pmal_tf.results.scores.class_mean import distance_to_means
 from pmal_tf.results.scores.registry import all_scores, get_score, get_scores, scores_in
 from pmal_tf.results.scores.score import LARGEST
 from pmal_tf.runtime.errors import PmalError
@@ -85,15 +87,16 @@ def test_scores_by_hand():
 
 
 def test_names_and_what_files_call_them():
-    assert [(s.name, s.field) for s in all_scores().values()] == [
-        *(("dr", "dr"), ("energy", "energy"), ("gen", "gen"), ("mls", "mls")),
-        ("msp", "pr"),
-    ]
+    assert {s.name: s.field for s in all_scores().values() if s.name != s.field} == {
+        "msp": "pr"
+    }
     assert get_score("pr") is get_score("msp")
     assert [s.name for s in get_scores(["pr", "dr", "msp"])] == ["msp", "dr"]
     fields = ("mls", "is_unknown", "pr", "msp")
     assert [s.name for s in scores_in(fields)] == ["mls", "msp"]
-    with pytest.raises(PmalError, match=r"one of dr, .*, msp\. Received: 'max'"):
+    with pytest.raises(
+        PmalError, match=r"one of class_mean, .*, norm_dr\. Received: 'max'"
+    ):
         get_score("max")
 
 
@@ -143,8 +146,8 @@ def test_extreme_logits_give_finite_scores_that_end_with_the_unreadable(
 
 @ALL
 def test_an_unsure_and_distant_image_has_the_larger_score(score):
-    if not {"logits", "distance"}.issuperset(score.needs) or score.statistics:
-        pytest.skip("depends on more than logits and distances")
+    if score.statistics:
+        pytest.skip("depends on more than the image")
     distance = [[0.1, 1.9, 1.9], [0.3, 1.7, 1.7], [0.9, 1.1, 1.1]]
     # The last is uniform; all have the same mean.
     logits = [[8.0, -4.0, -4.0], [1.0, -0.5, -0.5], [0.0, 0.0, 0.0]]
@@ -199,6 +202,75 @@ def test_energy_is_scipy_s_logsumexp(num_classes):
     np.testing.assert_allclose(moved, expected - 100.0, rtol=1e-12)
 
 
+def test_scores_with_distances_by_hand():
+    logits, distance = [[2.0, -1.0], [-1.0, -2.0]], [[0.25, 0.5], [1.5, 0.0]]
+    # 2 (1 - 0.25) against -1 (1 + 0.5); and -1 (1 + 1.5) against -2 (1 + 0).
+    assert values("guided_mls", logits, distance).tolist() == [-1.5, 2.0]
+    # log(e^2 + e^-1) (1 - 0.25) = 0.75 x 2.0485873515737; log(e^-1 + e^-2) (1 + 0).
+    expected = [-1.536440513680292, 0.686738312481777]
+    found = values("guided_energy", logits, distance)
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
+    # |z| = 5 and 13, nearest distances 0.25 and 1.5.
+    outputs = outputs_of(logits, [[0.25, 0.5], [1.5, 1.75]], [[3.0, 4.0], [-5.0, 12.0]])
+    assert get_score("norm_dr").values(outputs, {}).tolist() == [-3.75, 6.5]
+
+
+@pytest.mark.parametrize("name", ["guided_mls", "guided_energy", "norm_dr"])
+def test_farther_is_more_likely_unknown_whatever_the_logits_sign(name):
+    for logit in (5.0, 0.5, -0.5, -5.0):
+        far = outputs_of([[logit] * 3] * 9, np.linspace(0, 2, 27).reshape(9, 3))
+        computed = get_score(name).values(far, {})
+        assert (np.diff(computed) > 0).all(), logit
+
+
+def test_guided_scores_equal_a_loop():
+    outputs = random_outputs(5)
+    expected = {"guided_mls": [], "guided_energy": [], "norm_dr": []}
+    for rows in zip(*outputs.values(), strict=True):
+        logit, d, z = (row.astype(np.float64) for row in rows)
+        expected["guided_mls"].append(-max(logit - np.abs(logit) * d))
+        energy = logsumexp(logit)
+        expected["guided_energy"].append(abs(energy) * d.min() - energy)
+        expected["norm_dr"].append(-max(1 - d) * math.hypot(*z))
+    for name, wanted in expected.items():
+        found = get_score(name).values(outputs, {})
+        np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-14)
+
+
+def test_the_distance_to_class_means():
+    # The means are (2, 0) and (0, 3); (3, 4) has cosines 3/5 and 4/5, (-1, -1) has
+    # none above -1 / sqrt(2), and nothing has no direction.
+    embedding = [[1.0, 1.0], [3.0, -1.0], [0.0, 3.0]]
+    score = get_score("class_mean")
+    training = outputs_of(np.zeros((3, 2)), embedding=embedding)
+    fitted = score.statistics(training, np.array([0, 0, 1]))
+    np.testing.assert_array_equal(fitted["means"], np.eye(2))
+    outputs = outputs_of(
+        np.zeros((3, 2)), embedding=[[3.0, 4.0], [-1.0, -1.0], [0.0, 0.0]]
+    )
+    expected = [0.2, 1 + math.sqrt(0.5), 1.0]
+    np.testing.assert_allclose(score.values(outputs, fitted), expected, rtol=1e-15)
+    # And against scikit-learn's.
+    outputs, label = random_outputs(5), np.arange(200) % 5
+    means = [outputs["embedding"][label == k].mean(axis=0) for k in range(5)]
+    wanted = cosine_distances(outputs["embedding"], means)
+    fitted = score.statistics(outputs, label)
+    np.testing.assert_allclose(distance_to_means(outputs, fitted), wanted, atol=1e-6)
+
+
+def test_nearly_parallel_embeddings_are_told_apart_in_a_graph():
+    rng = np.random.default_rng(0)
+    mean = rng.normal(size=(1, 64))
+    embedding = mean + 1e-3 * rng.normal(size=(300, 64))
+    score = get_score("class_mean")
+    fitted = score.statistics({"embedding": mean}, np.zeros(1))
+    outputs = outputs_of(np.zeros((300, 2)), embedding=embedding)
+    exact = score.values(outputs, fitted)
+    assert exact.max() < 1e-6
+    found = score.tensor(as_tensors(outputs), as_tensors(fitted))
+    np.testing.assert_allclose(found, exact, rtol=2e-3)
+
+
 def gen_slowly(logits):
     """Computes G with 60 digits, class by class."""
     with decimal.localcontext() as context:
@@ -225,6 +297,9 @@ def test_only_what_can_be_computed_is():
     assert computable(everything, outputs) == everything
     without = [s.name for s in computable(everything, {"logits": outputs["logits"]})]
     assert without == ["energy", "gen", "mls", "msp"]
+    outputs.pop("distance")
+    more = {s.name for s in computable(everything, outputs)} - {*without}
+    assert more == {"class_mean"}
 
 
 def test_a_score_may_measure_against_the_training_images(monkeypatch):
@@ -267,7 +342,7 @@ def test_a_new_score_is_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(scores, "__path__", [*scores.__path__, str(tmp_path)])
     all_scores.cache_clear()
     try:
-        assert list(all_scores()) == ["dr", "energy", "gen", "least", "mls", "msp"]
+        assert list(all_scores())[5:8] == ["guided_mls", "least", "mls"]
         assert values("least", [[1.0, 2.0]]).tolist() == [1.0]
     finally:
         sys.modules.pop(f"{scores.__name__}.least", None)

@@ -72,6 +72,21 @@ def test_one_trial_has_no_deviation(summarise, tmp_path):
     assert "| 50.0 |" in table
 
 
+def test_a_table_of_many_scores_has_the_first_ones_oscr(summarise, tmp_path):
+    result = make_result(3, 0.5, 0.75)
+    rule = result["models"]["pmal"]["dr"]
+    for metrics in result["models"].values():
+        metrics |= {"norm_dr": rule, "class_mean": rule}
+    summarise(result)
+    heading, table = (tmp_path / "my_run" / "summary.md").read_text().split("\n\n")
+    columns = [cell.strip() for cell in table.splitlines()[0].split("|")[2:-1]]
+    scores = ("DR", "PR", "MLS", "norm DR", "class mean")
+    expected = [f"AUROC {score}" for score in scores]
+    assert columns == ["ACC", *expected, *(f"OSCR {score}" for score in scores[:3])]
+    # Whose distance DR of the other model is.
+    assert "DR of a model without distances of its own is that to its class" in heading
+
+
 def test_a_model_that_only_some_trials_have_is_left_out(summarise):
     summary = summarise(
         make_result(0, 0.5, 0.5, models=("pmal", "softmax", "control")),

@@ -13,12 +13,13 @@ from pmal_tf.backbones.classifier import embedding_and_logits
 from pmal_tf.data.decoding.decode import resize_images
 from pmal_tf.methods.pmal.model import PMALModel
 from pmal_tf.mining.distances import attention_to_set
-from pmal_tf.results.scores.registry import get_score
+from pmal_tf.results.scores.registry import all_scores, get_score
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.serving import client
 from pmal_tf.serving.export import _not_below, export_saved_model
 from pmal_tf.serving.exported import read_exported
 from pmal_tf.serving.extra_files import load_prototype_images
+from pmal_tf.serving.page import Answerer
 
 FLOAT, TEXT = tf.float32, tf.string
 
@@ -72,11 +73,16 @@ def test_nearest_prototype_is_the_one_attended_to_most(loaded, model, prototypes
         assert served["nearest_prototype"][row].decode() == IDS[k][similarity.argmax()]
 
 
-@pytest.mark.parametrize("rule", ["dr", "pr", "msp", "mls", "energy", "gen"])
+@pytest.mark.parametrize("rule", [*all_scores(), "pr"])
 def test_rules_are_those_of_the_evaluation(model, prototypes, images, rule):
-    expected = get_score(rule).values(model.outputs(images), {})
+    score, statistics = get_score(rule), {}
+    if score.statistics:
+        train = model.outputs(prototypes.image[prototypes.mask])
+        statistics = score.statistics(train, np.nonzero(prototypes.mask)[0])
+    expected = score.values(model.outputs(images), statistics)
     threshold = np.float32(np.sort(expected)[3:5].mean())
-    answers = answers_of(model, prototypes, images, threshold, rule)
+    fitted = {name: tf.constant(v, tf.float32) for name, v in statistics.items()}
+    answers = answers_of(model, prototypes, images, threshold, rule, **fitted)
     score = answers["unknown_score"]
     np.testing.assert_allclose(score, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(answers["is_unknown"], score > threshold)
@@ -154,6 +160,8 @@ def test_metadata_stands_beside_the_model(exported, threshold):
         "threshold_range": [0.0, 2.0],
         "image_size": 8,
         "set_distance": "attention",
+        "attention_sharpness": 0.0,
+        "centre_embeddings": False,
         "prototypes": 5,
         "signatures": [
             *("embed", "serving_bytes", "serving_default", "serving_images"),
@@ -201,7 +209,7 @@ def test_a_version_is_never_overwritten(model, prototypes, tmp_path):
         ({"class_names": "ab"}, "3 known classes"),
         ({"class_names": ("a", "b", "a")}, "a name of its own"),
         ({"class_names": ("a", "b", "unknown")}, "may be named 'unknown'"),
-        ({"rule": "oscr"}, r"one of dr, energy, gen, mls, msp\. Received: 'oscr'"),
+        ({"rule": "oscr"}, r"one of class_mean, dr, .*, norm_dr\. Received: 'oscr'"),
         ({"threshold": 2.5}, "between 0 and 2 for the rule dr. Received: .*2.5"),
         ({"threshold": 1.5, "rule": "msp"}, "between 0 and 1 for the rule pr"),
         ({"threshold": float("nan")}, "Received: threshold=nan"),
@@ -254,3 +262,34 @@ def test_a_model_of_nearest_prototypes_answers_by_these(nearest, prototypes, ima
         members = embedded[k][prototypes.mask[k]]
         cosine = members @ wanted["embedding"][i] / np.linalg.norm(members, axis=1)
         assert name.decode() == IDS[k][cosine.argmax()]
+
+
+def test_a_centred_model_answers_by_the_distance_to_class_means(
+    model, prototypes, images, photos, tmp_path
+):
+    options = {"centre_embeddings": True, "attention_sharpness": 3.0}
+    centred = PMALModel(model.network, 2, **options)
+    centred.refresh_prototypes(prototypes.image, prototypes.mask)
+    train = centred.outputs(prototypes.image[prototypes.mask])
+    score = get_score("class_mean")
+    statistics = score.statistics(train, np.nonzero(prototypes.mask)[0])
+    more = {"rule": "class_mean", "statistics": statistics}
+    answers = serve(export(centred, prototypes, tmp_path / "1", 0.1, **more), images)
+    wanted = centred.outputs(images)
+    expected = score.values(wanted, statistics)
+    np.testing.assert_allclose(answers["unknown_score"], expected, rtol=1e-3)
+    np.testing.assert_allclose(answers["distance"], wanted["distance"], atol=1e-4)
+    facts = json.loads((tmp_path / "1" / "metadata.json").read_text())
+    assert {name: facts[name] for name in options} == options
+    # The page weighs by the same attention as the model.
+    shown = Answerer(tmp_path / "1").show(photos / "0.png")["prototypes"]["value"]
+    k = wanted["distance"][0].argmin()
+    embedded = centred.prototype_embeddings.numpy()
+    origin = embedded[prototypes.mask].mean(axis=0)
+    members = embedded[k][prototypes.mask[k]] - origin
+    z = wanted["embedding"][0] - origin
+    cosine = members @ z / np.linalg.norm(members, axis=1) / np.linalg.norm(z)
+    weight = np.exp(3 * cosine) / np.exp(3 * cosine).sum()
+    for (_, text), place in zip(shown, np.argsort(-weight), strict=True):
+        assert text == f"{IDS[k][place]}, weight {100 * weight[place]:.1f} %"
+    assert answers["nearest_prototype"][0].decode() == IDS[k][weight.argmax()]

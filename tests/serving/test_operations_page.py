@@ -17,7 +17,7 @@ from tf_serving import URL, poster, predict, stub_class
 from tiny_export import CLASSES, serve_bytes
 
 import pmal_tf
-from pmal_tf.mining.distances import SET_DISTANCES
+from pmal_tf.mining.distances import SET_DISTANCES, SetDistance
 from pmal_tf.results.calibration import rate_interval
 from pmal_tf.serving import exported as exports
 from pmal_tf.serving import image_bytes, signatures
@@ -225,10 +225,11 @@ def test_distance_on_a_device_is_the_model_s(place, model, monkeypatch, capsys):
         names = run(code, place, monkeypatch)
 
     def compare(z, embedded, mask):
-        set_distance = SET_DISTANCES[names["set_distance"]]
         got = [names["distance"](z, k) for k in range(len(CLASSES))]
+        centred = not np.isscalar(names["origin"])
+        wanted = SetDistance(names["set_distance"], names["sharpness"], centred)
         np.testing.assert_allclose(
-            got, set_distance(z[None], embedded, mask)[0][0], atol=1e-6
+            got, wanted(z[None], embedded, mask)[0][0], atol=1e-6
         )
         return got
 
@@ -241,7 +242,12 @@ def test_distance_on_a_device_is_the_model_s(place, model, monkeypatch, capsys):
     names["prototypes"] = embedded[mask]
     z = np.random.default_rng(3).normal(size=len(z))
     attended = compare(z, embedded, mask)
-    names["set_distance"] = "nearest"
+    names["sharpness"] = 10.0
+    sharper = compare(z, embedded, mask)
+    assert not np.allclose(sharper, attended)
+    names["origin"] = names["prototypes"].mean(axis=0)
+    assert not np.allclose(compare(z, embedded, mask), sharper)
+    names["origin"], names["set_distance"] = 0.0, "nearest"
     assert not np.allclose(compare(z, embedded, mask), attended)
     for names["set_distance"] in SET_DISTANCES:
         assert names["distance"](np.zeros_like(z), 0) == 1

@@ -252,7 +252,7 @@ def test_a_score_that_needs_what_the_method_does_not_say_is_an_error(plain, tmp_
     with pytest.raises(
         PmalError,
         match=r"rule dr is computed from distance, .*Received: a model that says "
-        r"embedding, logits\. Choose one of energy, gen, mls, msp\.",
+        r"embedding, logits\. Choose one of class_mean, energy, gen, mls, msp\.",
     ):
         export_saved_model(plain, tmp_path / "1", **arguments)
     assert not list(tmp_path.iterdir())

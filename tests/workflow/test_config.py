@@ -181,6 +181,7 @@ def test_stages_read_what_they_depend_on_and_nothing_else():
     assert not {"margin", "mining_memory_mb"} & read["mining"]
     optimisation = {
         *("margin", "prototype_weight", "set_distance", "prototype_mode", "init"),
+        *("attention_sharpness", "centre_embeddings"),
         *("prototype_gradient", "prototype_every", "prototype_slice"),
     }
     assert optimisation | {"pretrain_0", "mining"} <= read["optimize"]
@@ -297,6 +298,8 @@ CONFIGS = [
         prototype_every=4,
         calibration_fraction=0.25,
         set_distance="nearest",
+        attention_sharpness=10.0,
+        centre_embeddings=True,
         tuning_held_out=True,
         store_dir="elsewhere",
         scores=("energy",),
@@ -408,7 +411,7 @@ def test_allowed_names_are_those_that_exist():
         ({"method": "nosuch"}, r"method must be one of arpl, .*Received: 'nosuch'"),
         ({"compare": ("softmax", "nosuch")}, "method must be one of .*'nosuch'"),
         ({"compare": ("pmal",)}, "other methods than the run's own"),
-        ({"scores": ("nosuch",)}, "`scores` must be one of dr, energy"),
+        ({"scores": ("nosuch",)}, "`scores` must be one of class_mean, dr"),
         ({"rule": "nosuch"}, "`rule` must be one of"),
         ({"epochz": 3}, "no such setting. Received: epochz"),
         ({"radius_weight": 0.2}, "a setting of the method arpl.*--compare=arpl"),
@@ -446,7 +449,7 @@ def test_the_rule_is_the_method_s_own_score_by_default():
     assert Config(method="arpl").rule == "mls"
     assert Config(rule="msp").rule == Config(rule="pr").rule == "pr"
     assert [s.field for s in Config(rule="energy").scores] == [
-        *("dr", "pr", "mls", "energy")
+        *("dr", "pr", "mls", "norm_dr", "guided_mls", "class_mean", "energy")
     ]
 
 

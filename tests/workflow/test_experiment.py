@@ -6,9 +6,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.metrics.pairwise import cosine_distances
 from tiny_run import STAGES, STAGES_WITHOUT_CONTROL, tiny, trial_folder
 
 from pmal_tf.backbones.build import load_model
+from pmal_tf.backbones.classifier import embedding_and_logits
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.workflow.experiment import open_trial, run_experiment, workflow_of
 
@@ -28,7 +30,7 @@ def test_run_folder_explains_itself(finished):
         "mining/topology.npz",
         *("scores.npz", "scores_softmax.npz", "scores_control.npz"),
         *("result.json", "calibration.json", "metrics.jsonl"),
-        "prototype_embeddings.npz",
+        *("prototype_embeddings.npz", "statistics.npz"),
     }
     files = {
         str(path.relative_to(trial)) for path in trial.rglob("*") if path.is_file()
@@ -120,9 +122,10 @@ def test_results_are_complete_and_in_range(finished):
     assert result["unknown"] == ["0", "1", "6", "7"]
     assert result["openness"] == pytest.approx(0.133975, abs=1e-6)
     assert set(result["models"]) == {"pmal", "softmax", "control"}
+    rules = {"dr", "pr", "mls", "norm_dr", "guided_mls", "class_mean"}
     for metrics in result["models"].values():
-        assert set(metrics) == {"acc", "macro_f1", "dr", "pr", "mls"}
-        for rule in ("dr", "pr", "mls"):
+        assert set(metrics) == {"acc", "macro_f1", *rules}
+        for rule in rules:
             assert set(metrics[rule]) == {
                 *("auroc", "oscr", "aupr_in", "aupr_out", "fpr95", "dtacc")
             }
@@ -204,15 +207,30 @@ def test_every_model_is_what_its_name_says(finished):
     trial = trial_folder(finished[0])
     spaces = [np.load(trial / "mining" / f"embedding_{u}.npy") for u in (0, 1)]
     assert np.abs(spaces[0] - spaces[1]).max() > 0.01
-    test = open_trial(tiny(finished[0]), 0).images.test
+    images = open_trial(tiny(finished[0]), 0).images
+    train, test = images.train, images.test
     for stage, name in (
         ("pretrain_0", "scores_softmax"),
         ("control", "scores_control"),
     ):
         classifier = load_model(trial / stage / "model.keras")
         expected = classifier.predict(test.image, verbose=0).max(axis=1)
+        network = embedding_and_logits(classifier)
+        means = np.stack(
+            [
+                network.predict(train.image[train.label == k], verbose=0)["embedding"]
+                .astype(np.float64)
+                .mean(axis=0)
+                for k in range(6)
+            ]
+        )
         with np.load(trial / f"{name}.npz") as scores:
             np.testing.assert_allclose(-scores["mls"], expected, atol=1e-5)
+            # Its own classes' means are what its distances are measured to.
+            to_means = cosine_distances(scores["embedding"], means)
+            np.testing.assert_allclose(scores["distance"], to_means, atol=1e-5)
+            np.testing.assert_allclose(scores["dr"], to_means.min(axis=1), atol=1e-5)
+            np.testing.assert_allclose(scores["class_mean"], scores["dr"], rtol=1e-6)
 
 
 def test_optimisation_and_control_start_from_m1_and_see_equal_batches(

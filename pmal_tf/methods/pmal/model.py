@@ -15,7 +15,7 @@ from pmal_tf.methods.pmal.losses import prototype_loss
 from pmal_tf.methods.pmal.prototypes import Prototypes
 from pmal_tf.methods.pmal.settings import MODEL_SETTINGS, PMALSettings
 from pmal_tf.methods.scorer import Scorer
-from pmal_tf.mining.distances import SET_DISTANCES
+from pmal_tf.mining.distances import SetDistance
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.types import Images
 from pmal_tf.training.losses import classification_loss
@@ -51,9 +51,13 @@ class PMALModel(Trainable):
             from `pmal_tf.backbones.classifier.embedding_and_logits`.
         prototypes_per_class: T, at most.
         label_smoothing: Share of a label that is spread evenly over all classes.
-        **settings: `margin`, `prototype_weight`, `set_distance`, `prototype_mode` and
-            `prototype_gradient` of `PMALSettings`; call `refresh_prototypes` before
-            training in modes other than `joint`. The rest goes to `keras.Model`.
+        **settings: `margin`, `prototype_weight`, `set_distance`, `attention_sharpness`,
+            `centre_embeddings`, `prototype_mode` and `prototype_gradient` of
+            `PMALSettings`; call `refresh_prototypes` before training in modes other
+            than `joint`. The rest goes to `keras.Model`.
+
+    Attributes:
+        set_distance: The point-to-set distance of these settings.
     """
 
     def __init__(
@@ -67,7 +71,11 @@ class PMALModel(Trainable):
         own = {name: settings.pop(name) for name in MODEL_SETTINGS if name in settings}
         super().__init__(*_LOSSES, **settings)
         self.settings = PMALSettings(**own)
-        self._distance = SET_DISTANCES[self.settings.set_distance]
+        self.set_distance = SetDistance(
+            self.settings.set_distance,
+            float(self.settings.attention_sharpness),
+            self.settings.centre_embeddings,
+        )
         self.network = network
         self.prototypes_per_class = prototypes_per_class
         self.label_smoothing = label_smoothing
@@ -102,7 +110,7 @@ class PMALModel(Trainable):
         """Embeds images, or those of a batch with prototypes; see the class."""
         image = features["image"] if isinstance(features, dict) else features
         outputs = self.network(image, training=training)
-        distance, _ = self._distance(
+        distance, _ = self.set_distance(
             outputs["embedding"], self.prototype_embeddings, self.prototype_mask
         )
         results = {**outputs, "distance": distance}
@@ -132,7 +140,7 @@ class PMALModel(Trainable):
         It keeps nothing, so it may be called while the model is being trained.
         """
         prototypes = self._embedded_prototypes(prototype_image)
-        return self._distance(self._embedded(image), prototypes, mask)[0].numpy()
+        return self.set_distance(self._embedded(image), prototypes, mask)[0].numpy()
 
     def _embedded(self, image: Images) -> np.ndarray:
         """Returns [N, D] embeddings in inference mode."""
@@ -195,9 +203,9 @@ class PMALModel(Trainable):
         is_self = (
             features["example_index"][:, None, None] == features["prototype_index"]
         )
-        mask = features["prototype_mask"] & ~is_self
-        distance, weight = self._distance(embedding, prototypes, mask)
-        available = tf.reduce_any(mask, axis=-1)
+        mask = features["prototype_mask"]
+        distance, weight = self.set_distance(embedding, prototypes, mask, is_self)
+        available = tf.reduce_any(mask & ~is_self, axis=-1)
         classification = classification_loss(logits, label, self.label_smoothing)
         prototype, own, nearest_other = prototype_loss(
             distance, label, available, self.settings.margin
@@ -309,8 +317,9 @@ class PMALScorer(Scorer):
 
     def facts(self) -> dict[str, Any]:
         """Returns how prototypes make a distance, and how many there are."""
+        names = ("set_distance", "attention_sharpness", "centre_embeddings")
         return {
-            "set_distance": self.model.settings.set_distance,
+            **{name: getattr(self.model.settings, name) for name in names},
             "prototypes": int(self.mask.sum()),
         }
 
@@ -328,7 +337,7 @@ class PMALScorer(Scorer):
 
     def measure(self, outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Adds `distance` [batch, K] in [0, 2] to `embedding` and `logits`."""
-        distance, _ = SET_DISTANCES[self.model.settings.set_distance](
+        distance, _ = self.model.set_distance(
             outputs["embedding"], self._embeddings, tf.constant(self.mask)
         )
         return {**outputs, "distance": distance}
@@ -338,30 +347,13 @@ class PMALScorer(Scorer):
 
         Where the distance is that to the nearest prototype, that one.
         """
-        embedding = outputs["embedding"]
         nearest_class = tf.argmin(outputs["distance"], axis=1)
-        prototypes = tf.gather(self._embeddings, nearest_class)
-        if self.model.settings.set_distance == "nearest":
-            prototypes = tf.math.l2_normalize(prototypes, axis=-1)
         # Not the attention itself: rounded, it may be the same of two of them.
-        similarity = tf.einsum("bd,btd->bt", embedding, prototypes)
-        similarity = tf.where(tf.gather(self.mask, nearest_class), similarity, -np.inf)
+        similarity = self.model.set_distance.similarity(
+            outputs["embedding"], self._embeddings, tf.constant(self.mask)
+        )
+        similarity = tf.where(self.mask, similarity, -np.inf)
+        similarity = tf.gather(similarity, nearest_class, batch_dims=1)
         position = tf.argmax(similarity, axis=1)
         ids = tf.constant(self.prototypes.example_id.astype(str))
         return tf.gather(tf.gather(ids, nearest_class), position, batch_dims=1)
-
-    def beside(self, other: Scorer) -> Scorer:
-        """Measures another method's distances to the same prototypes.
-
-        Each in its own embedding; one that has distances of its own keeps them.
-        """
-        if type(other).measure is not Scorer.measure:
-            return other
-        prototypes = self.prototypes
-        model = PMALModel(
-            other.network,
-            prototypes.mask.shape[1],
-            set_distance=self.model.settings.set_distance,
-        )
-        model.refresh_prototypes(prototypes.image, prototypes.mask)
-        return PMALScorer(model, prototypes)

@@ -11,7 +11,7 @@ from pmal_tf.runtime.settings import Interval, setting
 # Those that a model is built with.
 MODEL_SETTINGS = (
     *("margin", "prototype_weight", "prototype_mode", "prototype_gradient"),
-    "set_distance",
+    *("set_distance", "attention_sharpness", "centre_embeddings"),
 )
 
 
@@ -52,6 +52,18 @@ class PMALSettings(MiningSettings):
         "Distance to a class: to the attention-weighted mean of its prototypes, Eq. 11 "
         "(attention), or to its nearest prototype (nearest).",
         allowed=("attention", "nearest"),
+    )
+    attention_sharpness: float = setting(
+        0.0,
+        "Sharpness s of the attention: SoftMax(s cos(z, p)) in place of Eq. 11's "
+        "SoftMax(z p / sqrt(D)), which 0 stands for. The nearest prototype is the "
+        "nearest at any.",
+        allowed=Interval(low=0),
+    )
+    centre_embeddings: bool = setting(
+        False,
+        "Take the mean of all prototypes as the origin: it is subtracted from "
+        "embeddings and prototypes before Eq. 11.",
     )
     prototype_mode: str = setting(
         "joint",

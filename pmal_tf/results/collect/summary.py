@@ -18,6 +18,7 @@ from pmal_tf.runtime.files import write_json, write_text
 
 # What `result.json` repeats of the settings.
 REPEATED = ("method", "dataset", "backbone", "protocol", "seed", "epochs")
+_MOST_OSCR = 3
 
 
 def scores_of(models: Iterable[Iterable[str]]) -> tuple[Score, ...]:
@@ -41,6 +42,20 @@ def metric_titles(
         for score in scores
     }
     return {"acc": "ACC", **titles}
+
+
+def titles_of_a_table(models: Iterable[Iterable[str]]) -> dict[str, str]:
+    """Returns the titles of `metric_titles`, but so many that a table can be read.
+
+    OSCR goes with AUROC, so of many scores only the first few have it.
+    """
+    models = [[*numbers] for numbers in models]
+    with_oscr = {score.field for score in scores_of(models)[:_MOST_OSCR]}
+    return {
+        metric: title
+        for metric, title in metric_titles(models).items()
+        if not metric.endswith(".oscr") or metric.partition(".")[0] in with_oscr
+    }
 
 
 def metric_of(result: Mapping[str, Any], metric: str, model: str = "") -> float | None:
@@ -151,7 +166,7 @@ def render_summary(summary: dict[str, Any]) -> str:
         f"{', '.join(map(str, trials))} (n = {len(trials)}); percent{deviation}.\n"
     )
     notes = "".join(f"{note}\n" for note in notes_on(summary))
-    columns = metric_titles(summary["models"].values())
+    columns = titles_of_a_table(summary["models"].values())
     rows = [
         [titles[model], *(in_percent(metrics.get(name)) for name in columns)]
         for model, metrics in summary["models"].items()
@@ -177,6 +192,11 @@ def notes_on(summary: dict[str, Any]) -> list[str]:
         "training differs by seed only."
         for group in trials_of_equal_classes(known)
     ]
+    others = [m for model, m in summary["models"].items() if model != summary["method"]]
+    if any({"dr.auroc", "class_mean.auroc"} <= set(metrics) for metrics in others):
+        notes.append(
+            "DR of a model without distances of its own is that to its class means."
+        )
     if summary["unknown_is_estimate"]:
         notes.append(
             "The unknown images are of classes held out of the known ones: AUROC and "

@@ -50,8 +50,9 @@ def draw_histograms(trial: Path) -> Picture:
     figure, panels = _panels(scores_in(scores), 2.8)
     for score, axes in panels.items():
         _draw_histogram(axes, score, scores)
-        axes.set_xlabel(f"{score.title}, larger is more likely unknown")
+        axes.set_xlabel(score.title)
         axes.set_yticks([])
+    figure.supxlabel("larger is more likely unknown", fontsize="medium")
     figure.supylabel("density", fontsize="medium")
     title = f"Scores of known and unknown images ({style.own_title(result)})"
     return Picture(figure, title, about)

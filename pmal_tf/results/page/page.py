@@ -26,6 +26,7 @@ from pmal_tf.results.collect.summary import (
     paper_metrics,
     scores_of,
     spread,
+    titles_of_a_table,
 )
 from pmal_tf.results.figures.figure import Figures
 from pmal_tf.results.page.tables import markdown_table
@@ -120,9 +121,9 @@ def _templates(**options: Any) -> Environment:
         **options,
     )
     functions = (
-        *(budget, in_percent, metric_titles, notes_on, orderings, paper_metrics),
+        *(budget, in_percent, notes_on, orderings, paper_metrics),
         *(scores_in, spread, anchor_of, base64_of, classes_of, environments, fenced),
-        *(interval, padded, points, seconds_of, text_of),
+        *(interval, padded, points, seconds_of, text_of, titles_of_a_table),
     )
     environment.globals |= {each.__name__: each for each in functions}
     environment.globals["mean"] = statistics.fmean

@@ -14,6 +14,7 @@ from pmal_tf.methods.scorer import Scorer
 from pmal_tf.methods.trial import Trial
 from pmal_tf.results.calibration import WITHHELD, calibrate, calibrate_on_half
 from pmal_tf.results.evaluate import ImageScores, computable, score_images, summarise
+from pmal_tf.results.scores.class_mean import CLASS_MEAN, distance_to_means
 from pmal_tf.results.scores.registry import get_scores, scores_in
 from pmal_tf.results.scores.score import Score
 from pmal_tf.results.tensorboard.hparams import write_hparams
@@ -39,7 +40,7 @@ def evaluate_stage(config: Config, trial: Trial) -> Stage:
     """Returns the stage that judges the run's method, and those beside it."""
     methods = (config.own_method, *config.compared)
     needs = dict.fromkeys(name for method in methods for name in method.result_of)
-    fits = any(score.statistics for score in _asked(config, config.own_method))
+    fits = any(score.statistics for m in methods for score in _asked(config, m))
     return Stage(
         name=EVALUATE,
         kind=EVALUATE,
@@ -66,15 +67,26 @@ def _evaluate(config: Config, trial: Trial, work: Work) -> dict[str, Any]:
     """Writes scores and metrics of each method, and thresholds for the run's own."""
     own, images = config.own_method, trial.images
     first = own.load(work.path_of)
-    scorers = {own.name: first}
-    for method in config.compared:
-        scorers[method.name] = first.beside(method.load(work.path_of))
+    others = {method.name: method.load(work.path_of) for method in config.compared}
+    scorers = {own.name: first, **others}
+    tested = {n: scorer.outputs(images.test.image) for n, scorer in scorers.items()}
+    measures = "distance" in tested[own.name]
     scored, statistics = {}, {}
-    for name, scorer in scorers.items():
-        outputs = scorer.outputs(images.test.image)
-        chosen = computable(_asked(config, get_method(name)), outputs)
-        statistics[name] = fitted = _statistics(trial, scorer, chosen)
+    for name, outputs in tested.items():
+        asked = _asked(config, get_method(name))
+        fitted = _statistics(trial, scorers[name], computable(asked, outputs))
+        if measures and "distance" not in outputs and CLASS_MEAN in fitted:
+            # Not to the own method's prototypes: many of them are images that this
+            # model gets wrong, and DR would tell whose anchors they are.
+            distance = distance_to_means(outputs, fitted[CLASS_MEAN])
+            outputs["distance"] = distance.astype(np.float32)
+        chosen = computable(asked, outputs)
+        statistics[name] = fitted
         scored[name] = score_images(outputs, images.test, chosen, fitted)
+    embeddings = {}
+    if first.prototypes is not None:
+        pixels = first.prototypes.image[first.prototypes.mask]
+        embeddings = {n: s.outputs(pixels)["embedding"] for n, s in scorers.items()}
     withheld = None
     if len(images.calibration):
         outputs = first.outputs(images.calibration.image)
@@ -89,7 +101,6 @@ def _evaluate(config: Config, trial: Trial, work: Work) -> dict[str, Any]:
         scores.save(work.new_path(get_method(name).scores_file))
     if withheld is not None:
         withheld.save(work.new_path(_WITHHELD_SCORES))
-    embeddings = {n: scorer.prototype_embeddings() for n, scorer in scorers.items()}
     # [P, D] by each method, rows as in `mining/prototypes.npz`, for pictures.
     _save(work, _PROTOTYPE_EMBEDDINGS, embeddings)
     measured = statistics[own.name].items()
@@ -136,11 +147,10 @@ def _statistics(trial: Trial, scorer: Scorer, scores: tuple[Score, ...]) -> Stat
     return {s.name: s.statistics(outputs, train.label) for s in scores if s.statistics}
 
 
-def _save(work: Work, name: str, arrays: Mapping[str, np.ndarray | None]) -> None:
-    """Writes those arrays that there are, and no file where there are none."""
-    there = {name: array for name, array in arrays.items() if array is not None}
-    if there:
-        save_arrays(work.new_path(name), there)
+def _save(work: Work, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays, and no file where there are none."""
+    if arrays:
+        save_arrays(work.new_path(name), arrays)
 
 
 def _calibrate(
