@@ -33,14 +33,21 @@ class _CoupledWeightDecay:
         self.decay_kernels_only = decay_kernels_only
         self.offset_rate = offset_rate
 
+    def build(self, variables: list[keras.Variable]) -> None:
+        """Makes the optimiser's variables, and remembers what the given ones are."""
+        super().build(variables)  # type: ignore[misc]
+        # In a step they are TensorFlow's, which have other names.
+        self._names = [variable.name for variable in variables]
+
     def update_step(
         self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> None:
         """Updates one variable from its gradient plus the decay."""
-        if variable.name == "kernel" or not self.decay_kernels_only:
+        name = self._names[self._get_variable_index(variable)]  # type: ignore[attr-defined]
+        if name == "kernel" or not self.decay_kernels_only:
             decay = tf.cast(self.coupled_weight_decay, gradient.dtype)
             gradient += decay * tf.cast(tf.convert_to_tensor(variable), gradient.dtype)
-        if variable.name == "beta":
+        if name == "beta":
             learning_rate = learning_rate * self.offset_rate
         super().update_step(gradient, variable, learning_rate)  # type: ignore[misc]
 
