@@ -131,7 +131,7 @@ def robustness_of(
     return topology_robustness(
         [space.embedding for space in spaces],
         [space.kernel for space in spaces],
-        norm=settings.topology_norm,
+        topology=settings.topology,
         dtype=settings.mining_dtype,
         memory_mb=settings.mining_memory_mb,
         anchors=settings.topology_anchors,

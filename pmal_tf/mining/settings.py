@@ -29,10 +29,13 @@ class MiningSettings:
         allowed=Interval(low=1),
         common=True,
     )
-    topology_norm: str = setting(
-        "rms",
-        "Exponent of Eq. 7: rms (divided by sqrt(N)) or literal (as printed).",
-        allowed=("rms", "literal"),
+    topology: str = setting(
+        "correlation",
+        "How an image's distances to all in two spaces are compared: 1 - correlation, "
+        "chord (difference at unit length), or Eq. 7's difference, rms (divided by "
+        "sqrt(N)) or literal (as printed).",
+        allowed=("correlation", "chord", "rms", "literal"),
+        common=True,
     )
     quality: str = setting(
         "robustness",

@@ -51,7 +51,7 @@ MINING = "mining"
 MC_DROPOUT = "mc_dropout"
 _TOPOLOGY = f"{MINING}/topology.npz"
 # The settings that the stages read.
-_ROBUSTNESS = ("topology_norm", "mining_dtype", "topology_anchors")
+_ROBUSTNESS = ("topology", "mining_dtype", "topology_anchors")
 _MINING = ("epsilon", "prototypes_per_class", "quality", "diversity", "candidate_rule")
 
 
