@@ -134,13 +134,15 @@ def topology_robustness(
                 f"{len(strata)} for {count} samples"
             )
         sample = draw_anchors(strata, anchors, seed)
-        size = (number, memory_bytes, len(logits), form)
-        plan = rows_within(count, classes, anchors, *size)
+        plan = rows_within(
+            count, classes, anchors, number, memory_bytes, len(logits), form
+        )
         points, unit = _points(logits, plan, form)
         pairs = _estimated_squares(points, sample, form, plan, unfinished)
     else:
-        size = (number, memory_bytes, len(logits), form.sums)
-        plan = TilePlan.within(count, classes, *size)
+        plan = TilePlan.within(
+            count, classes, number, memory_bytes, len(logits), form.sums
+        )
         points, unit = _points(logits, plan, form)
         pairs = _exact_squares(points, form, plan, unfinished)
     scale = (np.sqrt(count) if form.summed else 1.0) / unit
@@ -160,7 +162,8 @@ def _mean_over_pairs(
     so errors are added as if they went together: a bound for U > 2.
     """
     exponents, errors = zip(
-        *(topology.exponents(*moments, scale) for moments in pairs), strict=True
+        *(topology.exponents(mean, variance, scale) for mean, variance in pairs),
+        strict=True,
     )
     log_sum = np.logaddexp.reduce([-exponent for exponent in exponents], axis=0)
     weights = np.exp([-exponent - log_sum for exponent in exponents])
