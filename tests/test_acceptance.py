@@ -88,8 +88,8 @@ def test_spoilt_images_are_scored_by_every_quality(tmp_path, monkeypatch, capsys
     assert found.pop("right") == [100.0]
     assert found.pop("wrong") == [0.0]
     assert {*found} == {
-        *("robustness", "probability", "deep_ensembles", "mc_dropout"),
-        *("distance", "relative"),
+        *("correlation", "chord", "rms", "distance"),
+        *("probability", "deep_ensembles", "mc_dropout"),
     }
     # Each orders the images in its own way, none by chance as the two above.
     values = [value for (value,) in found.values()]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.settings import Interval, check_settings, setting
 
+TOPOLOGY_NAMES = ("correlation", "chord", "rms", "literal")
+
 
 @dataclass(frozen=True)
 class MiningSettings:
@@ -35,7 +37,7 @@ class MiningSettings:
         "How an image's distances to all in two spaces are compared: 1 - correlation, "
         "chord (difference at unit length), or Eq. 7's difference, rms (divided by "
         "sqrt(N)) or literal (as printed).",
-        allowed=("correlation", "chord", "rms", "literal"),
+        allowed=TOPOLOGY_NAMES,
         common=True,
     )
     quality: str = setting(
