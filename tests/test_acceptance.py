@@ -61,11 +61,12 @@ def test_killed_runs_go_on_to_the_same_bits(tmp_path, capsys):
     assert printed.endswith("; 0 finished stages repeated.\n")
 
 
-def test_mining_at_a_large_scale_stays_within_its_memory(capsys):
+@pytest.mark.parametrize(("topology", "ranks"), [("correlation", 0.8), ("rms", 0.9)])
+def test_mining_at_a_large_scale_stays_within_its_memory(capsys, topology, ranks):
     script("mining_at_imagenet_scale").main(
-        count=8000, classes=20, anchors=200, most_gigabytes=0.3
+        count=8000, classes=20, anchors=200, most_gigabytes=0.3, topology=topology
     )
-    assert "rank correlation 0.9" in capsys.readouterr().out
+    assert f"rank correlation {ranks}" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("tfds_data_dir")

@@ -69,7 +69,7 @@ def mine(
         class_index: [N] in [0, K).
         example_id: [N] strings, each once; they break ties.
         class_names: K names, for the report.
-        settings: By default the paper's.
+        settings: By default those of `MiningSettings`.
         dropout_space: The view of the model that `mc_dropout` needs.
         seed: Seed of anchors, of dropout, and of filters that draw.
         unfinished: File for the numbers of a computation that may be cut short.

@@ -12,7 +12,7 @@ TOPOLOGY_NAMES = ("correlation", "chord", "rms", "literal")
 
 @dataclass(frozen=True)
 class MiningSettings:
-    """Mining; the defaults are the paper's.
+    """Mining; the defaults are the paper's but for `topology`.
 
     Raises:
         PmalError: If a value is not allowed.

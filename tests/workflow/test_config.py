@@ -467,10 +467,12 @@ SMALL = ["mnist", "svhn", "cifar10", "cifar_plus_10", "cifar_plus_50", "tiny_ima
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_paper_s_recipe_is_the_default(parse, name):
+def test_the_paper_s_recipe_is_the_default_but_for_the_topology(parse, name):
     path = next(path for path in FLAGFILES if path.stem == name)
     config = parse(f"--flagfile={path}")
-    paper = Config(experiment=name, dataset=name, trials=(0, 1, 2, 3, 4))
+    paper = Config(
+        experiment=name, dataset=name, topology="rms", trials=(0, 1, 2, 3, 4)
+    )
     assert config == paper
 
 
@@ -488,6 +490,7 @@ def test_the_paper_s_recipe_for_imagenet(parse, name):
         epochs=120,
         drop_every=30,
         prototype_mode="bank",
+        topology="rms",
     )
 
 
@@ -527,7 +530,7 @@ STAGES_OF_CELLS = ("pretrain", "mine", "optimize", "evaluate")
 SHARED = {
     "": {
         **{"dataset": "tiny_imagenet", "trials": (0, 1, 2, 3, 4), "dropout": 0.0},
-        **{"backbone": "wrn_40_4", "stages": STAGES_OF_CELLS},
+        **{"backbone": "wrn_40_4", "stages": STAGES_OF_CELLS, "topology": "rms"},
     },
     "_cpu": {
         **{"dataset": "cifar_plus_10", "protocol": "paper", "trials": (0, 1, 2)},
