@@ -366,7 +366,8 @@ def _own_figures(
     Operations are those that each of the n (n - 1) / 2 pairs needs: per space 2 K of a
     scalar product, and 5 that make a distance of it (the sum of two squared lengths,
     twice the product, the difference, the maximum with 0, the root); for both spaces
-    together 4 (difference, square, and one sum for each of the two samples).
+    together 4 (difference, square, and one sum for each of the two samples). Of a form
+    that needs more, they are not counted.
     """
     rate = n * (n - 1) / 2 / median(seconds)
     gflops = rate * (2 * (2 * k + 5) + 4) / 1e9
