@@ -61,11 +61,12 @@ def test_killed_runs_go_on_to_the_same_bits(tmp_path, capsys):
     assert printed.endswith("; 0 finished stages repeated.\n")
 
 
-def test_mining_at_a_large_scale_stays_within_its_memory(capsys):
+@pytest.mark.parametrize(("topology", "ranks"), [("correlation", 0.8), ("rms", 0.9)])
+def test_mining_at_a_large_scale_stays_within_its_memory(capsys, topology, ranks):
     script("mining_at_imagenet_scale").main(
-        count=8000, classes=20, anchors=200, most_gigabytes=0.3
+        count=8000, classes=20, anchors=200, most_gigabytes=0.3, topology=topology
     )
-    assert "rank correlation 0.9" in capsys.readouterr().out
+    assert f"rank correlation {ranks}" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("tfds_data_dir")
@@ -88,8 +89,8 @@ def test_spoilt_images_are_scored_by_every_quality(tmp_path, monkeypatch, capsys
     assert found.pop("right") == [100.0]
     assert found.pop("wrong") == [0.0]
     assert {*found} == {
-        *("robustness", "probability", "deep_ensembles", "mc_dropout"),
-        *("distance", "relative"),
+        *("correlation", "chord", "rms", "distance"),
+        *("probability", "deep_ensembles", "mc_dropout"),
     }
     # Each orders the images in its own way, none by chance as the two above.
     values = [value for (value,) in found.values()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pmal_tf.backbones.settings import NetworkSettings, backbone_names
-from pmal_tf.mining.settings import MiningSettings
+from pmal_tf.mining.settings import TOPOLOGY_NAMES, MiningSettings
 from pmal_tf.runtime.settings import Interval, check_settings, setting
 from pmal_tf.training.recipe import Recipe
 
@@ -43,6 +43,11 @@ class BenchmarkSettings:
         MiningSettings.mining_memory_mb,
         "mining: memory budget in MiB.",
         allowed=Interval(low=1),
+    )
+    topology: str = setting(
+        MiningSettings.topology,
+        "mining: how topologies are compared.",
+        allowed=TOPOLOGY_NAMES,
     )
     references: tuple[str, ...] = setting(
         ("scipy", "matmul", "sqrt"),

@@ -1,6 +1,6 @@
 """Robustness estimated from a stratified sample of the images, with its error.
 
-The exponent's square is a mean over all N images, e_i^2 = mean_j x_ij with
+The square of Eq. 7's exponent is a mean over all N images, e_i^2 = mean_j x_ij with
 x_ij = (d^1(i, j) - d^2(i, j))^2. Drawing m_h of the N_h images of every class h gives
 
     e_i^2 ~ sum_h (N_h / N) mean_{j in sample of h} x_ij,
@@ -8,6 +8,10 @@ x_ij = (d^1(i, j) - d^2(i, j))^2. Drawing m_h of the N_h images of every class h
 without bias, and its variance is
 
     sum_h (N_h / N)^2 (1 - m_h / N_h) S_h^2 / m_h.
+
+The scale-free forms of `pmal_tf.mining.topologies` are ratios of such means. Those of
+the sample make up the estimate, whose bias is of the order 1 / M, and x_ij in the
+variance is the influence of image j on it.
 
 Since the sample of a class is in random order, the squared differences of neighbours,
 (x_{i,a+1} - x_{i,a})^2, have twice the class's variance S_h^2 as their mean. So the
@@ -26,13 +30,14 @@ import tensorflow as tf
 from pmal_tf.mining.distances import pairwise_euclidean
 from pmal_tf.mining.replicas import blocks_at_once, on_replicas, signature_of
 from pmal_tf.mining.tiles import TilePlan, too_little_memory
+from pmal_tf.mining.topologies import TOPOLOGIES, Topology
 from pmal_tf.runtime.errors import PmalError
 
 # The variance within a class needs two of its images.
 LEAST_PER_CLASS = 2
 # Distances to anchors that live at once: of two spaces, what they are made from, and
-# the differences.
-_ROWS_AT_ONCE = 6
+# the differences. Scale-free forms keep the distances and what they are divided to.
+_ROWS_AT_ONCE, _SCALE_FREE_ROWS_AT_ONCE = 6, 9
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Anchors:
     Attributes:
         position: [M] positions among the N samples, class by class, in random order
             within each.
-        weight: [M] of x_ij in the mean; they sum to 1.
+        weight: [M] of an anchor in a mean; they sum to 1.
         difference_weight: [M] of (x_{i,a+1} - x_{i,a})^2 in the variance of that mean;
             0 where a and a + 1 are of two classes, and for the last.
     """
@@ -107,18 +112,20 @@ def anchored_means(
     second: tf.Tensor,
     group: np.ndarray,
     anchors: Anchors,
+    topology: Topology,
     plan: TilePlan,
     *,
     out: np.ndarray,
     start: int = 0,
 ) -> Iterator[int]:
-    """Estimates mean_j (d^1(i, j) - d^2(i, j))^2 for every i, and the variance of that.
+    """Estimates the mean square x of a topology for every i, and the variance of that.
 
     Args:
         first: [padded, K] points of one space, of which the first N count.
         second: [padded, K] points of the other.
         group: [N]; samples of one group are at distance 0 in both spaces.
         anchors: The sample.
+        topology: The form.
         plan: `plan.tile` rows are compared with all anchors at once.
         out: [2, padded] float64, for means and variances.
         start: First block.
@@ -135,7 +142,7 @@ def anchored_means(
         tf.constant(anchors.weight, plan.dtype),
         tf.constant(anchors.difference_weight[:-1], plan.dtype),
     )
-    compiled = _compiled_block(tile, signature_of(arrays))
+    compiled = _compiled_block(tile, topology, signature_of(arrays))
     for block, results in on_replicas(compiled, arrays, start, plan.blocks):
         out[:, block * tile : (block + 1) * tile] = results
         yield block + 1
@@ -143,7 +150,7 @@ def anchored_means(
 
 @functools.lru_cache(maxsize=8)
 def _compiled_block(
-    tile: int, signature: tuple[tf.TensorSpec, ...]
+    tile: int, topology: Topology, signature: tuple[tf.TensorSpec, ...]
 ) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
     """Returns the function of one block of rows, compiled once per shape."""
 
@@ -167,9 +174,8 @@ def _compiled_block(
         far = pairwise_euclidean(own(second), second_anchors)
         # Equal samples are at distance 0, whatever rounding makes of it.
         apart = tf.cast(own(group)[:, None] != anchor_group[None, :], near.dtype)
-        squares = apart * (near - far) ** 2
-        mean = tf.linalg.matvec(squares, weight)
-        steps = (squares[:, 1:] - squares[:, :-1]) ** 2
+        mean, values = topology.estimates(near, far, apart, weight)
+        steps = (values[:, 1:] - values[:, :-1]) ** 2
         variance = tf.linalg.matvec(steps, difference_weight)
         return tf.cast(mean, tf.float64), tf.cast(variance, tf.float64)
 
@@ -183,6 +189,7 @@ def rows_within(
     dtype: tf.DType,
     memory_bytes: int,
     spaces: int = 2,
+    topology: Topology = TOPOLOGIES["rms"],
 ) -> TilePlan:
     """Chooses how many rows are compared with M anchors at once; see `TilePlan.within`.
 
@@ -191,7 +198,8 @@ def rows_within(
     """
     logits = (spaces * count + 2 * anchors) * classes * dtype.size
     fixed = logits + 4 * count * 8
-    per_row = _ROWS_AT_ONCE * blocks_at_once() * anchors * dtype.size
+    at_once = _SCALE_FREE_ROWS_AT_ONCE if topology.scale_free else _ROWS_AT_ONCE
+    per_row = at_once * blocks_at_once() * anchors * dtype.size
     rows = (memory_bytes - fixed) // per_row
     if rows < 1:
         least = fixed + per_row

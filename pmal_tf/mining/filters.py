@@ -1,4 +1,4 @@
-"""Choosing prototypes among the candidates: Algorithm 1 and Table 4's baselines.
+"""Choosing prototypes among the candidates: Algorithm 1 and what stands beside it.
 
 A set filter is a function of the candidates, Z^1, the number T wanted per class and a
 seed. Candidates and prototypes are, for each class, [n] positions among the N images:
@@ -17,6 +17,7 @@ import tensorflow as tf
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
+from pmal_tf.mining.coverage import facility_location, k_medoids
 from pmal_tf.mining.distances import pairwise_euclidean
 from pmal_tf.mining.points import CentredLogits, groups_of_equals
 from pmal_tf.mining.spaces import Space
@@ -170,5 +171,7 @@ FILTERS: dict[str, Callable[[Positions, Space, int, int], Positions]] = {
     "algorithm1": algorithm1,
     "random": random_choice,
     "kmeans": kmeans,
+    "facility_location": facility_location,
+    "k_medoids": k_medoids,
     "none": best,
 }

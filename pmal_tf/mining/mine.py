@@ -69,7 +69,7 @@ def mine(
         class_index: [N] in [0, K).
         example_id: [N] strings, each once; they break ties.
         class_names: K names, for the report.
-        settings: By default the paper's.
+        settings: By default those of `MiningSettings`.
         dropout_space: The view of the model that `mc_dropout` needs.
         seed: Seed of anchors, of dropout, and of filters that draw.
         unfinished: File for the numbers of a computation that may be cut short.
@@ -131,7 +131,7 @@ def robustness_of(
     return topology_robustness(
         [space.embedding for space in spaces],
         [space.kernel for space in spaces],
-        norm=settings.topology_norm,
+        topology=settings.topology,
         dtype=settings.mining_dtype,
         memory_mb=settings.mining_memory_mb,
         anchors=settings.topology_anchors,
@@ -150,21 +150,24 @@ def _candidates(
 ) -> tuple[Positions, np.ndarray, np.ndarray]:
     """Returns each class's images, best first, and what `count_candidates` does.
 
-    `exponent` is that of the quality that was asked for. An epsilon means something
-    else for it than for robustness: exp(-variance) of a probability is never below
-    0.77, so that any epsilon below keeps every image. Qualities are compared fairly at
-    equal numbers, unless `candidate_rule` is literal. Without a quality all images are
-    candidates, and Algorithm 1, which needs an order, goes by robustness.
+    `exponent` is that of the quality that was asked for. A share of the best r means
+    something else for it than for robustness: exp(-variance) of a probability is never
+    below 0.77, so that any epsilon below keeps every image. Qualities are compared
+    fairly at equal numbers, which the rules relative and share give them, and literal
+    does not. Without a quality all images are candidates, and Algorithm 1, which needs
+    an order, goes by robustness.
     """
-    least = (settings.epsilon, settings.prototypes_per_class)
-    ranked = rank_classes(robustness, class_index, example_id)
-    if settings.quality in ("robustness", "none"):
-        return ranked, *count_candidates(exponent, ranked, *least)
-    counted = count_candidates(robustness, ranked, *least)
+    at_least = settings.prototypes_per_class
+    if settings.quality == "none":
+        ranked = rank_classes(robustness, class_index, example_id)
+        return ranked, *count_candidates(exponent, ranked, 1.0, at_least)
     ranked = rank_classes(exponent, class_index, example_id)
-    if settings.candidate_rule == "literal":
-        counted = count_candidates(exponent, ranked, *least)
-    return ranked, *counted
+    if settings.candidate_rule == "share":
+        return ranked, *share_of_candidates(ranked, settings.epsilon, at_least)
+    counted, by = exponent, ranked
+    if settings.candidate_rule == "relative":
+        by, counted = rank_classes(robustness, class_index, example_id), robustness
+    return ranked, *count_candidates(counted, by, settings.epsilon, at_least)
 
 
 def rank_classes(
@@ -201,6 +204,26 @@ def count_candidates(
     passed = np.array(
         [(exponent[own] <= exponent[own[0]] - margin).sum() for own in ranked]
     )
+    return _at_least(passed, ranked, at_least)
+
+
+def share_of_candidates(
+    ranked: Positions, share: float, at_least: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the best `share` of every class, rounded, as `count_candidates` does.
+
+    r >= epsilon max r is e <= min e - ln(epsilon), and 0.36 at epsilon = 0.7 is little
+    or nearly everything by the form of the exponent and by how far a network has
+    converged. A share of the images is the same under whatever orders them alike.
+    """
+    passed = np.rint([share * len(own) for own in ranked]).astype(np.int64)
+    return _at_least(passed, ranked, at_least)
+
+
+def _at_least(
+    passed: np.ndarray, ranked: Positions, at_least: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns [K] candidates where some passed, and whether they were too few."""
     least = np.minimum(at_least, [len(own) for own in ranked])
     return np.maximum(passed, least), passed < least
 

@@ -23,7 +23,8 @@ from pmal_tf.mining.progress import Unfinished, progress_bar
 from pmal_tf.mining.replicas import without_tensor_float_32
 from pmal_tf.mining.settings import MiningSettings
 from pmal_tf.mining.spaces import check_spaces
-from pmal_tf.mining.tiles import TilePlan, squared_difference_sums
+from pmal_tf.mining.tiles import TilePlan, difference_sums
+from pmal_tf.mining.topologies import TOPOLOGIES, Topology
 from pmal_tf.runtime.errors import PmalError
 
 _USUAL_SIZE = 1e6
@@ -50,7 +51,7 @@ def topology_robustness(
     embeddings: Sequence[np.ndarray],
     kernels: Sequence[np.ndarray],
     *,
-    norm: str = "rms",
+    topology: str = "correlation",
     dtype: str = "float32",
     memory_mb: int = 2048,
     anchors: int = 0,
@@ -58,27 +59,30 @@ def topology_robustness(
     seed: int = 0,
     unfinished: Path | None = None,
 ) -> Robustness:
-    """Computes Eq. 7 over U embedding spaces.
+    """Computes Eq. 7, or a scale-free form of it, over U embedding spaces.
 
     The embedding topology of a sample is the vector of its Mahalanobis distances to all
     N samples, t(z_i) = (d_M(z_i, z_1), ..., d_M(z_i, z_N)). A sample whose topology
     differs little between two independently trained models carries little noise:
 
-        r_i = exp(-e_i),   e_i = |t(z_i^1) - t(z_i^2)|_2 / sqrt(N).
+        r_i = exp(-e_i),   e_i = 1 - Pearson(t(z_i^1), t(z_i^2)).
 
-    The paper's Eq. 7 lacks the 1 / sqrt(N). As a root mean square the exponent does not
-    grow with N; to the letter it reaches hundreds, and r is 0 for every sample. Both
-    order the samples alike. For U > 2 models r is the mean over all pairs (Section
-    6.3), and e = -log mean exp(-e_pair), by log-sum-exp.
+    The paper's Eq. 7 has e_i = |t(z_i^1) - t(z_i^2)|_2, which reaches hundreds, so that
+    r is 0 for every sample; its root mean square, e_i / sqrt(N), orders them alike.
+    Both punish samples of large logits, which scale-free forms do not;
+    `pmal_tf.mining.topologies` has all four and their ranges. For U > 2 models r is the
+    mean over all pairs (Section 6.3), and e = -log mean exp(-e_pair), by log-sum-exp.
 
     Distances come from centred logits (`pmal_tf.mining.points.CentredLogits`). Samples
     that are equal in every space count as one with a weight, so that their distance is
     0 and not what rounding leaves of it. No [D, D] or [N, N] matrix is formed.
 
-    In float32 the exponent is within 1e-5 of itself plus 1e-5 of the mean distance of
-    float64's, as long as the spaces differ by more than some thousandths of that
-    distance; those of models trained apart differ by tenths. Where they differ by less,
-    the digits that expanded squares of close points lose would show: use float64.
+    In float32 the exponent is within 1e-5 of itself of float64's, plus 5e-6 sqrt(e)
+    times the mean of a sample's distances over their standard deviation
+    (correlation), 1e-6 (chord), or 1e-5 of the mean distance (rms). The last holds as
+    long as the spaces differ by more than some thousandths of that distance; those of
+    models trained apart differ by tenths. Where they differ by less, the digits that
+    expanded squares of close points lose would show: use float64.
 
     Under a `tf.distribute` strategy's scope, rows are spread over its replicas.
 
@@ -86,11 +90,13 @@ def topology_robustness(
         embeddings: U >= 2 arrays or tensors [N, D_u]; memory-mapped ones are read in
             parts.
         kernels: U kernels [D_u, K] of the models' linear heads.
-        norm: `"rms"`, or `"literal"` for Eq. 7 as printed.
+        topology: `"correlation"`, `"chord"`, `"rms"`, or `"literal"` for Eq. 7 as
+            printed.
         dtype: Number type within tiles; sums over tiles are float64.
         memory_mb: Budget in MiB of what grows with N or with the tiles.
         anchors: Number M of samples to compare every sample with, for an estimate of
-            the squared exponent without bias; 0, or N and more: all, exactly.
+            the exponent, of Eq. 7's square without bias; 0, or N and more: all,
+            exactly.
         class_index: [N] classes to draw anchors from in proportion; without, all
             samples are drawn from alike.
         seed: Of the anchors.
@@ -100,10 +106,11 @@ def topology_robustness(
 
     Raises:
         PmalError: If there are fewer than two spaces, shapes do not fit, a number is
-            not finite or too large, or the budget is too small.
+            not finite or too large, all samples coincide in a space and the form is
+            scale-free, or the budget is too small.
     """
     MiningSettings(
-        topology_norm=norm,
+        topology=topology,
         mining_dtype=dtype,
         mining_memory_mb=int(memory_mb),
         topology_anchors=int(anchors),
@@ -116,6 +123,7 @@ def topology_robustness(
             f"Received: {len(embeddings)} embeddings and {len(kernels)} kernels"
         )
     check_spaces(embeddings, kernels)
+    form = TOPOLOGIES[topology]
     number, memory_bytes = tf.as_dtype(dtype), memory_mb * 2**20
     count, classes = len(embeddings[0]), kernels[0].shape[1]
     logits = [CentredLogits(z, w) for z, w in zip(embeddings, kernels, strict=True)]
@@ -128,37 +136,37 @@ def topology_robustness(
                 f"{len(strata)} for {count} samples"
             )
         sample = draw_anchors(strata, anchors, seed)
-        plan = rows_within(count, classes, anchors, number, memory_bytes, len(logits))
-        points, unit = _points(logits, plan)
-        pairs = _estimated_squares(points, sample, plan, unfinished)
+        plan = rows_within(
+            count, classes, anchors, number, memory_bytes, len(logits), form
+        )
+        points, unit = _points(logits, plan, form)
+        pairs = _estimated_squares(points, sample, form, plan, unfinished)
     else:
-        plan = TilePlan.within(count, classes, number, memory_bytes, len(logits))
-        points, unit = _points(logits, plan)
-        pairs = _exact_squares(points, plan, unfinished)
-    scale = (1.0 if norm == "rms" else np.sqrt(count)) / unit
+        plan = TilePlan.within(
+            count, classes, number, memory_bytes, len(logits), form.sums
+        )
+        points, unit = _points(logits, plan, form)
+        pairs = _exact_squares(points, form, plan, unfinished)
+    scale = (np.sqrt(count) if form.summed else 1.0) / unit
     with without_tensor_float_32():
-        exponent, error = _mean_over_pairs(pairs, scale)
+        exponent, error = _mean_over_pairs(pairs, form, scale)
     return Robustness(exponent, np.exp(-exponent), error if estimated else None)
 
 
 def _mean_over_pairs(
-    pairs: Iterator[np.ndarray], scale: float
+    pairs: Iterator[np.ndarray], topology: Topology, scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns [N] exponents e = -log mean exp(-e_pair), and their standard errors.
 
     `pairs` has for each pair of spaces [2, N], the mean square of a sample and the
-    variance of that; `scale` is a factor of its root. The errors are by the delta
-    method: d sqrt(x) = dx / (2 sqrt(x)), and e weighs e_pair with
-    exp(-e_pair) / sum exp(-e_pair). All pairs share their anchors, so errors are added
-    as if they went together: a bound for U > 2.
+    variance of that; `scale` is a factor of e_pair. The errors are by the delta method:
+    e weighs e_pair with exp(-e_pair) / sum exp(-e_pair). All pairs share their anchors,
+    so errors are added as if they went together: a bound for U > 2.
     """
-    exponents, errors = [], []
-    for mean, variance in pairs:
-        root = np.sqrt(mean)
-        exponents.append(scale * root)
-        error = np.zeros_like(root)
-        np.divide(scale * np.sqrt(variance), 2.0 * root, out=error, where=root != 0.0)
-        errors.append(error)
+    exponents, errors = zip(
+        *(topology.exponents(mean, variance, scale) for mean, variance in pairs),
+        strict=True,
+    )
     log_sum = np.logaddexp.reduce([-exponent for exponent in exponents], axis=0)
     weights = np.exp([-exponent - log_sum for exponent in exponents])
     # Rounding may leave -1e-17 where all spaces are equal.
@@ -167,7 +175,10 @@ def _mean_over_pairs(
 
 
 def _exact_squares(
-    arrays: list[np.ndarray], plan: TilePlan, unfinished: Path | None
+    arrays: list[np.ndarray],
+    topology: Topology,
+    plan: TilePlan,
+    unfinished: Path | None,
 ) -> Iterator[np.ndarray]:
     """Yields, for every pair of spaces, [2, N] mean squares and zeros."""
     count = plan.count
@@ -176,29 +187,40 @@ def _exact_squares(
         plan = replace(plan, count=distinct, tile=min(plan.tile, distinct))
         arrays = [_compacted(points, first, plan) for points in arrays]
     weight = np.bincount(group)
-    for sums in _work_through(
-        arrays,
-        functools.partial(squared_difference_sums, weight=weight, plan=plan),
-        (plan.padded,),
-        # Tiles: a block of rows has those from the diagonal on.
-        list(accumulate(range(plan.blocks, 0, -1), initial=0)),
-        Unfinished(unfinished, plan, weight, *arrays),
+    squares = [_sums_of_squares(points[:distinct], weight) for points in arrays]
+    for pair, sums in zip(
+        combinations(squares, 2),
+        _work_through(
+            arrays,
+            functools.partial(difference_sums, weight=weight, plan=plan),
+            (topology.sums, plan.padded),
+            # Tiles: a block of rows has those from the diagonal on.
+            list(accumulate(range(plan.blocks, 0, -1), initial=0)),
+            Unfinished(unfinished, plan, topology.sums, weight, *arrays),
+        ),
+        strict=True,
     ):
-        mean = (sums[:distinct] / weight)[group] / count
+        mean = topology.mean_squares(sums[:, :distinct] / weight, pair, count)[group]
         yield np.stack([mean, np.zeros(count)])
 
 
 def _estimated_squares(
-    arrays: list[np.ndarray], sample: Anchors, plan: TilePlan, unfinished: Path | None
+    arrays: list[np.ndarray],
+    sample: Anchors,
+    topology: Topology,
+    plan: TilePlan,
+    unfinished: Path | None,
 ) -> Iterator[np.ndarray]:
     """Yields, for every pair of spaces, [2, N] estimated mean squares and variances."""
     _, group = groups_of_equals([points[: plan.count] for points in arrays])
     for moments in _work_through(
         arrays,
-        functools.partial(anchored_means, group=group, anchors=sample, plan=plan),
+        functools.partial(
+            anchored_means, group=group, anchors=sample, topology=topology, plan=plan
+        ),
         (2, plan.padded),
         range(plan.blocks + 1),
-        Unfinished(unfinished, plan, *vars(sample).values(), *arrays),
+        Unfinished(unfinished, plan, topology, *vars(sample).values(), *arrays),
     ):
         yield moments[:, : plan.count]
 
@@ -236,30 +258,70 @@ def _work_through(
 
 
 def _points(
-    spaces: Sequence[CentredLogits], plan: TilePlan
+    spaces: Sequence[CentredLogits], plan: TilePlan, topology: Topology
 ) -> tuple[list[np.ndarray], float]:
     """Returns [padded, K] centred logits of every space, times a unit, and the unit.
 
     It is 1 for numbers of a usual size; squares of very large or small ones do not fit
-    into float32. A power of two is taken off and put back again without rounding.
+    into float32. A power of two is taken off and put back again without rounding. For a
+    scale-free form every space has a unit of its own and nothing is put back.
     """
     shape, dtype = (plan.padded, spaces[0].classes), plan.dtype.as_numpy_dtype
     arrays = [aligned_zeros(shape, dtype) for _ in spaces]
-    largest = np.max(
+    largest = np.array(
         [space.fill(points) for space, points in zip(spaces, arrays, strict=True)]
     )
-    if not np.isfinite(largest):
+    if not np.isfinite(largest).all():
         raise PmalError(
             "Embeddings and kernels are so large that distances overflow; the model "
             "they come from has diverged. Received: numbers of which products exceed "
             "1e308"
         )
-    if largest == 0.0 or 1.0 / _USUAL_SIZE < largest < _USUAL_SIZE:
-        return arrays, 1.0
-    unit = 2.0 ** -np.ceil(np.log2(largest))
-    for space, points in zip(spaces, arrays, strict=True):
-        space.fill(points, unit)
-    return arrays, unit
+    if not topology.scale_free:
+        largest[:] = largest.max()
+    usual = (largest == 0.0) | (1.0 / _USUAL_SIZE < largest) & (largest < _USUAL_SIZE)
+    units = 2.0 ** -np.ceil(np.log2(np.where(usual, 1.0, largest)))
+    for space, points, unit in zip(spaces, arrays, units, strict=True):
+        if unit != 1.0:
+            space.fill(points, unit)
+    if not topology.scale_free:
+        return arrays, units[0]
+    for number, points in enumerate(arrays):
+        _divide_by_size(points[: plan.count], number)
+    return arrays, 1.0
+
+
+def _divide_by_size(points: np.ndarray, number: int) -> None:
+    """Makes the mean square length of the [N, K] points of space `number` 1.
+
+    In spaces of one size topologies differ by what makes them unlike.
+    """
+    if all((part == points[0]).all() for _, part in chunks(points)):
+        raise PmalError(
+            "A topology without its scale needs images that differ in every space; "
+            "this model gives all the same logits. Received: "
+            f"{len(points)} equal points in space {number}. Train it otherwise, or "
+            "compare with their scale by topology=rms"
+        )
+    total = sum(np.square(p, dtype=np.float64).sum() for _, p in chunks(points))
+    points *= np.sqrt(len(points) / total)
+
+
+def _sums_of_squares(points: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Returns [n] sums over j of weight_j |x_i - x_j|^2, without any pairs.
+
+    |x_i|^2 sum_j w_j + sum_j w_j |x_j|^2 - 2 x_i . sum_j w_j x_j, where the last is
+    next to nothing for centred points.
+    """
+    lengths = np.empty(len(points))
+    total = np.zeros(points.shape[1])
+    for where, part in chunks(points):
+        lengths[where] = np.square(part, dtype=np.float64).sum(axis=1)
+        total += weight[where] @ part.astype(np.float64)
+    sums = weight.sum() * lengths + weight @ lengths
+    for where, part in chunks(points):
+        sums[where] -= 2.0 * (part @ total)
+    return sums
 
 
 def _compacted(points: np.ndarray, first: np.ndarray, plan: TilePlan) -> np.ndarray:

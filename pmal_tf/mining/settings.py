@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.settings import Interval, check_settings, setting
 
+TOPOLOGY_NAMES = ("correlation", "chord", "rms", "literal")
+
 
 @dataclass(frozen=True)
 class MiningSettings:
-    """Mining; the defaults are the paper's.
+    """Mining; the defaults are the paper's but for `topology`.
 
     Raises:
         PmalError: If a value is not allowed.
@@ -18,7 +20,8 @@ class MiningSettings:
 
     epsilon: float = setting(
         0.7,
-        "Candidates have at least this share of their class's best robustness.",
+        "Candidates have at least this share of their class's best robustness, or are "
+        "this share of it, by --candidate_rule.",
         allowed=Interval(low=0, high=1, open_low=True),
         common=True,
     )
@@ -29,10 +32,13 @@ class MiningSettings:
         allowed=Interval(low=1),
         common=True,
     )
-    topology_norm: str = setting(
-        "rms",
-        "Exponent of Eq. 7: rms (divided by sqrt(N)) or literal (as printed).",
-        allowed=("rms", "literal"),
+    topology: str = setting(
+        "correlation",
+        "How an image's distances to all in two spaces are compared: 1 - correlation, "
+        "chord (difference at unit length), or Eq. 7's difference, rms (divided by "
+        "sqrt(N)) or literal (as printed).",
+        allowed=TOPOLOGY_NAMES,
+        common=True,
     )
     quality: str = setting(
         "robustness",
@@ -42,15 +48,21 @@ class MiningSettings:
     )
     diversity: str = setting(
         "algorithm1",
-        "How prototypes are chosen among candidates: the paper's Algorithm 1, or a "
-        "baseline of its Table 4; none takes the best.",
-        allowed=("algorithm1", "random", "kmeans", "none"),
+        "How prototypes are chosen among candidates: the paper's Algorithm 1, a "
+        "baseline of its Table 4 (random, kmeans), those that cover them "
+        "(facility_location, k_medoids); none takes the best.",
+        allowed=(
+            *("algorithm1", "random", "kmeans"),
+            *("facility_location", "k_medoids", "none"),
+        ),
     )
     candidate_rule: str = setting(
-        "matched",
-        "Candidates of a quality other than robustness: matched (as many per class as "
-        "robustness has) or literal (by --epsilon).",
-        allowed=("matched", "literal"),
+        "relative",
+        "What --epsilon is a share of: relative (of the class's best robustness; by "
+        "another quality, as many are candidates), literal (of the best by any "
+        "quality), or share (of the class's images, the best ones).",
+        allowed=("relative", "literal", "share"),
+        common=True,
     )
     topology_anchors: int = setting(
         0,

@@ -55,12 +55,18 @@ def measured(name: str, most_gigabytes: float, **arguments: object) -> Robustnes
     return result
 
 
-def main(count: int, classes: int, anchors: int, most_gigabytes: float) -> None:
+def main(
+    count: int,
+    classes: int,
+    anchors: int,
+    most_gigabytes: float,
+    topology: str = "correlation",
+) -> None:
     """Prints times, memory and errors."""
     embeddings, kernels, label = random_spaces(count, classes)
     tf.constant(0.0) + 1.0  # TensorFlow's own memory is taken at its first operation.
     print(f"{count} images, {classes} classes. {hardware()}", flush=True)
-    spaces = {"embeddings": embeddings, "kernels": kernels}
+    spaces = {"embeddings": embeddings, "kernels": kernels, "topology": topology}
     estimate = measured(
         *(f"{anchors} anchors", most_gigabytes),
         anchors=anchors,
@@ -85,4 +91,5 @@ if __name__ == "__main__":
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--anchors", type=int, default=8192)
     parser.add_argument("--most_gigabytes", type=float, default=2.0)
+    parser.add_argument("--topology", default="correlation")
     main(**vars(parser.parse_args()))

@@ -24,7 +24,7 @@ def work(
     from pmal_tf.mining import progress, robustness
 
     progress._SECONDS_BETWEEN_FILES = seconds_between
-    sums = robustness.squared_difference_sums
+    sums = robustness.difference_sums
 
     def told(*arguments, plan, start, **options):
         print(f"begins {start} {plan.blocks}", flush=True)
@@ -33,7 +33,7 @@ def work(
             # The file was written or not; now is a moment to be killed.
             print(f"block {block}", flush=True)
 
-    robustness.squared_difference_sums = told
+    robustness.difference_sums = told
     generator = np.random.default_rng(0)
     first = generator.normal(size=(count, classes)).astype(np.float32)
     second = first + generator.normal(size=first.shape).astype(np.float32)

@@ -2,24 +2,21 @@
 
     python tests/acceptance/mining_oracle.py --trial=runs/cifar10_cpu/trial_0
 
-Reads a mined trial's embeddings and kernels, computes Eq. 7, the candidates and
-Algorithm 1 by scipy and loops (N x N matrices: 2.3 GiB for 12,000 images), and compares
-them with what the trial holds.
+Reads a mined trial's embeddings and kernels, computes Eq. 7 in the form that the trial
+has (`--topology`), the candidates and Algorithm 1 by scipy and loops (N x N matrices:
+2.3 GiB for 12,000 images), and compares them with what the trial holds.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
+sys.path.append(str(Path(__file__).parents[1]))
 
-def oracle_distances(embedding: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Returns [N, N] Mahalanobis distances, Eq. 6, in float64."""
-    kernel = kernel.astype(np.float64)
-    points = embedding.astype(np.float64) @ (kernel - kernel.mean(1, keepdims=True))
-    return cdist(points, points)
+from topology_oracle import oracle_bound, oracle_distances, oracle_exponent
 
 
 def oracle_prototypes(
@@ -58,8 +55,8 @@ def main(trial: Path) -> None:
         )
         for u in range(2)
     ]
-    exponent = np.sqrt(((distances[0] - distances[1]) ** 2).mean(axis=1))
-    bound = 1e-5 * exponent + 1e-5 * distances[0].mean()
+    exponent = oracle_exponent(*distances, config["topology"])
+    bound = oracle_bound(exponent, distances, config["topology"])
     error = np.abs(mined["exponent"] - exponent)
     print(
         f"{len(exponent)} images, {config['mining_dtype']}: error of the exponent at "

@@ -6,8 +6,9 @@ A tenth of CIFAR-10's training images are blurred, occluded or made noisy, a thi
 these each; two classifiers, and one with dropout on its embedding, are trained on all
 of them without knowing which. Every quality score then orders the training images, and
 its AUROC says how well the spoilt ones stand below the untouched ones: 50 is chance.
-`distance` is an image's root mean square distance to all others, large first: what an
-exponent of differences of distances grows with; `relative` is the exponent over it.
+Robustness stands there in every form that `--topology` has, but literal, which orders
+as rms does. `distance` is an image's root mean square distance to all others, large
+first: what an exponent of differences of distances grows with.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from pmal_tf.runtime.stage import Work
 from pmal_tf.workflow.config import Config
 from pmal_tf.workflow.experiment import open_trial
 
+FORMS = ("correlation", "chord", "rms")
 KINDS = ("blur", "occlusion", "noise")
 SPOILT_SHARE = 10  # One in ten.
 BLUR, NOISE, PATCH = 1.5, 40.0, 16
@@ -77,18 +79,20 @@ def scores_of_trial(config: Config, number: int) -> tuple[dict, np.ndarray]:
         stage.run(work)
         spaces[model] = embed(load_model(path), train.image)
     pair = [spaces[0], spaces[1]]
-    robustness = topology_robustness(
-        [space.embedding for space in pair], [space.kernel for space in pair]
-    )
+    embeddings = [space.embedding for space in pair]
+    kernels = [space.kernel for space in pair]
+    exponents = {
+        name: topology_robustness(embeddings, kernels, topology=name).exponent
+        for name in FORMS
+    }
     given = QualityInput(
-        *(pair, train.label, robustness.exponent),
+        *(pair, train.label, exponents["rms"]),
         dropout_space=spaces[MC_DROPOUT],
         seed=0,
     )
-    names = [name for name in QUALITIES if name != "none"]
-    exponents = {name: QUALITIES[name](given) for name in names}
+    names = [name for name in QUALITIES if name not in ("none", "robustness")]
+    exponents |= {name: QUALITIES[name](given) for name in names}
     exponents["distance"] = rms_distance(pair)
-    exponents["relative"] = exponents["robustness"] / exponents["distance"]
     return exponents, kinds
 
 

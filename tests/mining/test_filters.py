@@ -1,9 +1,12 @@
 """Set filters: Algorithm 1 by hand and against a literal transcription, and others."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
+from pmal_tf.mining import coverage
 from pmal_tf.mining import filters as module
 from pmal_tf.mining.filters import (
     FILTERS,
@@ -144,6 +147,69 @@ def test_kmeans_fills_up_where_candidates_differ_by_rounding_alone(rng):
     candidates = candidates_of(embedding, [0] * 30, range(30))
     chosen = selected("kmeans", candidates, 10, 2**32)[0]
     assert len(set(chosen)) == 10
+
+
+def greedy_cover(distance, wanted):
+    """Facility location one candidate at a time, for one class."""
+    chosen = []
+    for _ in range(wanted):
+        others = [j for j in range(len(distance)) if j not in chosen]
+        sums = [distance[[*chosen, j]].min(axis=0).sum() for j in others]
+        # Of equal sums, those of a pair that is only near each other, the better one.
+        chosen.append(others[int(np.argmin(np.round(sums, 9)))])
+    return chosen
+
+
+def test_coverage_by_hand():
+    # On a line at 0, 1, 2, 10, 11: sums to one are 24, 21, 20, 36, 40, so 2 is first;
+    # then 10 and 11 leave 3 + 1 each, and the better one is taken. 1 and either leave
+    # 1 + 1 + 1: k-medoids swaps 2 for 1.
+    candidates = candidates_of([[0.0], [1.0], [2.0], [10.0], [11.0]], [0] * 5, range(5))
+    assert selected("facility_location", candidates, 2) == [[2, 3]]
+    assert selected("k_medoids", candidates, 2) == [[1, 3]]
+
+
+@pytest.mark.parametrize(("block_rows", "kept_rows"), [(256, 4096), (7, 4096), (7, 0)])
+def test_coverage_equals_brute_force(rng, block_rows, kept_rows, monkeypatch):
+    monkeypatch.setattr(coverage, "_BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(coverage, "_KEPT_ROWS", kept_rows)
+    best = 0
+    for _ in range(20):
+        embedding = rng.normal(size=(15, 3))
+        candidates = candidates_of(embedding, [0] * 15, range(15))
+        distance = cdist(embedding, embedding)
+
+        def sum_of(places, distance=distance):
+            return distance[list(places)].min(axis=0).sum()
+
+        (greedy,) = selected("facility_location", candidates, 3)
+        assert greedy == greedy_cover(distance, 3)
+        least = min(map(sum_of, itertools.combinations(range(15), 3)))
+        gain = 15 * distance.max()
+        assert gain - sum_of(greedy) >= (1 - 1 / np.e) * (gain - least)
+        (medoids,) = selected("k_medoids", candidates, 3)
+        assert medoids == sorted(medoids)
+        assert sum_of(medoids) <= sum_of(greedy)
+        # No swap of one is better, and most are the best of all sets of three.
+        for place, new in itertools.product(range(3), range(15)):
+            swapped = [*medoids[:place], new, *medoids[place + 1 :]]
+            assert sum_of(swapped) >= sum_of(medoids) - 1e-9
+        best += sum_of(medoids) < least + 1e-9
+    assert best >= 15
+
+
+@pytest.mark.parametrize("name", ["facility_location", "k_medoids"])
+def test_coverage_of_equal_candidates_goes_by_rank(rng, name):
+    embedding = np.repeat(rng.normal(size=(3, 2)), 8, axis=0)
+    rank = rng.permutation(24)
+    candidates = candidates_of(embedding, [0] * 24, rank)
+    chosen = selected(name, candidates, 10)[0]
+    best = [min(range(8 * k, 8 * k + 8), key=lambda i: rank[i]) for k in range(3)]
+    assert set(chosen[:3] if name == "facility_location" else chosen) >= set(best)
+    others = [i for i in np.argsort(rank) if i not in best][:7]
+    assert set(chosen) == {*best, *others}
+    alone = candidates_of([[1.0, 2.0]], [0], [0])
+    assert selected(name, alone, 3) == [[0]]
 
 
 def test_duplicates_are_at_distance_zero_whatever_rounding_makes_of_it(rng):

@@ -4,11 +4,17 @@ import dataclasses
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import cdist
+from topology_oracle import oracle_distances, oracle_exponent
 
 from pmal_tf.mining import mine as module
 from pmal_tf.mining.filters import FILTERS
-from pmal_tf.mining.mine import MiningSettings, count_candidates, mine, rank_classes
+from pmal_tf.mining.mine import (
+    MiningSettings,
+    count_candidates,
+    mine,
+    rank_classes,
+    share_of_candidates,
+)
 from pmal_tf.mining.qualities import QUALITIES
 from pmal_tf.mining.spaces import Space
 from pmal_tf.runtime.errors import PmalError
@@ -47,16 +53,13 @@ def run(spaces, images, dropout_space=None, **settings):
     )
 
 
-def test_mining_equals_the_paper_step_by_step(spaces, images):
+@pytest.mark.parametrize("topology", ["correlation", "chord", "rms"])
+def test_mining_equals_the_paper_step_by_step(spaces, images, topology):
     """A literal oracle: full distance matrices, thresholds, and the listing."""
-    result = run(spaces, images, epsilon=0.9)
+    result = run(spaces, images, epsilon=0.9, topology=topology)
     class_index, _ = images
-    distances = []
-    for space in spaces[:2]:
-        centred = space.kernel - space.kernel.mean(axis=1, keepdims=True)
-        points = space.embedding @ centred
-        distances.append(cdist(points, points))
-    exponent = np.sqrt(((distances[0] - distances[1]) ** 2).mean(axis=1))
+    distances = [oracle_distances(s.embedding, s.kernel) for s in spaces[:2]]
+    exponent = oracle_exponent(*distances, topology)
     np.testing.assert_allclose(result.robustness.exponent, exponent, rtol=1e-5)
     robustness = np.exp(-exponent)
     for label in range(3):
@@ -107,6 +110,33 @@ def test_baselines_keep_as_many_candidates_as_robustness(spaces, images, quality
         np.testing.assert_array_equal(chosen, best)
 
 
+@pytest.mark.parametrize("quality", ["robustness", "probability", "deep_ensembles"])
+def test_a_share_of_the_images_are_candidates(spaces, images, quality):
+    options = {"quality": quality, "candidate_rule": "share", "diversity": "none"}
+    result = run(spaces, images, epsilon=0.4, prototypes_per_class=12, **options)
+    few = run(spaces, images, epsilon=0.1, **options)
+    for label, report in enumerate(result.report):
+        assert (report.candidates, report.relaxed) == (12, False)
+        # Three of 30 are fewer than the 4 wanted.
+        assert (few.report[label].candidates, few.report[label].relaxed) == (4, True)
+        members = np.flatnonzero(images[0] == label)
+        order = np.argsort(result.quality_exponent[members], kind="stable")
+        np.testing.assert_array_equal(result.selection[label], members[order[:12]])
+    # Without a quality there is no best share.
+    none = run(spaces, images, **{**options, "quality": "none", "diversity": "random"})
+    assert [r.candidates for r in none.report] == [30, 30, 30]
+
+
+def test_a_share_is_the_same_under_all_that_orders_images_alike(spaces, images):
+    options = {"candidate_rule": "share", "epsilon": 0.5}
+    rms, literal = (
+        run(spaces, images, topology=topology, **options)
+        for topology in ("rms", "literal")
+    )
+    for own, other in zip(rms.selection, literal.selection, strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
 def test_literal_candidates_of_a_variance_are_all_images(spaces, images):
     literal = run(
         spaces, images, epsilon=0.7, quality="deep_ensembles", candidate_rule="literal"
@@ -148,7 +178,7 @@ def test_a_class_of_one_image(spaces, images):
 def test_equal_embeddings_go_by_id(images):
     alike = Space(np.ones((COUNT, 5)), np.eye(5)[:, :3], np.zeros(3))
     ids = images[1][::-1]
-    result = run([alike] * 3, (images[0], ids))
+    result = run([alike] * 3, (images[0], ids), topology="rms")
     assert (result.robustness.robustness == 1.0).all()
     for label, chosen in enumerate(result.selection):
         own = sorted(ids[images[0] == label])
@@ -190,6 +220,7 @@ def test_one_class_only_is_an_error(rng):
     [
         ({"epsilon": 0.0}, r"\(0, 1\].*epsilon=0.0"),
         ({"quality": "sharpness"}, "robustness, probability.*=sharpness"),
+        ({"candidate_rule": "matched"}, "relative, literal, share.*=matched"),
     ],
 )
 def test_settings_that_are_not_allowed_are_errors(spaces, images, settings, message):
@@ -279,6 +310,15 @@ def test_candidates_by_hand(
     robustness, class_index, epsilon, at_least, counts, relaxed
 ):
     assert count(robustness, class_index, epsilon, at_least) == (counts, relaxed)
+
+
+def test_shares_by_hand():
+    # 0.3 of 10, 5 and 1 images: 3, 1.5 (to even) and 0.3; at least T = 2, if there are.
+    ranked = [np.arange(10), np.arange(5), np.arange(1)]
+    counts, relaxed = share_of_candidates(ranked, 0.3, at_least=2)
+    assert counts.tolist() == [3, 2, 1]
+    assert relaxed.tolist() == [False, False, True]
+    assert share_of_candidates(ranked, 1.0, at_least=2)[0].tolist() == [10, 5, 1]
 
 
 def test_candidates_equal_a_loop(rng):

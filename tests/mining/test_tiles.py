@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.spatial.distance import cdist
+from topology_oracle import oracle_bound, oracle_distances, oracle_exponent
 
 from pmal_tf.mining import progress, replicas, robustness, tiles
 from pmal_tf.mining.robustness import topology_robustness
-from pmal_tf.mining.tiles import TilePlan, squared_difference_sums
+from pmal_tf.mining.tiles import TilePlan, difference_sums
 from pmal_tf.runtime.distribution import open_strategy
 from pmal_tf.runtime.errors import PmalError
 
@@ -21,39 +22,37 @@ def spaces_of(rng, count, classes=6, noise=0.2):
     return views, [np.eye(classes)] * 2
 
 
-def oracle(embeddings, kernels):
-    """Exponents by two full float64 distance matrices, and the mean distance."""
-    distances = []
-    for embedding, kernel in zip(embeddings, kernels, strict=True):
-        centred = kernel - kernel.mean(axis=1, keepdims=True)
-        logits = np.asarray(embedding, np.float64) @ centred
-        distances.append(cdist(logits, logits))
-    exponent = np.sqrt(((distances[0] - distances[1]) ** 2).mean(axis=1))
-    return exponent, distances[0].mean()
-
-
-def assert_within_bound(result, embeddings, kernels):
-    expected, mean_distance = oracle(embeddings, kernels)
+def within_bound(topology, embeddings, kernels, **options):
+    """Computes robustness and compares it with full float64 matrices."""
+    result = topology_robustness(embeddings, kernels, topology=topology, **options)
+    distances = [oracle_distances(*s) for s in zip(embeddings, kernels, strict=True)]
+    expected = oracle_exponent(*distances, topology)
     error = np.abs(result.exponent - expected)
-    assert (error <= 1e-5 * expected + 1e-5 * mean_distance).all(), error.max()
+    assert (error <= oracle_bound(expected, distances, topology)).all(), error.max()
+    return result
 
 
+@pytest.mark.parametrize("topology", ["correlation", "chord", "rms"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("count", [2, 383, 384, 385, 2500])
-def test_exponents_are_those_of_full_matrices(rng, count, dtype):
-    embeddings, kernels = spaces_of(rng, count)
-    result = topology_robustness(embeddings, kernels, dtype=dtype)
-    assert_within_bound(result, embeddings, kernels)
+@pytest.mark.parametrize("count", [3, 383, 384, 385, 2500])
+def test_exponents_are_those_of_full_matrices(rng, count, dtype, topology):
+    within_bound(topology, *spaces_of(rng, count), dtype=dtype)
 
 
+def test_two_images_have_topologies_of_one_shape(rng):
+    # (0, d) and (0, d'): whatever d and d', Pearson is 1.
+    result = topology_robustness(*spaces_of(rng, 2))
+    np.testing.assert_allclose(result.exponent, 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("topology", ["correlation", "chord", "rms"])
 @pytest.mark.parametrize("copies", [2, 30])
-def test_equal_images_are_at_distance_zero(rng, copies):
+def test_equal_images_are_at_distance_zero(rng, copies, topology):
     embeddings, kernels = spaces_of(rng, 40)
     # Expanded squares of float32 would leave 3e-4 of their norms between them.
     order = rng.permutation(np.repeat(np.arange(40), copies))
     repeated = [z[order] for z in embeddings]
-    result = topology_robustness(repeated, kernels, dtype="float32")
-    assert_within_bound(result, repeated, kernels)
+    result = within_bound(topology, repeated, kernels)
     for original in range(40):
         assert len(set(result.exponent[order == original])) == 1
 
@@ -64,31 +63,30 @@ def test_the_distance_to_oneself_is_zero_whatever_rounding_makes_of_it(rng):
     embeddings = [rng.normal(size=(3, 200))] * 2
     kernel = rng.normal(size=(200, 50))
     kernels = [kernel, kernel[:, rng.permutation(50)]]
-    result = topology_robustness(embeddings, kernels, dtype="float32")
-    assert_within_bound(result, embeddings, kernels)
+    for topology in ("chord", "rms"):
+        within_bound(topology, embeddings, kernels)
+    # Pearson is 1, and of so few images float32 tells it from 1 by some 1e-6.
+    assert (topology_robustness(embeddings, kernels).exponent < 1e-6).all()
 
 
 def test_views_that_nearly_agree_keep_their_digits(rng):
-    embeddings, kernels = spaces_of(rng, 2500, noise=1e-3)
-    result = topology_robustness(embeddings, kernels, dtype="float32")
-    assert_within_bound(result, embeddings, kernels)
+    within_bound("rms", *spaces_of(rng, 2500, noise=1e-3))
 
 
 def test_weights_count_samples_several_times(rng):
     first, second = rng.normal(size=(2, 50, 4))
     weight = rng.integers(1, 5, 50)
     plan = TilePlan(50, 16, tf.float64)
-    sums = np.zeros(64)
+    sums = np.zeros((3, 64))
     padded = [tf.constant(np.pad(z, ((0, 14), (0, 0)))) for z in (first, second)]
-    assert list(squared_difference_sums(*padded, weight, plan, out=sums)) == [
-        1,
-        2,
-        3,
-        4,
-    ]
-    squares = (cdist(first, first) - cdist(second, second)) ** 2
-    np.testing.assert_allclose(sums[:50], weight * (squares @ weight), rtol=1e-12)
-    np.testing.assert_array_equal(sums[50:], 0.0)
+    assert list(difference_sums(*padded, weight, plan, out=sums)) == [1, 2, 3, 4]
+    near, far = cdist(first, first), cdist(second, second)
+    for own, values in zip(sums, ((near - far) ** 2, near, far), strict=True):
+        np.testing.assert_allclose(own[:50], weight * (values @ weight), rtol=1e-12)
+        np.testing.assert_array_equal(own[50:], 0.0)
+    alone = np.zeros((1, 64))
+    list(difference_sums(*padded, weight, plan, out=alone))
+    np.testing.assert_array_equal(alone[0], sums[0])
 
 
 def test_a_memory_budget_makes_tiles_smaller_down_to_the_least(monkeypatch):
@@ -98,20 +96,21 @@ def test_a_memory_budget_makes_tiles_smaller_down_to_the_least(monkeypatch):
     small = TilePlan.within(20_000, 6, tf.float32, 4 * 2**20)
     assert small.tile < 384
     assert TilePlan.memory(20_000, 6, tf.float32, small.tile) <= 4 * 2**20
-    # The logits are 0.92 MiB, eight sums 1.22, tiles next to nothing;
-    # each further space adds 0.46 MiB.
-    for spaces, least in ((2, 3), (5, 4)):
+    # The logits are 0.92 MiB, eight numbers per row 1.22, tiles next to nothing;
+    # each further space adds 0.46 MiB, and two more sums 1.53.
+    for more, least in (((2,), 3), ((5,), 4), ((2, 3), 4)):
         with pytest.raises(PmalError, match=rf"at least {least} for 20000 images.*=1$"):
-            TilePlan.within(20_000, 6, tf.float32, 2**20, spaces)
+            TilePlan.within(20_000, 6, tf.float32, 2**20, *more)
 
 
 class Killed(BaseException):
     """Stands for a signal that nothing catches."""
 
 
+@pytest.mark.parametrize("topology", ["correlation", "chord", "rms"])
 @pytest.mark.parametrize("killed_after", [1, 2, 5])
 def test_a_killed_computation_goes_on_to_the_same_bits(
-    rng, killed_after, tmp_path, monkeypatch
+    rng, killed_after, topology, tmp_path, monkeypatch
 ):
     # Two blocks of rows a pair, three pairs; one image is there three times, so that
     # sums are weighed by a number that is no power of two.
@@ -121,10 +120,11 @@ def test_a_killed_computation_goes_on_to_the_same_bits(
     third[:3] = third[0]
     kernels = [np.eye(6)] * 3
     arguments = ([first, second, third], kernels)
-    whole = topology_robustness(*arguments, dtype="float32")
+    options = {"topology": topology, "dtype": "float32"}
+    whole = topology_robustness(*arguments, **options)
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_FILES", 0.0)
     path = tmp_path / "mining" / "unfinished.npz"
-    sums, made = robustness.squared_difference_sums, []
+    sums, made = robustness.difference_sums, []
 
     def counted(*args, **kwargs):
         for result in sums(*args, **kwargs):
@@ -133,11 +133,11 @@ def test_a_killed_computation_goes_on_to_the_same_bits(
             if len(made) == killed_after:
                 raise Killed
 
-    monkeypatch.setattr(robustness, "squared_difference_sums", counted)
+    monkeypatch.setattr(robustness, "difference_sums", counted)
     with pytest.raises(Killed):
-        topology_robustness(*arguments, dtype="float32", unfinished=path)
+        topology_robustness(*arguments, **options, unfinished=path)
     assert path.exists()
-    resumed = topology_robustness(*arguments, dtype="float32", unfinished=path)
+    resumed = topology_robustness(*arguments, **options, unfinished=path)
     np.testing.assert_array_equal(resumed.exponent, whole.exponent)
     assert len(made) == 6
     assert not path.exists()
@@ -172,13 +172,15 @@ def test_a_fingerprint_tells_numbers_shapes_and_plans_apart(rng):
     assert progress.fingerprint(plan, points.copy()) in prints
 
 
+@pytest.mark.parametrize("topology", ["correlation", "rms"])
 @pytest.mark.parametrize("anchors", [0, 300])
-def test_replicas_change_no_bit(rng, anchors, monkeypatch):
+def test_replicas_change_no_bit(rng, anchors, topology, monkeypatch):
     # Five blocks of rows over two replicas: the last one is alone.
     monkeypatch.setattr(tiles, "_BEST_TILE", 128)
     embeddings, kernels = spaces_of(rng, 600)
     arguments = (embeddings, kernels)
     options = {"anchors": anchors, "memory_mb": 16, "dtype": "float64"}
+    options["topology"] = topology
     alone = topology_robustness(*arguments, **options)
     with open_strategy("mirrored", worker_timeout_seconds=1).scope():
         spread = topology_robustness(*arguments, **options)

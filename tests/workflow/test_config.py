@@ -59,7 +59,7 @@ OUT_OF_BOUNDS = {
     "schedule": ["linear"],
     "precision": ["float16"],
     "jit": ["yes"],
-    "topology_norm": ["max"],
+    "topology": ["max"],
     "topology_anchors": [-1],
     "quality": ["sharpness"],
     "diversity": ["greedy"],
@@ -175,7 +175,7 @@ def test_stages_read_what_they_depend_on_and_nothing_else():
     # Which images these are is told by their fingerprint, not by settings.
     assert not {"dataset", "protocol", "num_models", "tensorboard"} & read["pretrain_0"]
     assert read["embedding_1"] == {"embedding_precision", "model", "pretrain_1"}
-    assert read["robustness"] >= {"topology_norm", "topology_anchors", "mining_dtype"}
+    assert read["robustness"] >= {"topology", "topology_anchors", "mining_dtype"}
     mining = {"epsilon", "prototypes_per_class", "quality", "diversity"}
     assert mining | {"candidate_rule", "robustness"} <= read["mining"]
     assert not {"margin", "mining_memory_mb"} & read["mining"]
@@ -273,7 +273,7 @@ CONFIGS = [
         quality="mc_dropout",
         diversity="kmeans",
         candidate_rule="literal",
-        topology_norm="literal",
+        topology="literal",
         topology_anchors=1024,
         embedding_precision="mixed_bfloat16",
         mining_dtype="float64",
@@ -385,7 +385,7 @@ def test_mining_from_python_has_the_defaults_of_the_flags():
     defaults = inspect.signature(topology_robustness).parameters
     assert defaults["memory_mb"].default == Config().mining_memory_mb
     assert defaults["dtype"].default == Config().mining_dtype
-    assert defaults["norm"].default == Config().topology_norm
+    assert defaults["topology"].default == Config().topology
 
 
 def test_allowed_names_are_those_that_exist():
@@ -394,11 +394,13 @@ def test_allowed_names_are_those_that_exist():
     from pmal_tf.mining.distances import SET_DISTANCES
     from pmal_tf.mining.filters import FILTERS
     from pmal_tf.mining.qualities import QUALITIES
+    from pmal_tf.mining.topologies import TOPOLOGIES
 
     existing = {
         "protocol": all_protocols(),
         "quality": QUALITIES,
         "diversity": FILTERS,
+        "topology": TOPOLOGIES,
         "set_distance": SET_DISTANCES,
     }
     for name, names in existing.items():
@@ -480,10 +482,12 @@ SMALL = ["mnist", "svhn", "cifar10", "cifar_plus_10", "cifar_plus_50", "tiny_ima
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_paper_s_recipe_is_the_default(parse, name):
+def test_the_paper_s_recipe_is_the_default_but_for_the_topology(parse, name):
     path = next(path for path in FLAGFILES if path.stem == name)
     config = parse(f"--flagfile={path}")
-    paper = Config(experiment=name, dataset=name, trials=(0, 1, 2, 3, 4))
+    paper = Config(
+        experiment=name, dataset=name, topology="rms", trials=(0, 1, 2, 3, 4)
+    )
     assert config == paper
 
 
@@ -501,6 +505,7 @@ def test_the_paper_s_recipe_for_imagenet(parse, name):
         drop_every=30,
         prototype_mode="bank",
         crop="random_resized",
+        topology="rms",
     )
 
 
@@ -540,7 +545,7 @@ STAGES_OF_CELLS = ("pretrain", "mine", "optimize", "evaluate")
 SHARED = {
     "": {
         **{"dataset": "tiny_imagenet", "trials": (0, 1, 2, 3, 4), "dropout": 0.0},
-        **{"backbone": "wrn_40_4", "stages": STAGES_OF_CELLS},
+        **{"backbone": "wrn_40_4", "stages": STAGES_OF_CELLS, "topology": "rms"},
     },
     "_cpu": {
         **{"dataset": "cifar_plus_10", "protocol": "paper", "trials": (0, 1, 2)},

@@ -305,7 +305,7 @@ def test_scratch_start_and_other_options_run(tmp_path):
         "prototype_mode": "inference",
         "prototype_gradient": False,
         "num_models": 3,
-        "topology_norm": "literal",
+        "topology": "literal",
         "compare": (),
         "optimizer": "sgd",
         "learning_rate": 0.01,

@@ -51,7 +51,7 @@ MINING = "mining"
 MC_DROPOUT = "mc_dropout"
 _TOPOLOGY = f"{MINING}/topology.npz"
 # The settings that the stages read.
-_ROBUSTNESS = ("topology_norm", "mining_dtype", "topology_anchors")
+_ROBUSTNESS = ("topology", "mining_dtype", "topology_anchors")
 _MINING = ("epsilon", "prototypes_per_class", "quality", "diversity", "candidate_rule")
 
 
@@ -274,7 +274,8 @@ def _render_report(result: MiningResult, settings: MiningSettings) -> str:
         for entry in result.report
     ]
     text = markdown_table([field.name for field in fields(ClassReport)], rows)
-    if (settings.quality, settings.diversity) != ("robustness", "algorithm1"):
+    chosen = (settings.quality, settings.candidate_rule, settings.diversity)
+    if chosen != ("robustness", "relative", "algorithm1"):
         text += (
             f"Candidates by quality {settings.quality} ({settings.candidate_rule}), "
             f"prototypes by diversity {settings.diversity}.\n"
