@@ -12,7 +12,7 @@ TOPOLOGY_NAMES = ("correlation", "chord", "rms", "literal")
 
 @dataclass(frozen=True)
 class MiningSettings:
-    """Mining; the defaults are the paper's but for `topology`.
+    """Mining; the defaults are the paper's but for `topology` and `candidate_rule`.
 
     Raises:
         PmalError: If a value is not allowed.
@@ -20,8 +20,8 @@ class MiningSettings:
 
     epsilon: float = setting(
         0.7,
-        "Candidates have at least this share of their class's best robustness, or are "
-        "this share of it, by --candidate_rule.",
+        "Candidates are this share of their class, the best of it, or have at least "
+        "this share of its best robustness, by --candidate_rule.",
         allowed=Interval(low=0, high=1, open_low=True),
         common=True,
     )
@@ -57,12 +57,11 @@ class MiningSettings:
         ),
     )
     candidate_rule: str = setting(
-        "relative",
-        "What --epsilon is a share of: relative (of the class's best robustness; by "
-        "another quality, as many are candidates), literal (of the best by any "
-        "quality), or share (of the class's images, the best ones).",
-        allowed=("relative", "literal", "share"),
-        common=True,
+        "share",
+        "What --epsilon is a share of: share (of the class's images, the best ones), "
+        "relative (of the class's best robustness; by another quality, as many are "
+        "candidates), or literal (of the best by any quality).",
+        allowed=("share", "relative", "literal"),
     )
     topology_anchors: int = setting(
         0,

@@ -56,7 +56,8 @@ def run(spaces, images, dropout_space=None, **settings):
 @pytest.mark.parametrize("topology", ["correlation", "chord", "rms"])
 def test_mining_equals_the_paper_step_by_step(spaces, images, topology):
     """A literal oracle: full distance matrices, thresholds, and the listing."""
-    result = run(spaces, images, epsilon=0.9, topology=topology)
+    options = {"topology": topology, "candidate_rule": "relative"}
+    result = run(spaces, images, epsilon=0.9, **options)
     class_index, _ = images
     distances = [oracle_distances(s.embedding, s.kernel) for s in spaces[:2]]
     exponent = oracle_exponent(*distances, topology)
@@ -97,8 +98,9 @@ def test_every_quality_goes_with_every_filter(spaces, images, quality, diversity
 
 @pytest.mark.parametrize("quality", ["probability", "deep_ensembles", "mc_dropout"])
 def test_baselines_keep_as_many_candidates_as_robustness(spaces, images, quality):
-    own = run(spaces, images, epsilon=0.95)
-    baseline = run(spaces, images, epsilon=0.95, quality=quality, diversity="none")
+    options = {"epsilon": 0.95, "candidate_rule": "relative"}
+    own = run(spaces, images, **options)
+    baseline = run(spaces, images, quality=quality, diversity="none", **options)
     assert [r.candidates for r in baseline.report] == [r.candidates for r in own.report]
     assert not np.array_equal(baseline.quality_exponent, own.quality_exponent)
     np.testing.assert_array_equal(baseline.robustness.exponent, own.robustness.exponent)
@@ -220,7 +222,7 @@ def test_one_class_only_is_an_error(rng):
     [
         ({"epsilon": 0.0}, r"\(0, 1\].*epsilon=0.0"),
         ({"quality": "sharpness"}, "robustness, probability.*=sharpness"),
-        ({"candidate_rule": "matched"}, "relative, literal, share.*=matched"),
+        ({"candidate_rule": "matched"}, "share, relative, literal.*=matched"),
     ],
 )
 def test_settings_that_are_not_allowed_are_errors(spaces, images, settings, message):

@@ -253,6 +253,10 @@ CONFIGS = [
         rand_augment=2,
         rand_augment_magnitude=18,
         crop="random_resized",
+        cutout=3,
+        shift=2,
+        shift_fill="reflect",
+        flip="alternating",
         backbone="resnet50",
         width=1 / 3,
         dropout=0.1 + 0.2,
@@ -260,8 +264,13 @@ CONFIGS = [
         batch_size=2,
         optimizer="sgd",
         learning_rate=1e-30,
-        momentum=0.0,
+        momentum=0.5,
+        nesterov=True,
         weight_decay=0.0,
+        offset_rate=64.0,
+        weight_average=0.9,
+        optimize_epochs=3,
+        optimize_learning_rate=1e-31,
         decoupled_weight_decay=True,
         schedule="cosine",
         drop_every=9,
@@ -315,8 +324,9 @@ CONFIGS = [
 def test_the_round_trip_below_moves_every_setting_that_has_an_alternative():
     default, other = (config.values() for config in CONFIGS)
     unmoved = {name for name in default if default[name] == other[name]}
-    # Another method has other settings, and each mode of prototypes its own.
-    assert unmoved == {"method", "prototype_slice"}
+    # Another method has other settings, each mode of prototypes its own, and each kind
+    # of decay.
+    assert unmoved == {"method", "prototype_slice", "decay_kernels_only"}
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -482,11 +492,15 @@ SMALL = ["mnist", "svhn", "cifar10", "cifar_plus_10", "cifar_plus_50", "tiny_ima
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_paper_s_recipe_is_the_default_but_for_the_topology(parse, name):
+def test_the_paper_s_recipe_is_the_default_but_for_mining(parse, name):
     path = next(path for path in FLAGFILES if path.stem == name)
     config = parse(f"--flagfile={path}")
     paper = Config(
-        experiment=name, dataset=name, topology="rms", trials=(0, 1, 2, 3, 4)
+        experiment=name,
+        dataset=name,
+        topology="rms",
+        candidate_rule="relative",
+        trials=(0, 1, 2, 3, 4),
     )
     assert config == paper
 
@@ -506,6 +520,7 @@ def test_the_paper_s_recipe_for_imagenet(parse, name):
         prototype_mode="bank",
         crop="random_resized",
         topology="rms",
+        candidate_rule="relative",
     )
 
 
@@ -545,7 +560,8 @@ STAGES_OF_CELLS = ("pretrain", "mine", "optimize", "evaluate")
 SHARED = {
     "": {
         **{"dataset": "tiny_imagenet", "trials": (0, 1, 2, 3, 4), "dropout": 0.0},
-        **{"backbone": "wrn_40_4", "stages": STAGES_OF_CELLS, "topology": "rms"},
+        **{"backbone": "wrn_40_4", "stages": STAGES_OF_CELLS},
+        **{"topology": "rms", "candidate_rule": "relative"},
     },
     "_cpu": {
         **{"dataset": "cifar_plus_10", "protocol": "paper", "trials": (0, 1, 2)},

@@ -268,14 +268,14 @@ def _write_findings(
 
 
 def _render_report(result: MiningResult, settings: MiningSettings) -> str:
-    """Renders the mining report as a table, with what is not the paper's way."""
+    """Renders the mining report as a table, with what is not the usual way."""
     rows = [
         [f"{x:.3f}" if isinstance(x, float) else str(x) for x in vars(entry).values()]
         for entry in result.report
     ]
     text = markdown_table([field.name for field in fields(ClassReport)], rows)
     chosen = (settings.quality, settings.candidate_rule, settings.diversity)
-    if chosen != ("robustness", "relative", "algorithm1"):
+    if chosen != ("robustness", "share", "algorithm1"):
         text += (
             f"Candidates by quality {settings.quality} ({settings.candidate_rule}), "
             f"prototypes by diversity {settings.diversity}.\n"
