@@ -12,7 +12,9 @@ RECIPES = sorted((EXPERIMENTS / "recipes").glob("*.flags"))
 TRAINING = {
     *("epochs", "batch_size", "optimizer", "learning_rate", "momentum"),
     *("weight_decay", "decoupled_weight_decay", "schedule", "warmup_epochs"),
-    *("label_smoothing", "rand_augment"),
+    *("label_smoothing", "rand_augment", "nesterov", "decay_kernels_only"),
+    *("offset_rate", "weight_average", "optimize_epochs", "optimize_learning_rate"),
+    *("shift", "shift_fill", "flip", "cutout", "precision"),
 }
 # Training settings that matter under another one only.
 DEPENDENT = {"drop_every", "restarts", "rand_augment_magnitude"}
@@ -151,7 +153,9 @@ def test_a_flagfile_flag_without_a_path_is_an_error():
 
 
 def test_the_recipes_that_ship():
-    assert [path.stem for path in RECIPES] == ["paper", "paper_imagenet", "strong"]
+    assert [path.stem for path in RECIPES] == [
+        *("fast", "paper", "paper_imagenet", "strong")
+    ]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -162,7 +166,7 @@ def test_a_recipe_sets_all_of_training_and_nothing_else(path):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-@pytest.mark.parametrize("name", ["cifar10", "cifar10_cpu", "imagenet100", "digits"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_fast", "imagenet100", "digits"])
 def test_a_recipe_replaces_an_experiment_s_and_leaves_the_rest(name, path, parse):
     experiment = parse(f"--flagfile={EXPERIMENTS / name}.flags")
     recipe = parse(f"--flagfile={path}")
