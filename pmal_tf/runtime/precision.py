@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
+from absl import logging
 
 from pmal_tf.runtime.errors import PmalError, first_line
 
@@ -90,7 +91,16 @@ def _capability(device: tf.config.PhysicalDevice) -> tuple[int, ...]:
 
 
 def _check_cpu(policy: str) -> None:
-    """Takes a 3x3 convolution and its gradients in a precision's type."""
+    """Takes a 3x3 convolution and its gradients in a precision's type.
+
+    A CPU that only imitates bfloat16 passes, with a warning: a run that began elsewhere
+    may have little left to do.
+    """
+    if policy == "mixed_bfloat16" and not _cpu_has_bfloat16():
+        logging.warning(
+            "precision=mixed_bfloat16 on a CPU that is not known to multiply bfloat16: "
+            "it may be slower than float32, which --precision=auto would take here."
+        )
     dtype = keras.DTypePolicy(policy).compute_dtype
     with tf.device("CPU:0"):
         image, kernel = tf.ones((1, 4, 4, 2), dtype), tf.ones((3, 3, 2, 2), dtype)

@@ -104,7 +104,7 @@ def test_auto_without_a_gpu_asks_the_cpu(gpus, monkeypatch, flags, expected):
     assert resolve_precision("auto") == expected
 
 
-def test_auto_where_no_system_says_is_float32(gpus, monkeypatch):
+def test_auto_where_no_system_says_is_float32(gpus, monkeypatch, caplog):
     gpus()
 
     def missing(*_):
@@ -112,6 +112,8 @@ def test_auto_where_no_system_says_is_float32(gpus, monkeypatch):
 
     monkeypatch.setattr(Path, "read_text", missing)
     assert resolve_precision("auto") == "float32"
+    check_precision("mixed_bfloat16")
+    assert "may be slower than float32, which --precision=auto" in caplog.text
 
 
 @pytest.mark.parametrize("policy", ["float32", "float64"])
