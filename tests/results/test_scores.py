@@ -95,7 +95,7 @@ def test_names_and_what_files_call_them():
     fields = ("mls", "is_unknown", "pr", "msp")
     assert [s.name for s in scores_in(fields)] == ["mls", "msp"]
     with pytest.raises(
-        PmalError, match=r"one of class_mean, .*, norm_dr\. Received: 'max'"
+        PmalError, match=r"one of class_mean, .*, relative_dr\. Received: 'max'"
     ):
         get_score("max")
 
@@ -210,6 +210,10 @@ def test_scores_with_distances_by_hand():
     expected = [-1.536440513680292, 0.686738312481777]
     found = values("guided_energy", logits, distance)
     np.testing.assert_allclose(found, expected, rtol=1e-13)
+    # 0.25 - (0.5 + 0.75) / 2, and of two equal distances 0.
+    three = [[0.5, 0.25, 0.75], [1.0, 1.0, 1.0]]
+    found = values("relative_dr", np.zeros((2, 3)), three)
+    np.testing.assert_allclose(found, [-0.375, 0.0], rtol=1e-13)
     # |z| = 5 and 13, nearest distances 0.25 and 1.5.
     outputs = outputs_of(logits, [[0.25, 0.5], [1.5, 1.75]], [[3.0, 4.0], [-5.0, 12.0]])
     assert get_score("norm_dr").values(outputs, {}).tolist() == [-3.75, 6.5]
@@ -225,13 +229,16 @@ def test_farther_is_more_likely_unknown_whatever_the_logits_sign(name):
 
 def test_guided_scores_equal_a_loop():
     outputs = random_outputs(5)
-    expected = {"guided_mls": [], "guided_energy": [], "norm_dr": []}
+    names = ("guided_mls", "guided_energy", "norm_dr", "relative_dr")
+    expected = {name: [] for name in names}
     for rows in zip(*outputs.values(), strict=True):
         logit, d, z = (row.astype(np.float64) for row in rows)
         expected["guided_mls"].append(-max(logit - np.abs(logit) * d))
         energy = logsumexp(logit)
         expected["guided_energy"].append(abs(energy) * d.min() - energy)
         expected["norm_dr"].append(-max(1 - d) * math.hypot(*z))
+        own, *others = sorted(d)
+        expected["relative_dr"].append(own - sum(others) / len(others))
     for name, wanted in expected.items():
         found = get_score(name).values(outputs, {})
         np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-14)

@@ -209,7 +209,10 @@ def test_a_version_is_never_overwritten(model, prototypes, tmp_path):
         ({"class_names": "ab"}, "3 known classes"),
         ({"class_names": ("a", "b", "a")}, "a name of its own"),
         ({"class_names": ("a", "b", "unknown")}, "may be named 'unknown'"),
-        ({"rule": "oscr"}, r"one of class_mean, dr, .*, norm_dr\. Received: 'oscr'"),
+        (
+            {"rule": "oscr"},
+            r"one of class_mean, dr, .*, relative_dr\. Received: 'oscr'",
+        ),
         ({"threshold": 2.5}, "between 0 and 2 for the rule dr. Received: .*2.5"),
         ({"threshold": 1.5, "rule": "msp"}, "between 0 and 1 for the rule pr"),
         ({"threshold": float("nan")}, "Received: threshold=nan"),
