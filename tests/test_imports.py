@@ -25,6 +25,7 @@ FLOORS = (
 ENTRIES = ("__init__", "cache", "demo", "predict", "report", "run", "tune")
 # Names that belong to one method; the paper's own tables speak of them.
 METHOD_NAMES = {"pmal", "softmax", "control", "pretrain_0", "optimize"}
+METHOD_NAMES |= {"ensemble", "softmax_long"}
 MAY_NAME_METHODS = (
     *("methods/", "benchmark/", "results/collect/paper"),
     "results/collect/ablation_tables.py",

@@ -17,10 +17,11 @@ def classifier_stage(
     trial: Trial,
     model: int | str,
     *,
+    name: str = "",
     kind: str = "pretrain",
     embedding_dropout: float = 0.0,
 ) -> Stage:
-    """Returns the stage `pretrain_<model>`, `kind` in `--stages`.
+    """Returns the stage `pretrain_<model>`, or of another `name`; `kind` in `--stages`.
 
     By the model's number u, or name, its weights, order and dropout are drawn.
     `embedding_dropout` is the dropout rate of the embedding before the head.
@@ -28,7 +29,7 @@ def classifier_stage(
     purpose, reads = ("pretrain", model), {"embedding_dropout": embedding_dropout}
     return _stage(
         trial,
-        f"pretrain_{model}",
+        name or f"pretrain_{model}",
         lambda _: trial.new_classifier(*purpose, **reads),
         *purpose,
         kind=kind,

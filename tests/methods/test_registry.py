@@ -32,7 +32,7 @@ def test_no_two_methods_have_a_setting_of_one_name():
 
 
 def test_a_method_that_does_not_exist_is_told():
-    with pytest.raises(PmalError, match="one of arpl, control, pmal, softmax"):
+    with pytest.raises(PmalError, match="arpl, control, ensemble, pmal, softmax"):
         registry.get_method("nosuch")
 
 
