@@ -88,6 +88,7 @@ def make_trial(
         "platform": "Linux",
         "machine": "x86_64",
         "cpu_count": 2,
+        "hardware": "2 cores, Some CPU; no GPU",
         "devices": ["/physical_device:CPU:0"],
         "seed": inputs["seed"],
         "git_commit": "abcdef",

@@ -1,19 +1,16 @@
-"""The figures of a benchmark, the timer that all of them use, and the hardware."""
+"""The figures of a benchmark, and the timer that all of them use."""
 
 from __future__ import annotations
 
-import contextlib
 import operator
-import os
-import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from pmal_tf.results.page.tables import markdown_table
+from pmal_tf.runtime.environment import hardware
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def render(
     """Returns a text of all measurements, and of what else is to be said."""
     header = ("figure", "value", "ours: median (n, range)", "reference", "")
     table = markdown_table(header, [found.as_row() for found in measurements])
-    return "\n".join([title, hardware(), "", table, *notes]) + "\n"
+    return "\n".join([title, f"Hardware: {hardware()}.", "", table, *notes]) + "\n"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -124,23 +121,3 @@ def time_in_turn(
                 elapsed = time.perf_counter() - began
             own.append(elapsed / calls)
     return seconds
-
-
-def hardware() -> str:
-    """Returns what this runs on: processor, cores that may be used, GPUs."""
-    import tensorflow as tf
-
-    processor = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line for line in lines if line.startswith("model name"))
-        processor = model.partition(":")[2].strip()
-    cores = os.cpu_count()
-    with contextlib.suppress(AttributeError):  # Linux alone has it.
-        cores = len(os.sched_getaffinity(0))
-    details = tf.config.experimental.get_device_details
-    gpus = [
-        details(gpu).get("device_name", gpu.name)
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
-    return f"Hardware: {cores} cores, {processor}; {', '.join(gpus) or 'no GPU'}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -31,10 +32,31 @@ def describe_environment(seed: int) -> dict[str, Any]:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpu_count": os.cpu_count(),
+        "hardware": hardware(),
         "devices": [device.name for device in tf.config.list_physical_devices()],
         "seed": seed,
         "git_commit": _git_commit(),
     }
+
+
+def hardware() -> str:
+    """Returns what this runs on: cores that may be used, processor, GPUs."""
+    import tensorflow as tf
+
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line for line in lines if line.startswith("model name"))
+        processor = model.partition(":")[2].strip()
+    cores = os.cpu_count()
+    with contextlib.suppress(AttributeError):  # Linux alone has it.
+        cores = len(os.sched_getaffinity(0))
+    details = tf.config.experimental.get_device_details
+    gpus = [
+        details(gpu).get("device_name", gpu.name)
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    return f"{cores} cores, {processor}; {', '.join(gpus) or 'no GPU'}"
 
 
 def _git_commit() -> str | None:

@@ -14,9 +14,9 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from pmal_tf.benchmark.measurement import hardware
 from pmal_tf.benchmark.memory import peak_extra_memory
 from pmal_tf.mining.robustness import Robustness, topology_robustness
+from pmal_tf.runtime.environment import hardware
 
 DIMENSION = 256
 

@@ -36,7 +36,8 @@ def test_every_record_says_of_what_it_is_and_has_a_table(path):
     views = {"models": "results", "cells": "ablations", "rejection": "thresholds"}
     for view in (views[name] for name in views if record.get(name)):
         table = fill_markers(f"<!-- {view}: {path.stem} -->\n<!-- end -->", RECORDS)
-        assert table.count(" ± ") > 3
+        # One trial has no spread.
+        assert table.count(" ± ") > 3 if record["n"] > 1 else " ± " not in table
         for words in (record["hardware"], record["budget"], f"(n = {record['n']})"):
             assert words in table
 
@@ -82,7 +83,7 @@ def test_results_stand_with_what_is_gained_and_the_paper(records):
     ]
     assert "mean ± sample standard deviation over trials 0, 1, 2 (n = 3)" in notes
     assert "protocol `neal`; backbone oscri at width 0.25, 5 epochs a stage" in notes
-    assert "x86_64, 2 CPU cores, CPU:0." in notes
+    assert "2 cores, Some CPU; no GPU." in notes
 
 
 def test_columns_may_be_chosen(records):

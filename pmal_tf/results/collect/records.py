@@ -37,7 +37,7 @@ def save_records(
 
 def _of_trials(trials: Sequence[TrialRun]) -> dict[str, Any]:
     """Returns what every record must say of the trials that its numbers are of."""
-    folders = dict.fromkeys(run.folder.parent.as_posix() for run in trials)
+    folders = dict.fromkeys(run.folder.parent.name for run in trials)
     machines = dict.fromkeys(hardware(run.environment) for run in trials)
     return {
         "source": ", ".join(folders),
@@ -51,19 +51,22 @@ def _of_trials(trials: Sequence[TrialRun]) -> dict[str, Any]:
 
 
 def hardware(environment: Mapping[str, Any]) -> str:
-    """Names processor and devices of the content of `environment.json`."""
-    names = (n.removeprefix("/physical_device:") for n in environment["devices"])
-    machine, cores = environment["machine"], environment["cpu_count"]
-    return f"{machine}, {cores} CPU cores, {', '.join(names)}"
+    """Names processor and GPUs by the content of `environment.json`."""
+    # Of runs before it was recorded.
+    by_machine = f"{environment['cpu_count']} cores, {environment['machine']}"
+    return environment.get("hardware", by_machine)
 
 
 def budget(config: Mapping[str, Any]) -> str:
     """Says how long and on how many images a run trained."""
     images = config["train_images_per_class"] or "all"
+    first, second = config["epochs"], config.get("optimize_epochs", 0)
+    epochs = (
+        f"{first} and then {second} epochs" if second else f"{first} epochs a stage"
+    )
     return (
-        f"backbone {config['backbone']} at width {config['width']:g}, "
-        f"{config['epochs']} epochs a stage, {images} training images per class, "
-        f"batches of {config['batch_size']}"
+        f"backbone {config['backbone']} at width {config['width']:g}, {epochs}, "
+        f"{images} training images per class, batches of {config['batch_size']}"
     )
 
 
