@@ -205,13 +205,21 @@ def _distance_to_mean(
     other = attended * _inverse_norm(attended)[..., None]
     half = tf.reduce_sum(tf.math.squared_difference(one[:, None], other), axis=-1) / 2
     have_length = _has_length(embeddings)[:, None] & _has_length(attended)
-    return tf.where(have_length, half, 1.0)
+    # Where a square overflows, the direction is lost: nothing is known of the distance.
+    overflows = _overflows(embeddings)[:, None] | _overflows(attended)
+    undefined = tf.constant(float("nan"), half.dtype)
+    return tf.where(overflows, undefined, tf.where(have_length, half, 1.0))
 
 
 def _at_least_float32(points: tf.Tensor) -> tf.Tensor:
     """Returns points in float64 if they are, else in float32."""
     points = tf.convert_to_tensor(points)
     return points if points.dtype == tf.float64 else tf.cast(points, tf.float32)
+
+
+def _overflows(vectors: tf.Tensor) -> tf.Tensor:
+    """Tells whether the squared lengths of vectors along the last axis are no numbers."""
+    return ~tf.math.is_finite(tf.reduce_sum(vectors**2, axis=-1))
 
 
 def _has_length(vectors: tf.Tensor) -> tf.Tensor:

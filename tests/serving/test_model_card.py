@@ -87,7 +87,8 @@ def test_the_score_is_told_with_the_scale_that_it_has(score):
     facts = {**LEAST, "rule": score.field, "threshold_range": [score.low, score.high]}
     card = render_model_card(facts)
     assert f"The score is {score.title} ({score.meaning}" in card
-    assert (", from 0 to" in card) == (score.high <= 2.0)
+    ends = f", from {score.low:g} to {score.high:g}"
+    assert (ends in card) == (score.low >= -2.0 and score.high <= 2.0)
 
 
 def test_a_model_without_prototypes_has_none_in_its_card():
