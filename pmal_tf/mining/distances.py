@@ -218,7 +218,7 @@ def _at_least_float32(points: tf.Tensor) -> tf.Tensor:
 
 
 def _overflows(vectors: tf.Tensor) -> tf.Tensor:
-    """Tells whether the squared lengths of vectors along the last axis are no numbers."""
+    """Tells whether squared lengths along the last axis are not finite."""
     return ~tf.math.is_finite(tf.reduce_sum(vectors**2, axis=-1))
 
 
