@@ -1,8 +1,9 @@
 """Speed figures: `python -m pmal_tf.benchmark input --json=input.json`.
 
 `python -m pmal_tf.benchmark mining --n=20000 --k=6` measures mining instead, `python -m
-pmal_tf.benchmark training` the steps of training, and `python -m pmal_tf.benchmark
-serving` an exported model.
+pmal_tf.benchmark training` the steps of training, `python -m pmal_tf.benchmark serving`
+an exported model, and `python -m pmal_tf.benchmark quality` the minutes until a network
+is good.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pmal_tf.workflow.flags import define_flag, value_of_flag
 
 # A benchmark is a module of this folder with `run`, which takes `BenchmarkSettings` and
 # returns a text and measurements.
-KINDS = ("input", "mining", "serving", "training")
+KINDS = ("input", "mining", "quality", "serving", "training")
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -128,6 +129,26 @@ def config_from_flags() -> Config:
         if flag.present or name == "experiment":
             values[name] = value_of_flag(field, flags.FLAGS)
     return Config(**values)
+
+
+def read_flagfile(path: Path) -> dict[str, Any]:
+    """Returns the settings that a flagfile gives, by name.
+
+    Raises:
+        PmalError: If the file cannot be read, or a flag in it is none of a run's.
+    """
+    fields, values = all_settings(), flags.FlagValues()
+    for field in fields.values():
+        define_flag(field, values)
+    given, _, _ = expand_flagfiles([f"--flagfile={path}"])
+    try:
+        values([str(path), *given])
+    except flags.Error as error:
+        raise PmalError(
+            f"A flagfile must have flags of `pmal_tf.run` alone. Received: {path}: "
+            f"{error}"
+        ) from error
+    return {n: value_of_flag(f, values) for n, f in fields.items() if values[n].present}
 
 
 def to_flags(config: Config) -> str:

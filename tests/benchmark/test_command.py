@@ -109,5 +109,7 @@ def test_the_measurements_are_printed_and_written(
 
 @pytest.mark.parametrize("words", [[], ["eating"], ["input", "mining"]])
 def test_one_benchmark_is_to_be_named(words):
-    with pytest.raises(app.UsageError, match="Name one benchmark of input, mining"):
+    with pytest.raises(
+        app.UsageError, match="Name one benchmark of input, mining, quality"
+    ):
         command.main(["benchmark", *words])
