@@ -45,6 +45,7 @@ from pmal_tf.workflow.engine import merged
 _GROUPS = ("network", "recipe")
 _SINGLE = {
     *("seed", "augment", "rand_augment", "rand_augment_magnitude", "crop"),
+    *("shift", "shift_fill", "flip", "cutout"),
     *("calibration_fraction", "reject_rate", "rule"),
 }
 # Not those of a benchmark: a threshold is wanted, and digits are not to be mirrored.

@@ -76,7 +76,8 @@ class NetworkSettings:
     precision: str = setting(
         "float32",
         "Number type of the backbone's arithmetic; auto: mixed_bfloat16 where this CPU "
-        "or all GPUs compute in it, else float32.",
+        "or all GPUs compute in it, else float32. To go on with a run on another kind "
+        "of machine, name the one that it has.",
         allowed=("auto", "float32", "float64", "mixed_bfloat16", "mixed_float16"),
     )
 

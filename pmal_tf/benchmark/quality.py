@@ -22,7 +22,7 @@ import keras
 from absl import logging
 
 from pmal_tf.backbones.classifier import embedding_and_logits
-from pmal_tf.benchmark.measurement import Measurement, hardware
+from pmal_tf.benchmark.measurement import Measurement
 from pmal_tf.benchmark.settings import BenchmarkSettings
 from pmal_tf.methods.registry import owners
 from pmal_tf.methods.scorer import Scorer
@@ -31,6 +31,7 @@ from pmal_tf.results.evaluate import score_images, summarise
 from pmal_tf.results.figures.style import COLOURS, GREY, MARKERS, in_style
 from pmal_tf.results.page.tables import markdown_table
 from pmal_tf.results.scores.registry import get_scores
+from pmal_tf.runtime.environment import hardware
 from pmal_tf.runtime.errors import PmalError
 from pmal_tf.runtime.files import write_atomically
 from pmal_tf.runtime.precision import check_precision, in_precision
@@ -206,7 +207,7 @@ def _render(
         (
             f"Softmax on {trial.data.dataset}, protocol neal, trial {trial.number}, "
             f"{images} training images; n = 1, percent.",
-            hardware(),
+            f"Hardware: {hardware()}.",
             "",
             markdown_table(header, rows),
             markdown_table((name, f"minutes until AUROC MLS {target}"), until),

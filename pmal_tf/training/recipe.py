@@ -58,7 +58,7 @@ class Recipe:
     weight_average: float = setting(
         0.0,
         "Momentum of an exponential moving average of the weights, which take its "
-        "values after the last step; 0 for none.",
+        "values after the last step (BatchNorm's statistics stay); 0 for none.",
         allowed=Interval(low=0, high=1, open_high=True),
     )
     decoupled_weight_decay: bool = setting(

@@ -173,7 +173,9 @@ def _record_settings(config: Config, trial: Trial, *, anew: bool = True) -> None
     alone = config.changed(trials=(number,), overwrite=False)
     write_text(folder / "flags.txt", to_flags(alone))
     if anew or not (folder / "environment.json").exists():
-        write_json(folder / "environment.json", describe_environment(config.run.seed))
+        described = describe_environment(config.run.seed)
+        described["precision"] = trial.network.precision
+        write_json(folder / "environment.json", described)
     trial.images.write_record()
     start = Path(config.network.init_weights)
     if start.is_file():
@@ -191,7 +193,7 @@ def _check_devices(config: Config) -> None:
         (
             tflite and precision != "float32",
             "TensorFlow Lite's converter takes networks in float32 only. Received: "
-            f"tflite={tflite} with precision={precision}",
+            f"tflite={tflite} with precision={precision}. Set --precision=float32.",
         ),
         (
             tflite and distribution.several_hosts(),

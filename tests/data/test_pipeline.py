@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pmal_tf.data.batches.pipeline import TrainingPipeline
+from pmal_tf.runtime.errors import PmalError
 
 
 def make_pipeline(count=23, batch_size=5, seed=0, augment=False, **options):
@@ -172,6 +173,13 @@ def test_shift_fill_flip_and_cutout_are_the_pipeline_s():
     assert {tuple(seen) for seen in mirrored.values()} == {(1, -1) * 2, (-1, 1) * 2}
     painted = pixels(stream(make_pipeline(24, 6, cutout=3), 0, 1))
     assert ((painted == 128).all(axis=3).sum(axis=(1, 2)) >= 4).all()
+
+
+def test_a_mirrored_edge_must_be_narrower_than_the_image():
+    with pytest.raises(PmalError, match=r"shift=6 with shift_fill=reflect.* 6 pixels"):
+        make_pipeline(augment=True, shift=6, shift_fill="reflect")
+    make_pipeline(augment=True, shift=5, shift_fill="reflect")
+    make_pipeline(shift=6, shift_fill="reflect")
 
 
 def test_an_empty_range_of_epochs_is_an_empty_stream():

@@ -569,6 +569,7 @@ SHARED = {
         **{"compare": ("softmax",), "width": 0.25, "dropout": 0.0, "epochs": 5},
         **{"batch_size": 128, "learning_rate": 0.003, "schedule": "cosine"},
         **{"train_images_per_class": 1200, "stages": STAGES_OF_CELLS},
+        **{"topology": "rms", "candidate_rule": "relative"},
     },
 }
 CONTROL = {

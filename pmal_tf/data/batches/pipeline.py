@@ -79,6 +79,15 @@ class TrainingPipeline:
     cutout: int = 0
     crop: str = "shift"
 
+    def __post_init__(self) -> None:
+        side = min(self.image.shape[1:3])
+        if self.shift_fill == "reflect" and self.augment and self.shift >= side:
+            raise PmalError(
+                "A mirrored edge is narrower than the image. Received: "
+                f"shift={self.shift} with shift_fill=reflect, for images of {side} "
+                "pixels. Set a smaller --shift, or --shift_fill=zeros."
+            )
+
     @property
     def images_per_batch(self) -> int:
         """Images in every batch."""

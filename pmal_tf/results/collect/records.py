@@ -51,10 +51,11 @@ def _of_trials(trials: Sequence[TrialRun]) -> dict[str, Any]:
 
 
 def hardware(environment: Mapping[str, Any]) -> str:
-    """Names processor and GPUs by the content of `environment.json`."""
-    # Of runs before it was recorded.
-    by_machine = f"{environment['cpu_count']} cores, {environment['machine']}"
-    return environment.get("hardware", by_machine)
+    """Names processor, GPUs and number type by the content of `environment.json`."""
+    # Runs from before they were recorded have neither.
+    machine = f"{environment['cpu_count']} cores, {environment['machine']}"
+    machine = environment.get("hardware", machine)
+    return ", ".join(filter(None, (machine, environment.get("precision"))))
 
 
 def budget(config: Mapping[str, Any]) -> str:

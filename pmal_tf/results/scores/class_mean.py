@@ -52,7 +52,9 @@ def _statistics(outputs: Arrays, label: np.ndarray) -> dict[str, np.ndarray]:
 def _directions(points: np.ndarray) -> np.ndarray:
     """Returns points at length 1, and 0 where they have none."""
     length = np.linalg.norm(points, axis=1, keepdims=True)
-    return np.divide(points, length, out=np.zeros_like(points), where=length > 0)
+    # What is not a number has no direction either, and says so.
+    with np.errstate(invalid="ignore"):
+        return np.divide(points, length, out=np.zeros_like(points), where=length != 0)
 
 
 SCORE = Score(
