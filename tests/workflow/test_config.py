@@ -461,7 +461,7 @@ def test_the_rule_is_the_method_s_own_score_by_default():
     assert Config(method="arpl").rule == "mls"
     assert Config(rule="msp").rule == Config(rule="pr").rule == "pr"
     assert [s.field for s in Config(rule="energy").scores] == [
-        *("dr", "relative_dr", "pr", "mls", "class_mean", "energy")
+        *("dr", "pr", "mls", "class_mean", "energy")
     ]
 
 

@@ -19,7 +19,7 @@ class PMAL(Method):
     name = "pmal"
     title = "PMAL"
     Settings = PMALSettings
-    scores = ("dr", "relative_dr", "msp", "mls", "class_mean")
+    scores = ("dr", "msp", "mls", "class_mean")
     baseline = "control"
     result_of = ("optimize", "mining")
     # Of the paper itself: other methods name theirs.
