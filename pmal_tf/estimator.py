@@ -24,6 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from pmal_tf.data.arrays import checked_images, checked_labels, collected
 from pmal_tf.data.images import LabelledImages, Source
+from pmal_tf.data.settings import AUGMENTATION
 from pmal_tf.data.trial_images import TrialImages
 from pmal_tf.methods import registry
 from pmal_tf.methods.scorer import Scorer
@@ -44,8 +45,7 @@ from pmal_tf.workflow.engine import merged
 # The settings of every method: two whole groups, and some of the others.
 _GROUPS = ("network", "recipe")
 _SINGLE = {
-    *("seed", "augment", "rand_augment", "rand_augment_magnitude", "crop"),
-    *("shift", "shift_fill", "flip", "cutout"),
+    *("seed", "augment", *AUGMENTATION),
     *("calibration_fraction", "reject_rate", "rule"),
 }
 # Not those of a benchmark: a threshold is wanted, and digits are not to be mirrored.

@@ -12,6 +12,12 @@ from pmal_tf.runtime.settings import Interval, check_settings, setting
 _AUTO_FRACTION = -1.0
 _FOLDER_FRACTION = 0.1
 
+# The settings that say how `TrainingPipeline` augments, by its names.
+AUGMENTATION = (
+    *("rand_augment", "rand_augment_magnitude", "cutout"),
+    *("crop", "shift", "shift_fill", "flip"),
+)
+
 
 @dataclass(frozen=True)
 class SourceOptions:

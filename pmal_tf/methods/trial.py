@@ -13,7 +13,7 @@ from pmal_tf.backbones.build import build_network
 from pmal_tf.backbones.settings import NetworkSettings
 from pmal_tf.backbones.whitening import adapt_whitening
 from pmal_tf.data.batches.pipeline import TrainingPipeline
-from pmal_tf.data.settings import DataSettings
+from pmal_tf.data.settings import AUGMENTATION, DataSettings
 from pmal_tf.data.trial_images import TrialImages
 from pmal_tf.runtime import distribution
 from pmal_tf.runtime.seeds import derive_seed
@@ -24,11 +24,6 @@ from pmal_tf.training.recipe import Recipe
 
 # What a training stage reads beside settings: the images, and the file it starts from.
 TRAINING, START = "training", "init_weights"
-# The settings of the data that say how `TrainingPipeline` augments, by its names.
-_AUGMENTATION = (
-    *("rand_augment", "rand_augment_magnitude", "cutout"),
-    *("crop", "shift", "shift_fill", "flip"),
-)
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,7 @@ class Trial:
             **self.seeds_read,
             **read_settings(self.network),
             **read_settings(self.recipe.first),
-            **read_settings(self.data, *_AUGMENTATION),
+            **read_settings(self.data, *AUGMENTATION),
             "augment": self.augments,
         }
         if not self.recipe.sync_batch_norm:
@@ -143,7 +138,7 @@ class Trial:
             batch_size=self.recipe.batch_size,
             seed=self.seed("order", *purpose),
             augment=self.augments,
-            **read_settings(self.data, *_AUGMENTATION),
+            **read_settings(self.data, *AUGMENTATION),
         )
 
     def new_classifier(

@@ -125,7 +125,6 @@ class Recipe:
                 f"epochs={self.epochs}, restarts={self.restarts}. Warm up for less, or "
                 "train for longer."
             )
-
         if self.warmup_epochs and self.schedule == "triangular":
             raise PmalError(
                 "schedule=triangular rises by itself. Received: "

@@ -148,6 +148,24 @@ class KilledError(Exception):
     """Stands for a kill in the middle of training."""
 
 
+def killed_and_resumed(pipeline, recipe, records, step, monkeypatch):
+    """A classifier whose training died after a step's checkpoint, and went on."""
+    save = checkpoints.save_checkpoint
+
+    def save_and_die(model, folder, saved):
+        save(model, folder, saved)
+        if saved == step:
+            raise KilledError
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", save_and_die)
+    with pytest.raises(KilledError):
+        fit_classifier(new_classifier(), pipeline, recipe, seed=1, records=records)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", save)
+    resumed = new_classifier()
+    fit_classifier(resumed, pipeline, recipe, seed=1, records=records)
+    return resumed
+
+
 def test_weights_take_the_values_of_their_average_also_after_a_kill(
     pipeline, tmp_path, every_step, monkeypatch
 ):
@@ -170,20 +188,10 @@ def test_weights_take_the_values_of_their_average_also_after_a_kill(
     monkeypatch.undo()
     for variable, expected in zip(whole.trainable_variables, average, strict=True):
         np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-4, atol=1e-6)
+    # `undo` took the checkpoints after every step back as well.
     monkeypatch.setattr(checkpoints, "_LEAST_SECONDS", 0.0)
-    records, save = every_step(tmp_path / "killed"), checkpoints.save_checkpoint
-
-    def save_and_die(model, folder, saved):
-        save(model, folder, saved)
-        if saved == 5:
-            raise KilledError
-
-    monkeypatch.setattr(checkpoints, "save_checkpoint", save_and_die)
-    with pytest.raises(KilledError):
-        fit_classifier(new_classifier(), pipeline, recipe, seed=1, records=records)
-    monkeypatch.setattr(checkpoints, "save_checkpoint", save)
-    resumed = new_classifier()
-    fit_classifier(resumed, pipeline, recipe, seed=1, records=records)
+    records = every_step(tmp_path / "killed")
+    resumed = killed_and_resumed(pipeline, recipe, records, 5, monkeypatch)
     assert_same_weights(whole, resumed)
 
 
@@ -193,19 +201,8 @@ def test_killed_training_goes_on_as_if_nothing_had_happened(
 ):
     """At the end of an epoch of two steps, and within one."""
     whole, whole_records = uninterrupted
-    records, save = every_step(tmp_path), checkpoints.save_checkpoint
-
-    def save_and_die(model, folder, saved):
-        save(model, folder, saved)
-        if saved == step:
-            raise KilledError
-
-    monkeypatch.setattr(checkpoints, "save_checkpoint", save_and_die)
-    with pytest.raises(KilledError):
-        fit_classifier(new_classifier(), pipeline, RECIPE, seed=1, records=records)
-    monkeypatch.setattr(checkpoints, "save_checkpoint", save)
-    resumed = new_classifier()
-    fit_classifier(resumed, pipeline, RECIPE, seed=1, records=records)
+    records = every_step(tmp_path)
+    resumed = killed_and_resumed(pipeline, RECIPE, records, step, monkeypatch)
     assert_same_weights(whole, resumed)
     # Losses and accuracies of epochs that were cut in two are those of whole ones.
     assert kept_metrics(records) == kept_metrics(whole_records)
